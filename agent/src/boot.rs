@@ -1,0 +1,1 @@
+//! From the question of a machine to its script.

@@ -1,0 +1,1 @@
+//! Verified content, by hash on disk and by name in an index.

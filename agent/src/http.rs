@@ -1,0 +1,1 @@
+//! hyper on the executor, with a limit on everything.

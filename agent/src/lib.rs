@@ -1,0 +1,21 @@
+//! The program on the appliance: one executor thread, pure cores, one thin shell each.
+//!
+//! | module | what it is |
+//! |---|---|
+//! | [`tftp`] | RFC 1350 and its options: a transfer without I/O, and the sockets around it |
+//! | [`boot`] | from a machine's question to its script |
+//! | [`cache`] | verified content, by hash on disk and by name in an index |
+//! | [`outbox`] | changes that the controller has not acknowledged yet |
+//! | [`store`] | the thread that owns `state/site.db` |
+//! | [`uplink`] | everything that is said to the controller |
+//! | [`http`] | hyper on the executor, with a limit on everything |
+//! | [`clock`] | where the time comes from |
+
+pub mod boot;
+pub mod cache;
+pub mod clock;
+pub mod http;
+pub mod outbox;
+pub mod store;
+pub mod tftp;
+pub mod uplink;

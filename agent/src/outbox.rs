@@ -1,0 +1,1 @@
+//! Changes that the controller has not acknowledged yet.

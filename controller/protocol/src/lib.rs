@@ -1,0 +1,1 @@
+//! Every type that the agent and the controller exchange.

@@ -1,0 +1,3 @@
+//! The centre of PureBoot.
+
+fn main() {}

@@ -1,0 +1,1 @@
+//! What a booting machine reads, and the only way to fill it in.
