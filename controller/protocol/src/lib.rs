@@ -1,1 +1,42 @@
-//! Every type that the agent and the controller exchange.
+//! Every type that the agent and the controller exchange, and the rules that both must read alike.
+//!
+//! Nothing here does I/O, reads a clock or makes a random number; `serde` is the one dependency. The field names are the
+//! JSON names of the HTTP surface, so changing one changes the wire.
+
+mod answer;
+mod boot;
+mod change;
+mod content;
+mod heartbeat;
+mod id;
+mod mac;
+mod node;
+mod registration;
+mod secret;
+mod site;
+mod text;
+mod time;
+mod workflow;
+
+pub use answer::{FieldError, Page, Problem, Success};
+pub use boot::{Arch, BootMode, BootRecord, BootRequest, Platform};
+pub use change::{
+    Change, ChangeBatch, ChangeId, ChangePayload, ChangeReceipt, ChangeResult, ClockQuality, Epoch,
+    Outcome, RegisterNode,
+};
+pub use content::{Category, ContentKey, ContentKeyError};
+pub use heartbeat::{
+    CommandResult, CommandStatus, Heartbeat, HeartbeatAnswer, Service, SiteCommand,
+};
+pub use id::{AgentId, BootId, IdError, NodeId, SiteId, WorkflowId};
+pub use mac::{Mac, MacError};
+pub use node::{Lifecycle, LifecycleError, Node, NodeEvent, NodeEventKind};
+pub use registration::{RegistrationAnswer, RegistrationRequest};
+pub use secret::{CredentialHash, RegistrationToken, Secret, TokenError};
+pub use site::{
+    AgentStatus, Autonomy, CachePolicy, ConflictResolution, DiscoveryMethod, MigrationPolicy,
+    SiteConfig, UnknownWord,
+};
+pub use text::{ARGUMENT_ALPHABET, CommandLine, CommandLineError, FACT_LEN_MAX, HardwareFact};
+pub use time::{Timestamp, TimestampError};
+pub use workflow::{BootMethod, Workflow};

