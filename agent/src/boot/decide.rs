@@ -1,0 +1,321 @@
+//! What a machine boots now, and why: a function of what is known, without I/O.
+//!
+//! The rule above all others: whatever is missing, old or contradictory leads to the local disk or to waiting, never to an
+//! installer. Only a node that is pending and has a workflow is installed, and without the controller's word only once.
+
+use std::fmt;
+use std::time::Duration;
+
+use pureboot_protocol::{
+    Autonomy, BootRecord, BootRequest, HardwareFact, Lifecycle, Mac, NodeId, Timestamp, Workflow,
+};
+
+/// Everything that a decision rests on.
+#[derive(Debug, Clone, Copy)]
+pub struct Facts<'a> {
+    /// What the machine says.
+    pub request: &'a BootRequest,
+    /// What is known about it.
+    pub knowledge: Knowledge<'a>,
+    /// How the site stands to its controller.
+    pub mode: Mode,
+    /// What the site may decide alone.
+    pub autonomy: Autonomy,
+    /// [`Effect::RememberInstall`] was recorded for this very version of the record before.
+    pub install_given: bool,
+}
+
+/// What is known about a machine.
+#[derive(Debug, Clone, Copy)]
+pub enum Knowledge<'a> {
+    /// There is a record.
+    Known {
+        /// The record.
+        record: &'a BootRecord,
+        /// How far it can be relied on.
+        freshness: Freshness,
+    },
+    /// The controller says that it does not know the machine.
+    Unknown,
+    /// Nobody could be asked, and nothing is remembered.
+    Unreachable,
+}
+
+/// How old a record is.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Freshness {
+    /// The controller's answer to this very question.
+    Asked,
+    /// The controller's answer to an earlier question, not yet due to be asked again.
+    Cached,
+    /// What the controller said some time ago, and now it does not answer.
+    Past {
+        /// How long ago that was.
+        age: Duration,
+    },
+}
+
+/// How the site stands to its controller.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Mode {
+    /// Calls succeed.
+    Online,
+    /// Some calls fail.
+    Degraded,
+    /// No call has succeeded for a while.
+    Offline {
+        /// When that began.
+        since: Timestamp,
+    },
+}
+
+impl Mode {
+    fn is_offline(self) -> bool {
+        matches!(self, Self::Offline { .. })
+    }
+}
+
+impl fmt::Display for Mode {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Online => f.pad("online"),
+            Self::Degraded => f.pad("degraded"),
+            Self::Offline { since } => write!(f, "OFFLINE since {since}"),
+        }
+    }
+}
+
+/// The answer to "what does this machine boot now".
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Decision {
+    /// The machine.
+    pub mac: Mac,
+    /// What it boots.
+    pub boot: Boot,
+    /// Why, in the order in which it was found.
+    pub reasons: Vec<Reason>,
+    /// What has to be recorded before the machine gets its script.
+    pub effects: Vec<Effect>,
+}
+
+/// What a machine boots.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Boot {
+    /// It asks again, for a while.
+    ComeBackLater,
+    /// It is listed as discovered, and boots its disk.
+    Discovered,
+    /// The installer of this workflow.
+    Install(Box<Workflow>),
+    /// It is to be installed, nobody said with what, and it boots its disk.
+    PendingWithoutWorkflow,
+    /// Its installer was started before, and it boots its disk.
+    Installing,
+    /// Its installer gave up, and it boots its disk.
+    InstallFailed,
+    /// Its disk.
+    LocalDisk,
+    /// Its disk, and an operator should know.
+    Retired,
+}
+
+/// What the shell records before it sends the script.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Effect {
+    /// The machine becomes a node in state discovered.
+    Discover,
+    /// This version of this node's record has been used for an installer: the next [`Facts::install_given`].
+    RememberInstall {
+        /// The node.
+        node: NodeId,
+        /// The version of its record.
+        version: u64,
+    },
+}
+
+/// One step of the way to a decision. Its text is a sentence of characters that every script can carry.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Reason {
+    /// Where the record is from.
+    Record(Freshness),
+    /// The controller has no record.
+    NotListed,
+    /// Nobody has a record.
+    NobodyKnows,
+    /// What the record says.
+    Node {
+        /// The node's name, if it has one.
+        name: Option<HardwareFact>,
+        /// Its state.
+        state: Lifecycle,
+    },
+    /// Nobody has assigned a workflow.
+    NoWorkflow,
+    /// What it is to be installed with.
+    Workflow(HardwareFact),
+    /// The installer is given although the controller cannot confirm that it is still wanted.
+    FirstTimeAlone,
+    /// It was given before, and the controller cannot confirm that it is wanted again.
+    SecondTimeAlone,
+    /// The installer runs or ran.
+    NoLoop,
+    /// Only a person sets a failed node to pending again.
+    OperatorDecides,
+    /// Reprovision is a wish that is not yet an order.
+    WaitsForPending,
+    /// The disk holds what the machine is to run.
+    SystemOnDisk,
+    /// The state is about the disk's content and not about the network.
+    NothingFromNetwork,
+    /// Discovered and no more.
+    NoPlan,
+    /// Nothing leads back from retirement.
+    Gone,
+    /// The controller is there to take up a new machine.
+    TakenUp,
+    /// The site takes it up alone.
+    TakenUpAlone(Autonomy),
+    /// The site may not take it up alone.
+    NotTakenUp(Autonomy),
+}
+
+impl fmt::Display for Reason {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Record(Freshness::Asked) => f.write_str("the controller was asked just now"),
+            Self::Record(Freshness::Cached) => {
+                f.write_str("the controller was asked a short while ago")
+            }
+            Self::Record(Freshness::Past { age }) => {
+                f.write_str("the controller does not answer - this is what it said ")?;
+                write_age(*age, f)
+            }
+            Self::NotListed => f.write_str("the controller does not know this machine"),
+            Self::NobodyKnows => f.write_str(
+                "the controller does not answer and nothing is remembered of this machine",
+            ),
+            Self::Node { name: Some(name), state } => write!(f, "node {name} is {state}"),
+            Self::Node { name: None, state } => write!(f, "the node is {state}"),
+            Self::NoWorkflow => f.write_str("no workflow is assigned to it"),
+            Self::Workflow(name) => write!(f, "its workflow is {name}"),
+            Self::FirstTimeAlone => {
+                f.write_str("without the controller an installer is given once - this is that time")
+            }
+            Self::SecondTimeAlone => f.write_str(
+                "the installer was given before - without the controller it is given once",
+            ),
+            Self::NoLoop => {
+                f.write_str("its installer was started - it is not started again by itself")
+            }
+            Self::OperatorDecides => {
+                f.write_str("its installation failed - an operator decides what follows")
+            }
+            Self::WaitsForPending => {
+                f.write_str("it is to be installed anew - that begins when it is set to pending")
+            }
+            Self::SystemOnDisk => f.write_str("what it is to run is on its disk"),
+            Self::NothingFromNetwork => {
+                f.write_str("nothing is booted from the network in this state")
+            }
+            Self::NoPlan => f.write_str("nobody has planned anything for it yet"),
+            Self::Gone => f.write_str("it is gone for good"),
+            Self::TakenUp => f.write_str("new machines are listed as discovered"),
+            Self::TakenUpAlone(autonomy) => {
+                write!(f, "autonomy {autonomy} lets the site list new machines as discovered")
+            }
+            Self::NotTakenUp(autonomy) => {
+                write!(f, "autonomy {autonomy} leaves new machines to the controller")
+            }
+        }
+    }
+}
+
+/// Writes the two largest units of an age: `3 h 12 min ago`.
+fn write_age(age: Duration, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+    let seconds = age.as_secs();
+    let (minutes, hours, days) = (seconds / 60, seconds / 3_600, seconds / 86_400);
+    match (days, hours, minutes) {
+        (0, 0, 0) => write!(f, "{seconds} s ago"),
+        (0, 0, _) => write!(f, "{minutes} min ago"),
+        (0, _, _) => write!(f, "{hours} h {} min ago", minutes % 60),
+        _ => write!(f, "{days} d {} h ago", hours % 24),
+    }
+}
+
+/// Decides what the machine boots.
+pub fn decide(facts: &Facts<'_>) -> Decision {
+    let (boot, reasons, effects) = match facts.knowledge {
+        Knowledge::Known { record, freshness } => decide_known(facts, record, freshness),
+        Knowledge::Unknown => decide_new(facts, Reason::NotListed, facts.mode.is_offline()),
+        Knowledge::Unreachable => decide_new(facts, Reason::NobodyKnows, true),
+    };
+    Decision { mac: facts.request.mac, boot, reasons, effects }
+}
+
+type Verdict = (Boot, Vec<Reason>, Vec<Effect>);
+
+fn decide_known(facts: &Facts<'_>, record: &BootRecord, freshness: Freshness) -> Verdict {
+    let name = record.hostname.as_deref().and_then(HardwareFact::new);
+    let mut reasons = vec![Reason::Record(freshness), Reason::Node { name, state: record.state }];
+    let (boot, reason) = match record.state {
+        Lifecycle::Pending => return decide_pending(facts, record, freshness, reasons),
+        Lifecycle::Discovered => (Boot::Discovered, Reason::NoPlan),
+        Lifecycle::Installing => (Boot::Installing, Reason::NoLoop),
+        Lifecycle::InstallFailed => (Boot::InstallFailed, Reason::OperatorDecides),
+        Lifecycle::Reprovision => {
+            if record.workflow.is_none() {
+                reasons.push(Reason::NoWorkflow);
+            }
+            (Boot::LocalDisk, Reason::WaitsForPending)
+        }
+        Lifecycle::Installed | Lifecycle::Active => (Boot::LocalDisk, Reason::SystemOnDisk),
+        Lifecycle::Deprovisioning
+        | Lifecycle::Migrating
+        | Lifecycle::ServingSource
+        | Lifecycle::CloningTarget => (Boot::LocalDisk, Reason::NothingFromNetwork),
+        Lifecycle::Retired => (Boot::Retired, Reason::Gone),
+    };
+    reasons.push(reason);
+    (boot, reasons, Vec::new())
+}
+
+fn decide_pending(
+    facts: &Facts<'_>,
+    record: &BootRecord,
+    freshness: Freshness,
+    mut reasons: Vec<Reason>,
+) -> Verdict {
+    let Some(workflow) = &record.workflow else {
+        reasons.push(Reason::NoWorkflow);
+        return (Boot::PendingWithoutWorkflow, reasons, Vec::new());
+    };
+    reasons.push(Reason::Workflow(HardwareFact::from(workflow.name.clone())));
+    // The mode is advice and may lag behind; a record from the past says as much as the mode does.
+    let is_alone = facts.mode.is_offline() || matches!(freshness, Freshness::Past { .. });
+    if is_alone && facts.install_given {
+        reasons.push(Reason::SecondTimeAlone);
+        return (Boot::LocalDisk, reasons, Vec::new());
+    }
+    if is_alone {
+        reasons.push(Reason::FirstTimeAlone);
+    }
+    // Remembered online too: the line may be gone when the machine comes back, and one wish is one installation.
+    let remember = Effect::RememberInstall { node: record.node_id, version: record.version };
+    (Boot::Install(Box::new(workflow.clone())), reasons, vec![remember])
+}
+
+fn decide_new(facts: &Facts<'_>, found: Reason, is_alone: bool) -> Verdict {
+    let autonomy = facts.autonomy;
+    match autonomy {
+        _ if !is_alone => (Boot::Discovered, vec![found, Reason::TakenUp], vec![Effect::Discover]),
+        Autonomy::Limited | Autonomy::Full => {
+            (Boot::Discovered, vec![found, Reason::TakenUpAlone(autonomy)], vec![Effect::Discover])
+        }
+        Autonomy::Readonly => {
+            (Boot::ComeBackLater, vec![found, Reason::NotTakenUp(autonomy)], Vec::new())
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,345 @@
+use expect_test::{Expect, expect};
+use proptest::option;
+use proptest::prelude::*;
+use proptest::sample::select;
+
+use pureboot_protocol::{BootMethod, CommandLine, WorkflowId};
+
+use super::*;
+
+const PAST: Freshness = Freshness::Past { age: Duration::from_secs(11_520) };
+
+fn offline() -> Mode {
+    Mode::Offline { since: Timestamp::from_unix_ms(1_795_230_245_678) }
+}
+
+fn request() -> BootRequest {
+    BootRequest::new("52:54:00:12:34:56".parse().expect("an address"))
+}
+
+fn workflow() -> Workflow {
+    Workflow {
+        id: WorkflowId::from_random([1; 16]),
+        name: "debian-12".to_owned(),
+        description: String::new(),
+        boot: BootMethod::Kernel {
+            kernel: "images/debian-12/linux".parse().expect("a key"),
+            initrd: Vec::new(),
+            command_line: CommandLine::default(),
+        },
+        created_at: Timestamp::from_unix_ms(0),
+        updated_at: Timestamp::from_unix_ms(0),
+        version: 1,
+    }
+}
+
+fn record(state: Lifecycle, workflow: Option<Workflow>) -> BootRecord {
+    BootRecord {
+        node_id: NodeId::from_random([2; 16]),
+        mac_address: request().mac,
+        hostname: Some("web 1".to_owned()),
+        state,
+        workflow,
+        version: 7,
+    }
+}
+
+fn known(record: &BootRecord, freshness: Freshness, mode: Mode, install_given: bool) -> Decision {
+    let decisions: Vec<_> = Autonomy::ALL
+        .iter()
+        .map(|autonomy| {
+            decide(&Facts {
+                request: &request(),
+                knowledge: Knowledge::Known { record, freshness },
+                mode,
+                autonomy: *autonomy,
+                install_given,
+            })
+        })
+        .collect();
+    // Autonomy is about what a site changes, not about what a node boots.
+    assert!(decisions.windows(2).all(|pair| pair[0] == pair[1]), "{decisions:?}");
+    decisions.into_iter().next().expect("there is an autonomy")
+}
+
+fn word(decision: &Decision) -> String {
+    let boot = match &decision.boot {
+        Boot::ComeBackLater => "come back",
+        Boot::Discovered => "discovered",
+        Boot::Install(_) => "INSTALL",
+        Boot::PendingWithoutWorkflow => "no workflow",
+        Boot::Installing => "installing",
+        Boot::InstallFailed => "failed",
+        Boot::LocalDisk => "disk",
+        Boot::Retired => "retired",
+    };
+    let effects = decision.effects.iter().map(|effect| match effect {
+        Effect::Discover => " +list",
+        Effect::RememberInstall { .. } => " +once",
+    });
+    boot.chars().chain(effects.flat_map(str::chars)).collect()
+}
+
+fn check(rows: impl IntoIterator<Item = (String, Vec<Decision>)>, expect: Expect) {
+    let mut table = String::new();
+    for (row, decisions) in rows {
+        let cells: Vec<_> =
+            decisions.iter().map(|decision| format!("{:<18}", word(decision))).collect();
+        table.push_str(format!("{row:<30}{}", cells.concat()).trim_end());
+        table.push('\n');
+    }
+    expect.assert_eq(&table);
+}
+
+#[test]
+fn every_state_boots_what_the_design_says() {
+    let columns = [
+        (Mode::Online, Freshness::Asked, false),
+        (Mode::Degraded, Freshness::Cached, true),
+        (Mode::Online, PAST, false),
+        (Mode::Degraded, PAST, true),
+        (offline(), Freshness::Cached, false),
+        (offline(), PAST, false),
+        (offline(), PAST, true),
+    ];
+    let rows = Lifecycle::ALL.iter().flat_map(|state| {
+        [Some(workflow()), None].map(|workflow| {
+            let with = if workflow.is_some() { "" } else { " (no workflow)" };
+            let record = record(*state, workflow);
+            let decisions = columns
+                .iter()
+                .map(|(mode, freshness, given)| known(&record, *freshness, *mode, *given))
+                .collect();
+            (format!("{state}{with}"), decisions)
+        })
+    });
+    // Columns: online; degraded, cached, given before; online in name only; the same, given before; offline, cached; offline;
+    // offline, given before.
+    check(
+        rows,
+        expect![[r#"
+            discovered                    discovered        discovered        discovered        discovered        discovered        discovered        discovered
+            discovered (no workflow)      discovered        discovered        discovered        discovered        discovered        discovered        discovered
+            pending                       INSTALL +once     INSTALL +once     INSTALL +once     disk              INSTALL +once     INSTALL +once     disk
+            pending (no workflow)         no workflow       no workflow       no workflow       no workflow       no workflow       no workflow       no workflow
+            installing                    installing        installing        installing        installing        installing        installing        installing
+            installing (no workflow)      installing        installing        installing        installing        installing        installing        installing
+            install_failed                failed            failed            failed            failed            failed            failed            failed
+            install_failed (no workflow)  failed            failed            failed            failed            failed            failed            failed
+            installed                     disk              disk              disk              disk              disk              disk              disk
+            installed (no workflow)       disk              disk              disk              disk              disk              disk              disk
+            active                        disk              disk              disk              disk              disk              disk              disk
+            active (no workflow)          disk              disk              disk              disk              disk              disk              disk
+            reprovision                   disk              disk              disk              disk              disk              disk              disk
+            reprovision (no workflow)     disk              disk              disk              disk              disk              disk              disk
+            deprovisioning                disk              disk              disk              disk              disk              disk              disk
+            deprovisioning (no workflow)  disk              disk              disk              disk              disk              disk              disk
+            migrating                     disk              disk              disk              disk              disk              disk              disk
+            migrating (no workflow)       disk              disk              disk              disk              disk              disk              disk
+            serving_source                disk              disk              disk              disk              disk              disk              disk
+            serving_source (no workflow)  disk              disk              disk              disk              disk              disk              disk
+            cloning_target                disk              disk              disk              disk              disk              disk              disk
+            cloning_target (no workflow)  disk              disk              disk              disk              disk              disk              disk
+            retired                       retired           retired           retired           retired           retired           retired           retired
+            retired (no workflow)         retired           retired           retired           retired           retired           retired           retired
+        "#]],
+    );
+}
+
+#[test]
+fn a_new_machine_is_taken_up_where_the_site_may() {
+    let rows = [Knowledge::Unknown, Knowledge::Unreachable].iter().flat_map(|knowledge| {
+        Autonomy::ALL.iter().map(move |autonomy| {
+            let decisions = [Mode::Online, Mode::Degraded, offline()]
+                .map(|mode| {
+                    decide(&Facts {
+                        request: &request(),
+                        knowledge: *knowledge,
+                        mode,
+                        autonomy: *autonomy,
+                        install_given: false,
+                    })
+                })
+                .to_vec();
+            (format!("{knowledge:?} {autonomy}"), decisions)
+        })
+    });
+    // Columns: online, degraded, offline.
+    check(
+        rows,
+        expect![[r#"
+            Unknown readonly              discovered +list  discovered +list  come back
+            Unknown limited               discovered +list  discovered +list  discovered +list
+            Unknown full                  discovered +list  discovered +list  discovered +list
+            Unreachable readonly          come back         come back         come back
+            Unreachable limited           discovered +list  discovered +list  discovered +list
+            Unreachable full              discovered +list  discovered +list  discovered +list
+        "#]],
+    );
+}
+
+#[test]
+fn the_reasons_can_be_read_aloud() {
+    let mut text = String::new();
+    let mut tell = |decision: Decision| {
+        let reasons: Vec<_> = decision.reasons.iter().map(Reason::to_string).collect();
+        text.push_str(&format!("{}: {}\n", word(&decision), reasons.join("; ")));
+    };
+    for state in Lifecycle::ALL {
+        tell(known(&record(*state, Some(workflow())), Freshness::Asked, Mode::Online, false));
+    }
+    tell(known(&record(Lifecycle::Pending, None), Freshness::Cached, Mode::Online, false));
+    tell(known(&record(Lifecycle::Reprovision, None), Freshness::Cached, Mode::Online, false));
+    tell(known(&record(Lifecycle::Pending, Some(workflow())), PAST, offline(), false));
+    tell(known(&record(Lifecycle::Pending, Some(workflow())), PAST, offline(), true));
+    for (knowledge, mode, autonomy) in [
+        (Knowledge::Unknown, Mode::Online, Autonomy::Readonly),
+        (Knowledge::Unreachable, offline(), Autonomy::Limited),
+        (Knowledge::Unreachable, offline(), Autonomy::Readonly),
+    ] {
+        let request = request();
+        tell(decide(&Facts { request: &request, knowledge, mode, autonomy, install_given: false }));
+    }
+    expect![[r#"
+        discovered: the controller was asked just now; node web 1 is discovered; nobody has planned anything for it yet
+        INSTALL +once: the controller was asked just now; node web 1 is pending; its workflow is debian-12
+        installing: the controller was asked just now; node web 1 is installing; its installer was started - it is not started again by itself
+        failed: the controller was asked just now; node web 1 is install_failed; its installation failed - an operator decides what follows
+        disk: the controller was asked just now; node web 1 is installed; what it is to run is on its disk
+        disk: the controller was asked just now; node web 1 is active; what it is to run is on its disk
+        disk: the controller was asked just now; node web 1 is reprovision; it is to be installed anew - that begins when it is set to pending
+        disk: the controller was asked just now; node web 1 is deprovisioning; nothing is booted from the network in this state
+        disk: the controller was asked just now; node web 1 is migrating; nothing is booted from the network in this state
+        disk: the controller was asked just now; node web 1 is serving_source; nothing is booted from the network in this state
+        disk: the controller was asked just now; node web 1 is cloning_target; nothing is booted from the network in this state
+        retired: the controller was asked just now; node web 1 is retired; it is gone for good
+        no workflow: the controller was asked a short while ago; node web 1 is pending; no workflow is assigned to it
+        disk: the controller was asked a short while ago; node web 1 is reprovision; no workflow is assigned to it; it is to be installed anew - that begins when it is set to pending
+        INSTALL +once: the controller does not answer - this is what it said 3 h 12 min ago; node web 1 is pending; its workflow is debian-12; without the controller an installer is given once - this is that time
+        disk: the controller does not answer - this is what it said 3 h 12 min ago; node web 1 is pending; its workflow is debian-12; the installer was given before - without the controller it is given once
+        discovered +list: the controller does not know this machine; new machines are listed as discovered
+        discovered +list: the controller does not answer and nothing is remembered of this machine; autonomy limited lets the site list new machines as discovered
+        come back: the controller does not answer and nothing is remembered of this machine; autonomy readonly leaves new machines to the controller
+    "#]].assert_eq(&text);
+}
+
+#[test]
+fn an_age_is_told_in_its_two_largest_units() {
+    for (seconds, expected) in [
+        (0, "0 s ago"),
+        (59, "59 s ago"),
+        (60, "1 min ago"),
+        (3_599, "59 min ago"),
+        (11_520, "3 h 12 min ago"),
+        (86_399, "23 h 59 min ago"),
+        (31_626_000, "366 d 1 h ago"),
+    ] {
+        let age = Duration::from_secs(seconds);
+        let text = Reason::Record(Freshness::Past { age }).to_string();
+        assert!(text.ends_with(&format!(" said {expected}")), "{text}");
+    }
+}
+
+#[test]
+fn an_installation_is_remembered_by_node_and_version() {
+    let record = record(Lifecycle::Pending, Some(workflow()));
+    let decision = known(&record, PAST, offline(), false);
+    assert_eq!(decision.boot, Boot::Install(Box::new(workflow())));
+    assert_eq!(decision.mac, request().mac);
+    let remember = Effect::RememberInstall { node: record.node_id, version: 7 };
+    assert_eq!(decision.effects, [remember]);
+}
+
+/// Facts that own what [`Facts`] borrows.
+#[derive(Debug)]
+struct Case {
+    record: Option<BootRecord>,
+    freshness: Freshness,
+    is_unreachable: bool,
+    mode: Mode,
+    autonomy: Autonomy,
+    install_given: bool,
+}
+
+impl Case {
+    fn decide(&self) -> Decision {
+        let knowledge = match &self.record {
+            Some(record) => Knowledge::Known { record, freshness: self.freshness },
+            None if self.is_unreachable => Knowledge::Unreachable,
+            None => Knowledge::Unknown,
+        };
+        let (mode, autonomy, install_given) = (self.mode, self.autonomy, self.install_given);
+        decide(&Facts { request: &request(), knowledge, mode, autonomy, install_given })
+    }
+
+    fn is_confirmed(&self) -> bool {
+        !self.mode.is_offline() && self.freshness != PAST
+    }
+}
+
+prop_compose! {
+    fn a_record()(
+        state in select(Lifecycle::ALL),
+        has_workflow: bool,
+        hostname in option::of("\\PC{0,200}|[\\x00-\\x7f]{0,40}"),
+        name in "\\PC{0,200}|[\\x00-\\x7f]{0,40}",
+    ) -> BootRecord {
+        let workflow = has_workflow.then(|| Workflow { name, ..workflow() });
+        BootRecord { hostname, ..record(state, workflow) }
+    }
+}
+
+prop_compose! {
+    fn case()(
+        record in option::weighted(0.8, a_record()),
+        freshness in select(vec![Freshness::Asked, Freshness::Cached, PAST]),
+        is_unreachable: bool,
+        mode in select(vec![Mode::Online, Mode::Degraded, offline()]),
+        autonomy in select(Autonomy::ALL),
+        install_given: bool,
+    ) -> Case {
+        Case { record, freshness, is_unreachable, mode, autonomy, install_given }
+    }
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig::with_cases(2_000))]
+
+    #[test]
+    fn nothing_is_installed_but_a_pending_node_with_its_own_workflow(case in case()) {
+        let decision = case.decide();
+        let remembers = decision.effects.iter().any(|effect| matches!(effect, Effect::RememberInstall { .. }));
+        prop_assert_eq!(remembers, matches!(decision.boot, Boot::Install(_)));
+        if let Boot::Install(workflow) = decision.boot {
+            let record = case.record.expect("an installer without a record");
+            prop_assert_eq!(record.state, Lifecycle::Pending);
+            prop_assert_eq!(record.workflow, Some(*workflow));
+        }
+    }
+
+    #[test]
+    fn without_the_controller_no_record_installs_twice(mut case in case()) {
+        case.install_given = true;
+        if !case.is_confirmed() {
+            prop_assert!(!matches!(case.decide().boot, Boot::Install(_)));
+        }
+    }
+
+    #[test]
+    fn only_new_machines_are_listed_and_never_by_a_readonly_site_alone(case in case()) {
+        let lists = case.decide().effects.contains(&Effect::Discover);
+        prop_assert!(!lists || case.record.is_none());
+        let is_alone = case.mode.is_offline() || case.is_unreachable;
+        prop_assert!(!lists || !is_alone || case.autonomy != Autonomy::Readonly);
+    }
+
+    #[test]
+    fn h20_every_reason_is_a_line_that_a_script_can_carry(case in case()) {
+        let decision = case.decide();
+        prop_assert!(decision.reasons.len() >= 2);
+        for text in decision.reasons.iter().map(Reason::to_string).chain([case.mode.to_string()]) {
+            let is_safe = |c: char| c.is_ascii_alphanumeric() || " ._:/-".contains(c);
+            prop_assert!(!text.is_empty() && text.chars().all(is_safe), "{}", text);
+        }
+    }
+}
