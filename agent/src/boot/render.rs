@@ -1,0 +1,136 @@
+//! Puts decisions into words that iPXE understands.
+//!
+//! Whatever goes wrong here, the machine gets a script: the error script, or a last one that needs nothing filled in.
+
+use pureboot_protocol::{BootId, BootMethod, HardwareFact, Platform};
+use pureboot_templates::{BaseUrl, CompileError, Context, RenderError, Script, Scripts};
+
+use crate::boot::decide::{Boot, Decision, Mode, Reason};
+
+/// Sent when even the error script cannot be made.
+const LAST_RESORT: &str =
+    "#!ipxe\necho PureBoot could not make a script. The log of the agent says why.\nexit\n";
+
+/// Where an error text is broken, in characters: what fits an 80-column console behind its prefix.
+const LINE_LEN: usize = 70;
+
+/// The most lines of an error text that a machine gets.
+const LINES_MAX: usize = 8;
+
+/// One boot attempt, as far as its scripts name it.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Scene {
+    /// Where the machine reached the agent.
+    pub base: BaseUrl,
+    /// The boot session.
+    pub session: BootId,
+    /// What the machine runs on, as far as it said so.
+    pub platform: Option<Platform>,
+    /// How the site stands to its controller.
+    pub mode: Mode,
+}
+
+impl Scene {
+    fn context(&self, reasons: &[Reason]) -> Context {
+        Context {
+            base: self.base.clone(),
+            session: self.session,
+            platform: self.platform,
+            mode: self.mode.to_string(),
+            reasons: reasons.iter().map(Reason::to_string).collect(),
+        }
+    }
+}
+
+/// A decision that could not be put into words. The machine gets `script`, the log gets this error's text.
+///
+/// None of the decision's effects has happened: in particular, no installer has been given.
+#[derive(Debug, thiserror::Error)]
+#[error("{cause}")]
+pub struct Unrenderable {
+    /// The error script, to be sent instead.
+    pub script: String,
+    cause: RenderError,
+}
+
+/// Makes scripts.
+pub struct Renderer {
+    scripts: Scripts,
+}
+
+impl Renderer {
+    /// Compiles all templates, so that none has a mistake when a machine waits.
+    ///
+    /// # Errors
+    /// A template has a mistake.
+    pub fn new() -> Result<Self, CompileError> {
+        Ok(Self { scripts: Scripts::new()? })
+    }
+
+    /// The first script: has the machine ask what it boots.
+    pub fn autoexec(&self, scene: &Scene) -> String {
+        self.scripts
+            .render(&scene.context(&[]), &Script::Autoexec)
+            .unwrap_or_else(|error| self.error(scene, &error.to_string()))
+    }
+
+    /// The script for a decision.
+    ///
+    /// # Errors
+    /// The decision holds what a script cannot carry; the error has the script to send.
+    pub fn decision(&self, scene: &Scene, decision: &Decision) -> Result<String, Unrenderable> {
+        self.scripts
+            .render(&scene.context(&decision.reasons), &script(decision))
+            .map_err(|cause| Unrenderable { script: self.error(scene, &cause.to_string()), cause })
+    }
+
+    /// The script for a machine whose question or whose answer went wrong: says `message`, boots the disk.
+    pub fn error(&self, scene: &Scene, message: &str) -> String {
+        self.scripts
+            .render(&scene.context(&[]), &Script::Error { lines: lines(message) })
+            .unwrap_or_else(|_| LAST_RESORT.to_owned())
+    }
+}
+
+fn script(decision: &Decision) -> Script {
+    let mac = decision.mac;
+    match &decision.boot {
+        Boot::ComeBackLater => Script::Unknown { mac },
+        Boot::Discovered => Script::Discovered { mac },
+        Boot::Install(workflow) => {
+            let BootMethod::Kernel { kernel, initrd, command_line } = &workflow.boot;
+            Script::Install {
+                mac,
+                workflow: HardwareFact::from(workflow.name.clone()).into(),
+                kernel: kernel.clone(),
+                initrds: initrd.clone(),
+                command_line: command_line.clone(),
+            }
+        }
+        Boot::PendingWithoutWorkflow => Script::Pending { mac },
+        Boot::Installing => Script::Installing { mac },
+        Boot::InstallFailed => Script::InstallFailed { mac },
+        Boot::LocalDisk => Script::Local { mac },
+        Boot::Retired => Script::Retired { mac },
+    }
+}
+
+/// Breaks a text into lines that a script can carry: quotes and commas go, what else is not allowed becomes `_`, and what
+/// does not fit is cut.
+fn lines(text: &str) -> Vec<String> {
+    let text = text.replace('(', "- ").replace(['\'', '"', ',', ';', ')'], "");
+    let mut lines: Vec<String> = Vec::new();
+    for word in text.split_whitespace() {
+        match lines.last_mut() {
+            Some(line) if line.chars().count() + 1 + word.chars().count() <= LINE_LEN => {
+                line.push(' ');
+                line.push_str(word);
+            }
+            _ => lines.push(word.to_owned()),
+        }
+    }
+    lines.into_iter().take(LINES_MAX).map(|line| HardwareFact::from(line).into()).collect()
+}
+
+#[cfg(test)]
+mod tests;
