@@ -1,1 +1,245 @@
 //! Verified content, by hash on disk and by name in an index.
+//!
+//! ```text
+//! <data_dir>/cache/objects/ab/abcd…   one file an object, named by its SHA-256
+//!                  tmp/               what is being filled; swept at every start
+//!                  quarantine/        objects that were found damaged
+//!                  index.db           what is held, and under which names
+//!                  names.log          the names once more, for the day that index.db is lost
+//! ```
+//!
+//! Invariants: a file in `objects/` is complete, and was what its name says when it came there. A name in a request is a key
+//! of the index and never a path. No call here blocks the executor, but for [`Cache::open`], which `main` makes before it
+//! serves.
+
+mod check;
+mod files;
+mod fill;
+mod index;
+mod names;
+mod object;
+mod store;
+
+use std::collections::{BTreeMap, HashSet};
+use std::path::Path;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+
+use anyhow::Result;
+use pureboot_protocol::{Category, ContentKey, Timestamp};
+use smol::lock::Semaphore;
+
+use files::Files;
+use index::{Index, Row};
+use object::Readers;
+use store::Store;
+
+pub use fill::{Added, Expected, FillError};
+pub use object::{ContentHash, ContentHashError, Object, Reading};
+
+/// Fills at a time: each holds a descriptor and a buffer. More of them wait.
+const FILLS_MAX: usize = 8;
+
+/// The handle of the cache. Its clones are the same cache.
+#[derive(Clone)]
+pub struct Cache {
+    shared: Arc<Shared>,
+    /// Whoever changes what is held has it locked, so changes are made one after the other.
+    store: Arc<smol::lock::Mutex<Store>>,
+    fills: Arc<Semaphore>,
+    readers: Arc<Readers>,
+}
+
+struct Shared {
+    files: Files,
+    /// Held for moments only, so that the executor may lock it too.
+    index: Mutex<Index>,
+    /// Objects that could not be opened: each is complained about once.
+    broken: Mutex<HashSet<ContentHash>>,
+    /// After the loss of the index: what is on disk and has not been read again.
+    unverified: Mutex<check::Unverified>,
+    hits: AtomicU64,
+    misses: AtomicU64,
+}
+
+impl Shared {
+    fn index(&self) -> MutexGuard<'_, Index> {
+        lock(&self.index)
+    }
+}
+
+/// A thread that panicked with the lock left a value that is whole: every change under these locks is one call.
+fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+/// One name and what it stands for.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Entry {
+    /// The name.
+    pub key: ContentKey,
+    /// The object.
+    pub sha256: ContentHash,
+    /// Its length.
+    pub size_bytes: u64,
+    /// When this site got it.
+    pub modified: Timestamp,
+}
+
+/// What one category holds.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub struct CategoryStats {
+    /// Names.
+    pub entries: u64,
+    /// Bytes of the objects that they stand for; an object with two names counts under both.
+    pub size_bytes: u64,
+}
+
+/// What the cache holds and how it has been used since the start.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Stats {
+    /// Bytes of all objects, each counted once.
+    pub size_bytes: u64,
+    /// Names.
+    pub entries: u64,
+    /// By category; every category is there.
+    pub categories: BTreeMap<Category, CategoryStats>,
+    /// Lookups that found an object.
+    pub hits: u64,
+    /// Lookups that did not.
+    pub misses: u64,
+}
+
+impl Stats {
+    /// Hits per lookup, from 0 to 1; none before the first lookup.
+    pub fn hit_rate(&self) -> Option<f64> {
+        let lookups = self.hits + self.misses;
+        (lookups > 0).then(|| self.hits as f64 / lookups as f64)
+    }
+}
+
+impl Cache {
+    /// Opens the cache in `directory`, which is made if it is missing. Half-written files are swept, objects without row and
+    /// rows without object are dropped, and boot loaders are read again (FAULTS K11 to K14, D7). After the loss of the index
+    /// only boot loaders are there at first; [`recover`](Self::recover) brings back the others.
+    ///
+    /// # Errors
+    /// The directory cannot be used, or another agent uses it.
+    pub fn open(directory: &Path) -> Result<Self> {
+        let (files, store, index, unverified) = check::open(directory)?;
+        let shared = Shared {
+            files,
+            index: Mutex::new(index),
+            broken: Mutex::default(),
+            unverified: Mutex::new(unverified),
+            hits: AtomicU64::new(0),
+            misses: AtomicU64::new(0),
+        };
+        Ok(Self {
+            shared: Arc::new(shared),
+            store: Arc::new(smol::lock::Mutex::new(store)),
+            fills: Arc::new(Semaphore::new(FILLS_MAX)),
+            readers: Readers::new(),
+        })
+    }
+
+    /// The object that `key` stands for. One whose file is missing, or is not what the index says, is a miss.
+    pub async fn find(&self, key: &ContentKey) -> Option<Object> {
+        let found = self.shared.index().find(key);
+        self.count(self.open_object(found).await)
+    }
+
+    /// The object of this hash, whatever its names.
+    pub async fn find_by_hash(&self, hash: ContentHash) -> Option<Object> {
+        let found = self.shared.index().object(&hash).map(|row| (hash, row));
+        self.count(self.open_object(found).await)
+    }
+
+    async fn open_object(&self, found: Option<(ContentHash, Row)>) -> Option<Object> {
+        let (hash, row) = found?;
+        let shared = Arc::clone(&self.shared);
+        let open = move || shared.files.open_object(hash, Some(row.size_bytes));
+        match smol::unblock(open).await {
+            Ok((file, _)) => {
+                Some(Object::new(hash, row.size_bytes, row.modified, file, &self.readers))
+            }
+            Err(error) => {
+                if lock(&self.shared.broken).insert(hash) {
+                    log::warn!(error:%; "object {hash} is in the index and cannot be used");
+                }
+                None
+            }
+        }
+    }
+
+    fn count(&self, found: Option<Object>) -> Option<Object> {
+        let counter = if found.is_some() { &self.shared.hits } else { &self.shared.misses };
+        counter.fetch_add(1, Ordering::Relaxed);
+        found
+    }
+
+    /// Every name, in order.
+    pub fn entries(&self) -> Vec<Entry> {
+        let entry = |(key, sha256, row): (&ContentKey, ContentHash, Row)| Entry {
+            key: key.clone(),
+            sha256,
+            size_bytes: row.size_bytes,
+            modified: row.modified,
+        };
+        self.shared.index().entries().map(entry).collect()
+    }
+
+    /// What is held and how it has been used.
+    pub fn stats(&self) -> Stats {
+        let index = self.shared.index();
+        let mut stats = Stats {
+            size_bytes: index.objects().map(|(_, row)| row.size_bytes).sum(),
+            entries: 0,
+            categories: Category::ALL
+                .iter()
+                .map(|category| (*category, CategoryStats::default()))
+                .collect(),
+            hits: self.shared.hits.load(Ordering::Relaxed),
+            misses: self.shared.misses.load(Ordering::Relaxed),
+        };
+        for (key, _, row) in index.entries() {
+            let category = stats.categories.entry(key.category()).or_default();
+            category.entries += 1;
+            category.size_bytes += row.size_bytes;
+            stats.entries += 1;
+        }
+        stats
+    }
+
+    /// Lets `key` stand for nothing, and removes the object if that was its last name. The answer is what `key` stood for.
+    /// Whoever reads the object at the moment reads on.
+    ///
+    /// # Errors
+    /// The disk's.
+    pub async fn remove(&self, key: &ContentKey) -> Result<Option<Entry>> {
+        let mut store = self.store.lock_arc().await;
+        let (shared, key) = (Arc::clone(&self.shared), key.clone());
+        smol::unblock(move || {
+            let (found, orphan) = {
+                let index = shared.index();
+                (index.find(&key), index.orphan(&key, None))
+            };
+            let Some((sha256, row)) = found else { return Ok(None) };
+            // The row goes first: an object without row is swept, a row without object would be missed.
+            store.unname(&key, orphan)?;
+            let mut index = shared.index();
+            index.unname(&key);
+            if let Some(orphan) = orphan {
+                index.remove(orphan);
+                drop(index);
+                shared.files.remove_object(orphan)?;
+            }
+            let Row { size_bytes, modified } = row;
+            Ok(Some(Entry { key, sha256, size_bytes, modified }))
+        })
+        .await
+    }
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,1 +1,4 @@
 //! hyper on the executor, with a limit on everything.
+
+#[cfg(test)]
+pub(crate) mod testing;

@@ -1,0 +1,267 @@
+//! Content on its way into the cache: temporary file, hash, fsync, rename, fsync of the directory, row.
+
+use std::fs::File;
+use std::io::{self, Write};
+use std::sync::Arc;
+
+use hyper::body::Bytes;
+use pureboot_protocol::ContentKey;
+use sha2::{Digest, Sha256};
+use smol::stream::{Stream, StreamExt};
+
+use crate::clock;
+
+use super::index::Row;
+use super::{Cache, ContentHash, Shared, lock};
+
+/// How much is collected before a thread writes it.
+const WRITE_LEN: usize = 256 << 10;
+
+/// What the cache leaves free for what is precious: the database of the site lives on the same disk (FAULTS D2).
+const FREE_BYTES_MIN: u64 = 64 << 20;
+
+/// What is known of content before it comes.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub struct Expected {
+    /// Its length in bytes.
+    pub size_bytes: Option<u64>,
+    /// What it hashes to.
+    pub sha256: Option<ContentHash>,
+}
+
+/// What has been taken in.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Added {
+    /// What it hashes to.
+    pub sha256: ContentHash,
+    /// Its length.
+    pub size_bytes: u64,
+}
+
+/// Why content was not taken in. Nothing of it is left then, and the name stands for what it stood for before.
+#[derive(Debug, thiserror::Error)]
+pub enum FillError {
+    /// Whoever sends it stopped.
+    #[error("the content broke off: {0}")]
+    Source(#[source] io::Error),
+    /// Shorter or longer than announced.
+    #[error("the content has {} bytes instead of {expected}", at_least(*.received, *.expected))]
+    Size {
+        /// As announced.
+        expected: u64,
+        /// As it came; more than announced is not counted to its end.
+        received: u64,
+    },
+    /// Not what it was said to be.
+    #[error("the content hashes to {computed} and not to {expected}")]
+    Hash {
+        /// As announced.
+        expected: ContentHash,
+        /// As it came.
+        computed: ContentHash,
+    },
+    /// The disk is full, but for what the cache leaves to others.
+    #[error("no space for the content: the cache leaves {} MiB free for other data", FREE_BYTES_MIN >> 20)]
+    NoSpace,
+    /// The disk fails.
+    #[error("cannot store the content: {0:#}")]
+    Storage(anyhow::Error),
+}
+
+fn at_least(received: u64, expected: u64) -> String {
+    if received > expected { format!("more than {expected}") } else { received.to_string() }
+}
+
+impl From<anyhow::Error> for FillError {
+    fn from(error: anyhow::Error) -> Self {
+        let is_full = error.chain().any(|cause| {
+            let io = cause.downcast_ref::<io::Error>().map(io::Error::kind);
+            let sqlite = cause.downcast_ref().and_then(rusqlite::Error::sqlite_error_code);
+            matches!(io, Some(io::ErrorKind::StorageFull | io::ErrorKind::QuotaExceeded))
+                || sqlite == Some(rusqlite::ErrorCode::DiskFull)
+        });
+        if is_full { Self::NoSpace } else { Self::Storage(error) }
+    }
+}
+
+impl From<io::Error> for FillError {
+    fn from(error: io::Error) -> Self {
+        anyhow::Error::from(error).into()
+    }
+}
+
+impl Cache {
+    /// Takes in what `source` gives and lets `key` stand for it. Until the last step the name stands for what it stood for
+    /// before, and whoever reads that reads on. A call that is dropped leaves nothing.
+    ///
+    /// # Errors
+    /// The content is not what was expected, does not come, or cannot be stored.
+    pub async fn add(
+        &self,
+        key: ContentKey,
+        mut source: impl Stream<Item = io::Result<Bytes>> + Unpin,
+        expected: Expected,
+    ) -> Result<Added, FillError> {
+        let _permit = self.fills.acquire().await;
+        let shared = Arc::clone(&self.shared);
+        let size_bytes = expected.size_bytes.unwrap_or(0);
+        let mut filling = smol::unblock(move || Filling::begin(shared, size_bytes)).await?;
+        let mut received = 0;
+        let mut collected = vec![];
+        while let Some(bytes) = source.next().await {
+            let bytes = bytes.map_err(FillError::Source)?;
+            received += bytes.len() as u64;
+            if let Some(expected) = expected.size_bytes.filter(|expected| received > *expected) {
+                return Err(FillError::Size { expected, received });
+            }
+            collected.extend_from_slice(&bytes);
+            if collected.len() >= WRITE_LEN {
+                let bytes = std::mem::take(&mut collected);
+                filling = smol::unblock(move || filling.write(&bytes)).await?;
+            }
+        }
+        if let Some(expected) = expected.size_bytes.filter(|expected| received != *expected) {
+            return Err(FillError::Size { expected, received });
+        }
+        let filled = smol::unblock(move || filling.write(&collected)?.end()).await?;
+        if let Some(expected) = expected.sha256.filter(|expected| *expected != filled.sha256) {
+            return Err(FillError::Hash { expected, computed: filled.sha256 });
+        }
+        self.commit(key, filled).await
+    }
+
+    async fn commit(&self, key: ContentKey, filled: Filled) -> Result<Added, FillError> {
+        let mut store = self.store.lock_arc().await;
+        smol::unblock(move || {
+            let Filled { temp, sha256, size_bytes } = filled;
+            let shared = Arc::clone(&temp.shared);
+            let (known, orphan) = {
+                let index = shared.index();
+                (index.object(&sha256), index.orphan(&key, Some(sha256)))
+            };
+            let row = known.unwrap_or(Row { size_bytes, modified: clock::now() });
+            temp.publish(sha256)?;
+            if let Err(error) = store.put(&key, sha256, row, orphan) {
+                if known.is_none() {
+                    shared.files.remove_object(sha256)?;
+                }
+                return Err(error.into());
+            }
+            let mut index = shared.index();
+            index.insert(sha256, row);
+            index.name(key, sha256);
+            if let Some(orphan) = orphan {
+                index.remove(orphan);
+            }
+            drop(index);
+            lock(&shared.broken).remove(&sha256);
+            if let Some(orphan) = orphan
+                && let Err(error) = shared.files.remove_object(orphan)
+            {
+                log::warn!(error:%; "object {orphan} has no name left and stays until the next start");
+            }
+            Ok(Added { sha256, size_bytes })
+        })
+        .await
+    }
+}
+
+/// A file in `tmp/`. It is removed with this value, unless it became an object.
+struct Temp {
+    shared: Arc<Shared>,
+    name: Option<String>,
+}
+
+impl Temp {
+    fn publish(mut self, sha256: ContentHash) -> io::Result<()> {
+        if let Some(name) = &self.name {
+            self.shared.files.publish(name, sha256)?;
+        }
+        self.name = None;
+        Ok(())
+    }
+}
+
+impl Drop for Temp {
+    fn drop(&mut self) {
+        if let Some(name) = self.name.take() {
+            let shared = Arc::clone(&self.shared);
+            let remove = move || {
+                if let Err(error) = shared.files.remove_temp(&name) {
+                    log::warn!(error:%; "a file of tmp/ stays until the next start");
+                }
+            };
+            // The value may be dropped on the executor's thread.
+            smol::unblock(remove).detach();
+        }
+    }
+}
+
+/// Content that is coming. Every call blocks.
+struct Filling {
+    temp: Temp,
+    file: File,
+    hasher: Sha256,
+    size_bytes: u64,
+}
+
+/// Content that has come, and is on disk.
+struct Filled {
+    temp: Temp,
+    sha256: ContentHash,
+    size_bytes: u64,
+}
+
+impl Filling {
+    fn begin(shared: Arc<Shared>, size_bytes: u64) -> Result<Self, FillError> {
+        check_space(shared.files.free_bytes()?, size_bytes)?;
+        let (name, file) = shared.files.create_temp()?;
+        let temp = Temp { shared, name: Some(name) };
+        Ok(Self { temp, file, hasher: Sha256::new(), size_bytes: 0 })
+    }
+
+    fn write(mut self, bytes: &[u8]) -> Result<Self, FillError> {
+        check_space(self.temp.shared.files.free_bytes()?, bytes.len() as u64)?;
+        self.hasher.update(bytes);
+        self.file.write_all(bytes)?;
+        self.size_bytes += bytes.len() as u64;
+        Ok(self)
+    }
+
+    fn end(self) -> Result<Filled, FillError> {
+        self.file.sync_all()?;
+        let sha256 = ContentHash::from_digest(self.hasher.finalize().into());
+        Ok(Filled { temp: self.temp, sha256, size_bytes: self.size_bytes })
+    }
+}
+
+fn check_space(free_bytes: u64, wanted_bytes: u64) -> Result<(), FillError> {
+    if free_bytes.saturating_sub(FREE_BYTES_MIN) < wanted_bytes {
+        Err(FillError::NoSpace)
+    } else {
+        Ok(())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn d2_the_cache_leaves_space_for_what_is_precious() {
+        assert!(check_space(FREE_BYTES_MIN + 10, 10).is_ok());
+        assert!(matches!(check_space(FREE_BYTES_MIN + 9, 10), Err(FillError::NoSpace)));
+        assert!(matches!(check_space(u64::MAX, u64::MAX), Err(FillError::NoSpace)));
+    }
+
+    #[test]
+    fn d2_a_full_disk_is_told_from_a_failing_one() {
+        let of = |kind: io::ErrorKind| FillError::from(io::Error::from(kind));
+        assert!(matches!(of(io::ErrorKind::StorageFull), FillError::NoSpace));
+        assert!(matches!(of(io::ErrorKind::QuotaExceeded), FillError::NoSpace));
+        assert!(matches!(of(io::ErrorKind::PermissionDenied), FillError::Storage(_)));
+        let full = rusqlite::ffi::Error::new(rusqlite::ffi::SQLITE_FULL);
+        let full = anyhow::Error::from(rusqlite::Error::SqliteFailure(full, None));
+        assert!(matches!(full.context("writing").into(), FillError::NoSpace));
+    }
+}

@@ -1,0 +1,123 @@
+//! What the cache knows to hold, without I/O: names, and the objects that they stand for.
+
+use std::collections::{BTreeMap, HashMap};
+
+use pureboot_protocol::{Category, ContentKey, Timestamp};
+
+use super::ContentHash;
+
+/// What is known of one object.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) struct Row {
+    pub(super) size_bytes: u64,
+    pub(super) modified: Timestamp,
+}
+
+/// Names and objects. An object may have several names; one that lost its last name while the index was lost has none.
+#[derive(Debug, Default)]
+pub(super) struct Index {
+    names: BTreeMap<ContentKey, ContentHash>,
+    objects: HashMap<ContentHash, Row>,
+}
+
+impl Index {
+    /// The object that `key` stands for.
+    pub(super) fn find(&self, key: &ContentKey) -> Option<(ContentHash, Row)> {
+        let hash = self.names.get(key)?;
+        Some((*hash, self.object(hash)?))
+    }
+
+    pub(super) fn object(&self, hash: &ContentHash) -> Option<Row> {
+        self.objects.get(hash).copied()
+    }
+
+    /// Every name with its object, in the order of the names.
+    pub(super) fn entries(&self) -> impl Iterator<Item = (&ContentKey, ContentHash, Row)> {
+        self.names.iter().filter_map(|(key, hash)| Some((key, *hash, self.object(hash)?)))
+    }
+
+    /// Every object once.
+    pub(super) fn objects(&self) -> impl Iterator<Item = (ContentHash, Row)> {
+        self.objects.iter().map(|(hash, row)| (*hash, *row))
+    }
+
+    /// The names that stand for an object.
+    pub(super) fn names_of(&self, hash: ContentHash) -> impl Iterator<Item = &ContentKey> {
+        self.names.iter().filter(move |(_, named)| **named == hash).map(|(key, _)| key)
+    }
+
+    /// Whether firmware loads the object first, so that it is checked at every start.
+    pub(super) fn is_bootloader(&self, hash: ContentHash) -> bool {
+        self.names_of(hash).any(|key| key.category() == Category::Bootloaders)
+    }
+
+    /// The object that has no name left once `key` stands for `successor`, or for nothing.
+    pub(super) fn orphan(
+        &self,
+        key: &ContentKey,
+        successor: Option<ContentHash>,
+    ) -> Option<ContentHash> {
+        let hash = *self.names.get(key)?;
+        let is_only_name = self.names_of(hash).all(|name| name == key);
+        (is_only_name && successor != Some(hash)).then_some(hash)
+    }
+
+    /// Takes an object in, without a name.
+    pub(super) fn insert(&mut self, hash: ContentHash, row: Row) {
+        self.objects.insert(hash, row);
+    }
+
+    /// Lets `key` stand for an object that is held.
+    pub(super) fn name(&mut self, key: ContentKey, hash: ContentHash) {
+        self.names.insert(key, hash);
+    }
+
+    /// Lets `key` stand for nothing.
+    pub(super) fn unname(&mut self, key: &ContentKey) {
+        self.names.remove(key);
+    }
+
+    /// Forgets an object and its names.
+    pub(super) fn remove(&mut self, hash: ContentHash) {
+        self.objects.remove(&hash);
+        self.names.retain(|_, named| *named != hash);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn key(text: &str) -> ContentKey {
+        text.parse().unwrap()
+    }
+
+    fn index(names: &[(&str, u8)]) -> Index {
+        let mut index = Index::default();
+        for (name, byte) in names {
+            let row = Row { size_bytes: 1, modified: Timestamp::from_unix_ms(0) };
+            index.insert(ContentHash::from_digest([*byte; 32]), row);
+            index.name(key(name), ContentHash::from_digest([*byte; 32]));
+        }
+        index
+    }
+
+    #[test]
+    fn an_object_is_an_orphan_when_its_last_name_goes() {
+        let index = index(&[("images/a", 1), ("images/b", 1), ("images/c", 2)]);
+        let hash = |byte| ContentHash::from_digest([byte; 32]);
+        assert_eq!(index.orphan(&key("images/a"), None), None, "b is left");
+        assert_eq!(index.orphan(&key("images/c"), None), Some(hash(2)));
+        assert_eq!(index.orphan(&key("images/c"), Some(hash(1))), Some(hash(2)));
+        assert_eq!(index.orphan(&key("images/c"), Some(hash(2))), None, "the same again");
+        assert_eq!(index.orphan(&key("images/d"), None), None);
+    }
+
+    #[test]
+    fn k14_a_name_without_object_finds_nothing() {
+        let mut index = index(&[("images/a", 1)]);
+        index.remove(ContentHash::from_digest([1; 32]));
+        assert_eq!(index.find(&key("images/a")), None);
+        assert_eq!(index.entries().count(), 0);
+    }
+}

@@ -1,0 +1,198 @@
+//! One object: a file that is open, and reads of it that are bounded.
+
+use std::fmt;
+use std::fs::File;
+use std::io;
+use std::os::unix::fs::FileExt;
+use std::str::FromStr;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
+
+use pureboot_protocol::Timestamp;
+use smol::lock::Semaphore;
+
+/// Reads that block at a time, over all objects of a cache: as many threads at most wait for the disk.
+const READS_MAX: usize = 8;
+
+/// The longest and the shortest chunk that a stream is read in, and what all streams' chunks take together.
+const CHUNK_LEN_MAX: usize = 256 << 10;
+const CHUNK_LEN_MIN: usize = 32 << 10;
+const CHUNKS_LEN_MAX: usize = 16 << 20;
+
+/// The SHA-256 of content: the name of an object, written as 64 lower-case hexadecimal digits.
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct ContentHash([u8; 32]);
+
+/// A text is not 64 lower-case hexadecimal digits.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
+#[error("an object is named by 64 lower-case hexadecimal digits (SHA-256)")]
+pub struct ContentHashError;
+
+impl ContentHash {
+    /// The digest as computed by the caller.
+    pub fn from_digest(digest: [u8; 32]) -> Self {
+        Self(digest)
+    }
+
+    /// The digest.
+    pub fn as_bytes(&self) -> &[u8; 32] {
+        &self.0
+    }
+}
+
+impl FromStr for ContentHash {
+    type Err = ContentHashError;
+
+    fn from_str(text: &str) -> Result<Self, ContentHashError> {
+        let mut digest = [0; 32];
+        // A second spelling would be a second name.
+        let is_hex = text.bytes().all(|byte| matches!(byte, b'0'..=b'9' | b'a'..=b'f'));
+        if text.len() != 64 || !is_hex {
+            return Err(ContentHashError);
+        }
+        for (byte, digits) in digest.iter_mut().zip(text.as_bytes().chunks_exact(2)) {
+            let digits = std::str::from_utf8(digits).map_err(|_| ContentHashError)?;
+            *byte = u8::from_str_radix(digits, 16).map_err(|_| ContentHashError)?;
+        }
+        Ok(Self(digest))
+    }
+}
+
+impl fmt::Display for ContentHash {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        self.0.iter().try_for_each(|byte| write!(f, "{byte:02x}"))
+    }
+}
+
+impl fmt::Debug for ContentHash {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        fmt::Display::fmt(self, f)
+    }
+}
+
+/// An object that can be read. Its clones share one open file, which stays readable when the object leaves the cache.
+#[derive(Clone)]
+pub struct Object {
+    /// What its content hashes to.
+    pub sha256: ContentHash,
+    /// Its length.
+    pub size_bytes: u64,
+    /// When this site got it.
+    pub modified: Timestamp,
+    file: Arc<File>,
+    readers: Arc<Readers>,
+}
+
+impl Object {
+    pub(super) fn new(
+        sha256: ContentHash,
+        size_bytes: u64,
+        modified: Timestamp,
+        file: File,
+        readers: &Arc<Readers>,
+    ) -> Self {
+        Self { sha256, size_bytes, modified, file: Arc::new(file), readers: Arc::clone(readers) }
+    }
+
+    /// Reads `len` bytes at `offset`; fewer only where the file ends.
+    ///
+    /// # Errors
+    /// The disk's.
+    pub async fn read_at(&self, offset: u64, len: usize) -> io::Result<Vec<u8>> {
+        let permit = self.readers.permits.acquire_arc().await;
+        let file = Arc::clone(&self.file);
+        smol::unblock(move || {
+            let bytes = read_fully_at(&file, offset, len);
+            drop(permit);
+            bytes
+        })
+        .await
+    }
+
+    /// Counts a stream of this object as a reader until the answer is dropped.
+    pub fn reading(&self) -> Reading {
+        self.readers.streams.fetch_add(1, Ordering::Relaxed);
+        Reading { readers: Arc::clone(&self.readers) }
+    }
+}
+
+impl fmt::Debug for Object {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "Object({}, {} bytes)", self.sha256, self.size_bytes)
+    }
+}
+
+fn read_fully_at(file: &File, offset: u64, len: usize) -> io::Result<Vec<u8>> {
+    let mut bytes = vec![0; len];
+    let mut filled_len = 0;
+    while let Some(rest) = bytes.get_mut(filled_len..).filter(|rest| !rest.is_empty()) {
+        match file.read_at(rest, offset.saturating_add(filled_len as u64)) {
+            Ok(0) => break,
+            Ok(read_len) => filled_len += read_len,
+            Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
+            Err(error) => return Err(error),
+        }
+    }
+    bytes.truncate(filled_len);
+    Ok(bytes)
+}
+
+/// What all objects of a cache share.
+pub(super) struct Readers {
+    permits: Arc<Semaphore>,
+    streams: AtomicUsize,
+}
+
+impl Readers {
+    pub(super) fn new() -> Arc<Self> {
+        let permits = Arc::new(Semaphore::new(READS_MAX));
+        Arc::new(Self { permits, streams: AtomicUsize::new(0) })
+    }
+}
+
+/// One stream among those that are being read.
+pub struct Reading {
+    readers: Arc<Readers>,
+}
+
+impl Reading {
+    /// How much to read at once, in bytes: less the more streams there are, so that memory is bounded for all of them.
+    pub fn chunk_len(&self) -> usize {
+        chunk_len(self.readers.streams.load(Ordering::Relaxed))
+    }
+}
+
+impl Drop for Reading {
+    fn drop(&mut self) {
+        self.readers.streams.fetch_sub(1, Ordering::Relaxed);
+    }
+}
+
+fn chunk_len(streams: usize) -> usize {
+    (CHUNKS_LEN_MAX / streams.max(1)).clamp(CHUNK_LEN_MIN, CHUNK_LEN_MAX)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_hash_survives_its_own_text_and_has_one_spelling() {
+        let hash = ContentHash::from_digest([0xa5; 32]);
+        assert_eq!(hash.to_string().parse(), Ok(hash));
+        for text in ["", "a5", &"A5".repeat(32), &"+5".repeat(32), &"ä".repeat(32), &"a".repeat(65)]
+        {
+            assert_eq!(text.parse::<ContentHash>(), Err(ContentHashError), "{text}");
+        }
+    }
+
+    #[test]
+    fn i7_the_chunks_of_all_streams_have_a_bound() {
+        assert_eq!(chunk_len(1), CHUNK_LEN_MAX);
+        for streams in 0..400 {
+            let len = chunk_len(streams);
+            assert!((CHUNK_LEN_MIN..=CHUNK_LEN_MAX).contains(&len));
+            assert!(len * streams <= CHUNKS_LEN_MAX || len == CHUNK_LEN_MIN);
+        }
+    }
+}
