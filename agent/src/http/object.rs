@@ -1,0 +1,220 @@
+//! Objects of the cache as answers.
+
+use std::fmt;
+use std::future::Future;
+use std::io;
+use std::ops::Range;
+use std::pin::Pin;
+use std::task::{Context, Poll};
+
+use hyper::body::Bytes;
+use hyper::header::{self, HeaderValue};
+use hyper::http::request::Parts;
+use hyper::{Method, StatusCode};
+use pureboot_protocol::{Category, ContentKey};
+
+use crate::cache::{Object, Reading};
+
+use super::range::http_date;
+use super::{Body, CorrelationId, Representation, Response, Selection, problem, select};
+
+/// The type that a name's extension stands for. BOOT §5.4: UEFI HTTP Boot compares these as whole texts, and takes a loader
+/// without extension only if its type says that it is one.
+pub fn content_type(key: &ContentKey) -> &'static str {
+    let name = key.path().rsplit('/').next().unwrap_or_default();
+    let extension = name.rsplit_once('.').map(|(_, extension)| extension.to_ascii_lowercase());
+    match extension.as_deref() {
+        Some("efi") => "application/efi",
+        Some("iso") => "application/vnd.efi-iso",
+        Some("img") => "application/vnd.efi-img",
+        Some("ipxe" | "cfg" | "ks" | "txt" | "yaml" | "yml") => "text/plain",
+        Some("json") => "application/json",
+        None if key.category() == Category::Bootloaders => "application/efi",
+        _ => "application/octet-stream",
+    }
+}
+
+/// Answers a GET or HEAD for an object: whole, one range of it, or why not.
+///
+/// The first bytes are read before the head is sent, so a small file goes out in one write and a file that cannot be read is
+/// a 503. A file that ends early later on ends the connection: a body is never filled up.
+pub async fn object_response(
+    request: &Parts,
+    content_type: &'static str,
+    object: Object,
+) -> Response {
+    let correlation_id = CorrelationId::in_extensions(&request.extensions);
+    let is_get = request.method == Method::GET;
+    if !is_get && request.method != Method::HEAD {
+        let detail = format!("content is read with GET and HEAD, not with {}", request.method);
+        let status = StatusCode::METHOD_NOT_ALLOWED;
+        let mut response = problem(status, "method_not_allowed", detail, &correlation_id);
+        response.headers_mut().insert(header::ALLOW, HeaderValue::from_static("GET, HEAD"));
+        return response;
+    }
+    let representation = Representation {
+        size_bytes: object.size_bytes,
+        etag: format!("\"{}\"", object.sha256),
+        modified: object.modified,
+    };
+    let size_bytes = representation.size_bytes;
+    let mut response = match select(&request.headers, &representation, is_get) {
+        Selection::Whole if is_get => bytes_of(object, 0..size_bytes, &correlation_id).await,
+        Selection::Whole => {
+            // The server takes the body off, and leaves its length.
+            Response::new(Body::Object(ObjectBody::new(object, 0..size_bytes)))
+        }
+        Selection::Part(range) => {
+            let content_range = format!("bytes {}-{}/{size_bytes}", range.start, range.end - 1);
+            let mut response = bytes_of(object, range, &correlation_id).await;
+            if response.status() == StatusCode::OK {
+                *response.status_mut() = StatusCode::PARTIAL_CONTENT;
+                insert(&mut response, header::CONTENT_RANGE, &content_range);
+            }
+            response
+        }
+        Selection::NotModified => {
+            let mut response = Response::new(Body::Empty);
+            *response.status_mut() = StatusCode::NOT_MODIFIED;
+            response
+        }
+        Selection::PreconditionFailed => {
+            let detail = format!("the content is now {}", representation.etag);
+            let status = StatusCode::PRECONDITION_FAILED;
+            return problem(status, "precondition_failed", detail, &correlation_id);
+        }
+        Selection::Unsatisfiable => {
+            let detail =
+                format!("the content has {size_bytes} bytes, and none of them was asked for");
+            let status = StatusCode::RANGE_NOT_SATISFIABLE;
+            let mut response = problem(status, "range_not_satisfiable", detail, &correlation_id);
+            insert(&mut response, header::CONTENT_RANGE, &format!("bytes */{size_bytes}"));
+            return response;
+        }
+    };
+    if !response.status().is_server_error() {
+        insert(&mut response, header::ETAG, &representation.etag);
+        insert(&mut response, header::LAST_MODIFIED, &http_date(representation.modified));
+        insert(&mut response, header::ACCEPT_RANGES, "bytes");
+        insert(&mut response, header::CONTENT_TYPE, content_type);
+    }
+    response
+}
+
+/// Puts a field into a head. The text is digits, hexadecimal or a date; one that is no field value is left out.
+fn insert(response: &mut Response, name: header::HeaderName, text: &str) {
+    if let Ok(value) = HeaderValue::from_str(text) {
+        response.headers_mut().insert(name, value);
+    }
+}
+
+async fn bytes_of(object: Object, range: Range<u64>, id: &CorrelationId) -> Response {
+    let hash = object.sha256;
+    let mut body = ObjectBody::new(object, range);
+    match body.read_ahead().await {
+        Ok(()) => Response::new(Body::Object(body)),
+        Err(error) => {
+            log::error!(error:%, correlation_id:% = id; "cannot read object {hash}");
+            let detail = "the content cannot be read at the moment; its loss is in the agent's log";
+            let status = StatusCode::SERVICE_UNAVAILABLE;
+            let mut response = problem(status, "content_unreadable", detail, id);
+            insert(&mut response, header::RETRY_AFTER, "5");
+            response
+        }
+    }
+}
+
+/// A range of an object, one chunk of it in memory at a time.
+pub struct ObjectBody {
+    object: Object,
+    /// Counts as a reader as long as the body lives, which is what the length of chunks depends on.
+    reading: Reading,
+    /// What has not been handed to hyper, [`next`](Self::next) included.
+    rest: Range<u64>,
+    next: Next,
+}
+
+enum Next {
+    /// Nobody asked yet.
+    Unread,
+    /// A thread reads the next chunk.
+    Pending(Pin<Box<dyn Future<Output = io::Result<Bytes>>>>),
+    /// The chunk is here.
+    Ready(Bytes),
+}
+
+impl ObjectBody {
+    /// The bytes of `object` in `range`, which lies within it.
+    pub(super) fn new(object: Object, range: Range<u64>) -> Self {
+        Self { reading: object.reading(), object, rest: range, next: Next::Unread }
+    }
+
+    /// How many bytes are still to come.
+    pub(super) fn len(&self) -> u64 {
+        self.rest.end - self.rest.start
+    }
+
+    /// Reads the first chunk.
+    ///
+    /// # Errors
+    /// The file cannot be read, or ends early.
+    async fn read_ahead(&mut self) -> io::Result<()> {
+        if self.len() > 0 {
+            self.next = Next::Ready(self.read_chunk().await?);
+        }
+        Ok(())
+    }
+
+    /// The next chunk as hyper asks for it; none at the end.
+    pub(super) fn poll_chunk(
+        &mut self,
+        context: &mut Context<'_>,
+    ) -> Poll<Option<io::Result<Bytes>>> {
+        if self.len() == 0 {
+            return Poll::Ready(None);
+        }
+        let mut read = match std::mem::replace(&mut self.next, Next::Unread) {
+            Next::Ready(chunk) => return Poll::Ready(Some(Ok(self.hand_out(chunk)))),
+            Next::Pending(read) => read,
+            Next::Unread => self.read_chunk(),
+        };
+        match read.as_mut().poll(context) {
+            Poll::Ready(chunk) => Poll::Ready(Some(chunk.map(|chunk| self.hand_out(chunk)))),
+            Poll::Pending => {
+                self.next = Next::Pending(read);
+                Poll::Pending
+            }
+        }
+    }
+
+    fn hand_out(&mut self, chunk: Bytes) -> Bytes {
+        self.rest.start += chunk.len() as u64;
+        chunk
+    }
+
+    fn read_chunk(&self) -> Pin<Box<dyn Future<Output = io::Result<Bytes>>>> {
+        let object = self.object.clone();
+        let offset = self.rest.start;
+        let len = usize::try_from(self.len()).unwrap_or(usize::MAX).min(self.reading.chunk_len());
+        Box::pin(async move {
+            let chunk = object.read_at(offset, len).await?;
+            if chunk.len() == len {
+                Ok(Bytes::from(chunk))
+            } else {
+                let end = offset + chunk.len() as u64;
+                let text =
+                    format!("object {} ends at byte {end}, before its length", object.sha256);
+                Err(io::Error::new(io::ErrorKind::UnexpectedEof, text))
+            }
+        })
+    }
+}
+
+impl fmt::Debug for ObjectBody {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("ObjectBody")
+            .field("object", &self.object)
+            .field("rest", &self.rest)
+            .finish()
+    }
+}

@@ -1,0 +1,180 @@
+//! The stream between hyper and the socket: it sees to deadlines, and to what hyper says of its own.
+//!
+//! hyper answers a head that it cannot parse by itself, and without a body, which shim waits for for ever (BOOT §5.5). Such an
+//! answer is written while nothing of the service is on its way ([`Patience::is_quiet`]), so the wire swallows it, and the
+//! connection's task writes a whole one in its place.
+
+use std::cell::RefCell;
+use std::future::Future;
+use std::io;
+use std::pin::Pin;
+use std::rc::Rc;
+use std::task::{Context, Poll, ready};
+use std::time::Instant;
+
+use smol::Timer;
+use smol::io::{AsyncRead, AsyncWrite};
+
+use crate::clock;
+
+use super::Limits;
+use super::head::{HeadScan, Refusal};
+use super::patience::Patience;
+
+/// What the wire and the service's side of one connection both know.
+pub(super) struct Exchange {
+    pub(super) patience: Patience,
+    scan: HeadScan,
+    /// Whether heads are looked at; after a request with a body it is no longer certain where the next one begins.
+    is_scanning: bool,
+    /// Why the wire ended the connection, if the peer is to be told.
+    pub(super) refusal: Option<Refusal>,
+}
+
+impl Exchange {
+    pub(super) fn new(limits: Limits) -> Rc<RefCell<Self>> {
+        Rc::new(RefCell::new(Self {
+            patience: Patience::new(limits, clock::monotonic()),
+            scan: HeadScan::default(),
+            is_scanning: true,
+            refusal: None,
+        }))
+    }
+
+    /// The service gets a request.
+    pub(super) fn handle_request(&mut self, has_body: bool) {
+        self.patience.handle_request();
+        self.is_scanning &= !has_body;
+        self.scan.restart();
+    }
+
+    fn handle_input(&mut self, bytes: &[u8]) -> io::Result<()> {
+        let scanned = if self.is_scanning && self.patience.is_quiet() {
+            self.scan.feed(bytes)
+        } else {
+            Ok(())
+        };
+        self.patience.handle_input(clock::monotonic());
+        scanned.map_err(|refusal| {
+            self.refusal = Some(refusal);
+            io::Error::new(io::ErrorKind::InvalidData, refusal)
+        })
+    }
+
+    fn handle_deadline(&mut self) -> io::Error {
+        if self.patience.awaits_head() {
+            self.refusal = Some(Refusal::HeadTooLate);
+        }
+        io::ErrorKind::TimedOut.into()
+    }
+}
+
+/// The socket as hyper sees it.
+pub(super) struct Wire<T> {
+    stream: T,
+    exchange: Rc<RefCell<Exchange>>,
+    timer: Timer,
+    /// When `timer` fires. It is not moved with every deadline: one that fires early is set again.
+    armed: Option<Instant>,
+}
+
+impl<T> Wire<T> {
+    pub(super) fn new(stream: T, exchange: Rc<RefCell<Exchange>>) -> Self {
+        Self { stream, exchange, timer: Timer::never(), armed: None }
+    }
+
+    /// Ready when the peer has been waited for long enough.
+    fn poll_deadline(&mut self, context: &mut Context<'_>) -> Poll<io::Error> {
+        loop {
+            let Some(deadline) = self.exchange.borrow().patience.deadline() else {
+                return Poll::Pending;
+            };
+            if self.armed.is_none_or(|armed| armed > deadline) {
+                self.timer.set_at(deadline);
+                self.armed = Some(deadline);
+            }
+            ready!(Pin::new(&mut self.timer).poll(context));
+            self.armed = None;
+            if clock::monotonic() >= deadline {
+                return Poll::Ready(self.exchange.borrow_mut().handle_deadline());
+            }
+        }
+    }
+
+    /// What a write came to.
+    fn written(
+        &mut self,
+        result: Poll<io::Result<usize>>,
+        context: &mut Context<'_>,
+    ) -> Poll<io::Result<usize>> {
+        match result {
+            Poll::Ready(Ok(len)) => {
+                self.exchange.borrow_mut().patience.handle_output(len);
+                Poll::Ready(Ok(len))
+            }
+            Poll::Ready(Err(error)) => Poll::Ready(Err(error)),
+            Poll::Pending => {
+                self.exchange.borrow_mut().patience.handle_full_window(clock::monotonic());
+                self.poll_deadline(context).map(Err)
+            }
+        }
+    }
+
+    fn is_quiet(&self) -> bool {
+        self.exchange.borrow().patience.is_quiet()
+    }
+}
+
+impl<T: AsyncRead + Unpin> AsyncRead for Wire<T> {
+    fn poll_read(
+        mut self: Pin<&mut Self>,
+        context: &mut Context<'_>,
+        buffer: &mut [u8],
+    ) -> Poll<io::Result<usize>> {
+        match Pin::new(&mut self.stream).poll_read(context, buffer) {
+            Poll::Ready(Ok(len)) => {
+                let bytes = buffer.get(..len).unwrap_or_default();
+                Poll::Ready(self.exchange.borrow_mut().handle_input(bytes).map(|()| len))
+            }
+            Poll::Ready(Err(error)) => Poll::Ready(Err(error)),
+            Poll::Pending => self.poll_deadline(context).map(Err),
+        }
+    }
+}
+
+impl<T: AsyncWrite + Unpin> AsyncWrite for Wire<T> {
+    fn poll_write(
+        mut self: Pin<&mut Self>,
+        context: &mut Context<'_>,
+        bytes: &[u8],
+    ) -> Poll<io::Result<usize>> {
+        if self.is_quiet() {
+            return Poll::Ready(Ok(bytes.len()));
+        }
+        let result = Pin::new(&mut self.stream).poll_write(context, bytes);
+        self.written(result, context)
+    }
+
+    fn poll_write_vectored(
+        mut self: Pin<&mut Self>,
+        context: &mut Context<'_>,
+        slices: &[io::IoSlice<'_>],
+    ) -> Poll<io::Result<usize>> {
+        if self.is_quiet() {
+            return Poll::Ready(Ok(slices.iter().map(|slice| slice.len()).sum()));
+        }
+        let result = Pin::new(&mut self.stream).poll_write_vectored(context, slices);
+        self.written(result, context)
+    }
+
+    fn poll_flush(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<io::Result<()>> {
+        ready!(Pin::new(&mut self.stream).poll_flush(context))?;
+        self.exchange.borrow_mut().patience.handle_flushed(clock::monotonic());
+        Poll::Ready(Ok(()))
+    }
+
+    /// The connection's task closes the socket, when it has said what there is to say.
+    fn poll_close(self: Pin<&mut Self>, _: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Poll::Ready(Ok(()))
+    }
+}
