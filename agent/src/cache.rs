@@ -16,6 +16,7 @@ mod check;
 mod files;
 mod fill;
 mod index;
+pub mod manage;
 mod names;
 mod object;
 mod store;

@@ -1,0 +1,236 @@
+//! What the management listener says about the cache (API.md §5). Nothing of this is on the boot listener.
+
+use std::collections::BTreeMap;
+use std::time::Duration;
+
+use base64::Engine;
+use base64::prelude::BASE64_STANDARD;
+use hyper::body::Incoming;
+use hyper::header::{self, HeaderMap, HeaderName};
+use hyper::{Request, StatusCode};
+use pureboot_protocol::{CachePolicy, Category, ContentKey, Page, SiteConfig, Timestamp};
+use serde::Serialize;
+
+use crate::http::{CorrelationId, Response, Target, chunks, json, problem, success};
+
+use super::{Cache, ContentHash, Entry, Expected, FillError};
+
+const CONTENT_DIGEST: HeaderName = HeaderName::from_static("content-digest");
+
+/// How long nothing of an upload may come. It may be of any length and take as long as it likes.
+const STALL_TIME: Duration = Duration::from_secs(30);
+
+/// The longest page of a list, and the usual one (API.md: `limit` ≤ 500).
+const PAGE_LEN_MAX: usize = 500;
+
+/// A name and what it stands for, as the API writes it.
+#[derive(Debug, Serialize)]
+struct EntryView {
+    category: Category,
+    path: String,
+    size_bytes: u64,
+    sha256: String,
+    updated_at: Timestamp,
+}
+
+impl From<Entry> for EntryView {
+    fn from(entry: Entry) -> Self {
+        Self {
+            category: entry.key.category(),
+            path: entry.key.path().to_owned(),
+            size_bytes: entry.size_bytes,
+            sha256: entry.sha256.to_string(),
+            updated_at: entry.modified,
+        }
+    }
+}
+
+#[derive(Debug, Serialize)]
+struct AddedView {
+    category: Category,
+    path: String,
+    size_bytes: u64,
+    sha256: String,
+}
+
+#[derive(Debug, Serialize)]
+struct CacheView<'a> {
+    total_size_bytes: u64,
+    max_size_bytes: Option<u64>,
+    usage_percent: Option<f64>,
+    hit_rate: Option<f64>,
+    policy: CachePolicy,
+    patterns: &'a [String],
+    categories: BTreeMap<Category, CategoryView>,
+    node_cache: NodeCache,
+}
+
+#[derive(Debug, Serialize)]
+struct CategoryView {
+    count: u64,
+    size_bytes: u64,
+}
+
+/// What the agent knows of nodes, which is kept elsewhere and told with the cache.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
+pub struct NodeCache {
+    /// Nodes.
+    pub count: u64,
+    /// When the one was learnt that has not been renewed for longest.
+    pub oldest_entry: Option<Timestamp>,
+}
+
+/// `GET /api/v1/agent/cache`.
+pub fn get_cache(cache: &Cache, site: &SiteConfig, node_cache: NodeCache) -> Response {
+    let stats = cache.stats();
+    let max_size_bytes = site.cache_max_size_gb.map(|gb| u64::from(gb) * 1_000_000_000);
+    let percent = |max: u64| 100.0 * stats.size_bytes as f64 / max as f64;
+    let categories = stats.categories.iter().map(|(category, held)| {
+        (*category, CategoryView { count: held.entries, size_bytes: held.size_bytes })
+    });
+    success(CacheView {
+        total_size_bytes: stats.size_bytes,
+        max_size_bytes,
+        usage_percent: max_size_bytes.filter(|max| *max > 0).map(percent),
+        hit_rate: stats.hit_rate(),
+        policy: site.cache_policy,
+        patterns: &site.cache_patterns,
+        categories: categories.collect(),
+        node_cache,
+    })
+}
+
+/// `GET /api/v1/agent/cache/entries?category=&limit=&cursor=`; the cursor is the last name of the page before.
+pub fn get_entries(cache: &Cache, target: &Target, id: &CorrelationId) -> Response {
+    let category = match target.query("category").map(|word| word.parse::<Category>()).transpose() {
+        Ok(category) => category,
+        Err(error) => {
+            let status = StatusCode::UNPROCESSABLE_ENTITY;
+            return problem(status, "invalid_category", error.to_string(), id);
+        }
+    };
+    let limit = target.query("limit").and_then(|text| text.parse().ok()).unwrap_or(PAGE_LEN_MAX);
+    let cursor = target.query("cursor").and_then(|text| text.parse::<ContentKey>().ok());
+    let mut entries = cache.entries();
+    entries.retain(|entry| category.is_none_or(|category| entry.key.category() == category));
+    let total = entries.len() as u64;
+    entries.retain(|entry| cursor.as_ref().is_none_or(|cursor| entry.key > *cursor));
+    let is_last = entries.len() <= limit.clamp(1, PAGE_LEN_MAX);
+    entries.truncate(limit.clamp(1, PAGE_LEN_MAX));
+    let last = entries.last().map(|entry| entry.key.to_string());
+    let page = Page {
+        success: true,
+        data: entries.into_iter().map(EntryView::from).collect(),
+        total,
+        next_cursor: last.filter(|_| !is_last),
+    };
+    json(StatusCode::OK, &page)
+}
+
+/// `DELETE /api/v1/agent/cache/{category}/{path}`; `name` is what stands behind `cache/`.
+pub async fn delete_entry(cache: &Cache, name: &str, id: &CorrelationId) -> Response {
+    let key = match parse_key(name, id) {
+        Ok(key) => key,
+        Err(response) => return *response,
+    };
+    match cache.remove(&key).await {
+        Ok(Some(entry)) => {
+            log::info!("removed {key} from the cache");
+            success(EntryView::from(entry))
+        }
+        Ok(None) => {
+            let detail = format!("the cache holds no {key}");
+            problem(StatusCode::NOT_FOUND, "content_not_found", detail, id)
+        }
+        Err(error) => {
+            let error = FillError::from(error);
+            log::error!(error:%, correlation_id:% = id; "cannot remove {key} from the cache");
+            storage_problem(&error, id)
+        }
+    }
+}
+
+/// `PUT /api/v1/agent/cache/{category}/{path}`: takes in a body of any length as it comes; `name` is what stands behind
+/// `cache/`. `Content-Length` is needed; `Content-Digest: sha-256=:…:` (RFC 9530) is checked if it is there.
+pub async fn put_entry(
+    cache: &Cache,
+    name: &str,
+    request: Request<Incoming>,
+    id: &CorrelationId,
+) -> Response {
+    let key = match parse_key(name, id) {
+        Ok(key) => key,
+        Err(response) => return *response,
+    };
+    let Some(size_bytes) = content_length(request.headers()) else {
+        let detail = "an upload must say its length in Content-Length";
+        return problem(StatusCode::LENGTH_REQUIRED, "length_required", detail, id);
+    };
+    let sha256 = match content_digest(request.headers()) {
+        Ok(sha256) => sha256,
+        Err(detail) => {
+            return problem(StatusCode::BAD_REQUEST, "invalid_content_digest", detail, id);
+        }
+    };
+    let expected = Expected { size_bytes: Some(size_bytes), sha256 };
+    match cache.add(key.clone(), chunks(request.into_body(), STALL_TIME), expected).await {
+        Ok(added) => {
+            log::info!(bytes = added.size_bytes, sha256:% = added.sha256; "took {key} into the cache");
+            success(AddedView {
+                category: key.category(),
+                path: key.path().to_owned(),
+                size_bytes: added.size_bytes,
+                sha256: added.sha256.to_string(),
+            })
+        }
+        Err(error) => {
+            log::warn!(error:%, correlation_id:% = id; "did not take {key} into the cache");
+            storage_problem(&error, id)
+        }
+    }
+}
+
+fn parse_key(name: &str, id: &CorrelationId) -> Result<ContentKey, Box<Response>> {
+    name.parse().map_err(|error: pureboot_protocol::ContentKeyError| {
+        Box::new(problem(StatusCode::BAD_REQUEST, "invalid_content_key", error.to_string(), id))
+    })
+}
+
+fn storage_problem(error: &FillError, id: &CorrelationId) -> Response {
+    let (status, code) = match error {
+        FillError::Source(_) => (StatusCode::BAD_REQUEST, "body_broken"),
+        FillError::Size { .. } => (StatusCode::BAD_REQUEST, "size_mismatch"),
+        FillError::Hash { .. } => (StatusCode::BAD_REQUEST, "digest_mismatch"),
+        FillError::NoSpace => (StatusCode::INSUFFICIENT_STORAGE, "disk_full"),
+        FillError::Storage(_) => (StatusCode::INTERNAL_SERVER_ERROR, "storage_failed"),
+    };
+    problem(status, code, error.to_string(), id)
+}
+
+fn content_length(fields: &HeaderMap) -> Option<u64> {
+    fields.get(header::CONTENT_LENGTH)?.to_str().ok()?.parse().ok()
+}
+
+/// The SHA-256 that RFC 9530 §2 carries; none if the field is missing or names other algorithms only.
+fn content_digest(fields: &HeaderMap) -> Result<Option<ContentHash>, String> {
+    for value in fields.get_all(CONTENT_DIGEST) {
+        let value = value.to_str().map_err(|_| "Content-Digest is not ASCII".to_owned())?;
+        for member in value.split(',') {
+            let Some((algorithm, bytes)) = member.trim().split_once('=') else { continue };
+            if algorithm != "sha-256" {
+                continue;
+            }
+            let digest = bytes
+                .strip_prefix(':')
+                .and_then(|bytes| bytes.strip_suffix(':'))
+                .and_then(|bytes| BASE64_STANDARD.decode(bytes).ok())
+                .and_then(|bytes| <[u8; 32]>::try_from(bytes).ok())
+                .ok_or_else(|| format!("'{member}' is not sha-256=:BASE64: of 32 bytes"))?;
+            return Ok(Some(ContentHash::from_digest(digest)));
+        }
+    }
+    Ok(None)
+}
+
+#[cfg(test)]
+mod tests;
