@@ -5,6 +5,7 @@ use std::fs::{self, File, OpenOptions};
 use std::io::{self, Write};
 use std::os::unix::fs::OpenOptionsExt;
 use std::path::{Path, PathBuf};
+use std::time::Duration;
 
 use anyhow::{Context, Result, bail};
 use nix::fcntl::OFlag;
@@ -169,6 +170,8 @@ fn open_database(path: &Path) -> rusqlite::Result<(Connection, Option<Index>)> {
         | OpenFlags::SQLITE_OPEN_NOFOLLOW
         | OpenFlags::SQLITE_OPEN_NO_MUTEX;
     let connection = Connection::open_with_flags(path, flags)?;
+    // As long as a predecessor that is ending may take.
+    connection.busy_timeout(Duration::from_millis(500))?;
     // Exclusive before WAL: then there is no -shm file, and a second agent is refused.
     for (name, value) in [("locking_mode", "EXCLUSIVE"), ("journal_mode", "WAL")] {
         connection.pragma_update_and_check(None, name, value, |_| Ok(()))?;

@@ -170,7 +170,11 @@ impl<T: AsyncWrite + Unpin> AsyncWrite for Wire<T> {
     fn poll_flush(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<io::Result<()>> {
         ready!(Pin::new(&mut self.stream).poll_flush(context))?;
         self.exchange.borrow_mut().patience.handle_flushed(clock::monotonic());
-        Poll::Ready(Ok(()))
+        // hyper does not read again before it is woken, so the time between requests begins here.
+        match self.poll_deadline(context) {
+            Poll::Ready(error) => Poll::Ready(Err(error)),
+            Poll::Pending => Poll::Ready(Ok(())),
+        }
     }
 
     /// The connection's task closes the socket, when it has said what there is to say.

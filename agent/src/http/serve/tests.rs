@@ -31,6 +31,10 @@ impl Service for TestService {
         match target.segments().as_slice() {
             ["script"] => script(SCRIPT.to_owned()),
             ["local"] => script(format!("{:?} {:?}", connection.peer.is_some(), connection.local)),
+            ["slow"] => {
+                Timer::after(Duration::from_millis(100)).await;
+                script(SCRIPT.to_owned())
+            }
             ["mute"] => {
                 let mut response = Response::new(Body::Empty);
                 *response.status_mut() = StatusCode::NOT_FOUND;
