@@ -106,6 +106,19 @@ fn h3_an_absurd_length_is_refused() {
 }
 
 #[test]
+fn who_is_still_sending_when_it_is_refused_gets_the_answer_all_the_same() {
+    check(Limits::default(), async |address| {
+        let mut client = Client::connect(address).await;
+        client.send("POST /echo HTTP/1.1\r\nContent-Length: 500000\r\n\r\n").await;
+        for _ in 0..50 {
+            client.send([0; 10_000]).await;
+            smol::future::yield_now().await;
+        }
+        assert_eq!(client.receive(true).await.map(|answer| answer.status), Some(413));
+    });
+}
+
+#[test]
 fn h4_a_body_that_does_not_come_is_answered_408() {
     let service = TestService { cache: None, body_time: Duration::from_millis(50) };
     with_server(Limits::default(), service, async |address| {
