@@ -1,1 +1,123 @@
-//! The centre of PureBoot.
+//! The centre of PureBoot: REST API and database for many sites.
+//!
+//! A request comes in by `serve`, passes the layers and the guard of `router`, where every route stands on one page with
+//! who may call it, and reaches its handler in `api`. Handlers take their arguments by `extract`, refuse with `error`,
+//! and reach the database by `store` only. What a node may do is decided in `node`, which knows neither.
+
+pub mod config;
+
+mod api;
+mod auth;
+mod correlation;
+mod data_dir;
+mod error;
+mod extract;
+mod jobs;
+mod limit;
+mod log;
+mod node;
+mod random;
+mod router;
+mod serve;
+mod store;
+mod tls;
+
+use std::io::Write;
+use std::net::SocketAddr;
+use std::path::Path;
+use std::sync::Arc;
+use std::time::SystemTime;
+
+use anyhow::Context;
+use pureboot_protocol::Timestamp;
+use tokio::net::TcpListener;
+use tokio::signal::unix::{SignalKind, signal};
+
+use crate::config::{Config, ServeConfig};
+use crate::data_dir::{DataDir, OperatorToken};
+use crate::router::App;
+use crate::store::Store;
+
+/// Does what `config` says, and returns when that is done.
+///
+/// # Errors
+/// It cannot be done; the text says what stands in the way.
+pub fn run(config: Config) -> anyhow::Result<()> {
+    let runtime = tokio::runtime::Runtime::new().context("cannot start the runtime")?;
+    match config {
+        Config::Serve(config) => runtime.block_on(serve_until_signal(config)),
+        Config::Token { data_dir } => runtime.block_on(make_token(&data_dir)),
+    }
+}
+
+async fn serve_until_signal(config: ServeConfig) -> anyhow::Result<()> {
+    log::init(config.log_format);
+    let mut terminate = signal(SignalKind::terminate()).context("cannot wait for SIGTERM")?;
+    let mut interrupt = signal(SignalKind::interrupt()).context("cannot wait for SIGINT")?;
+    let tls = config.tls.as_ref().map(tls::acceptor).transpose()?;
+    let data_dir = DataDir::make(&config.data_dir)?;
+    let _lock = data_dir.lock()?;
+    let store = open(&data_dir).await?;
+    let listener = TcpListener::bind(config.listen).await;
+    let listener = listener.with_context(|| format!("cannot listen on {}", config.listen))?;
+    let address = listener.local_addr().context("cannot find out the address listened on")?;
+    if let Some(OperatorToken { secret, file }) = data_dir.first_token(&store, now()).await? {
+        let kept = file.display();
+        print_line(&format!("operator token: {} (kept in {kept})", secret.reveal()))?;
+    }
+    if tls.is_none() && !address.ip().is_loopback() {
+        tracing::warn!(
+            "without --tls-cert-file, tokens cross the network to {address} in the clear"
+        );
+    }
+    let app = App::new(store.clone(), Arc::new(now));
+    let job = tokio::spawn(jobs::agent_status::run(app.clone()));
+    print_line(&format!("listening on {}", url(address, tls.is_some())))?;
+    tracing::info!(%address, "serving on {address}");
+    let signalled = async {
+        tokio::select! {
+            _ = terminate.recv() => "SIGTERM",
+            _ = interrupt.recv() => "SIGINT",
+        }
+    };
+    serve::serve(listener, tls, router::router(app), async {
+        let signal = signalled.await;
+        tracing::info!("ending on {signal}");
+    })
+    .await;
+    job.abort();
+    store.close().await;
+    Ok(())
+}
+
+async fn make_token(data_dir: &Path) -> anyhow::Result<()> {
+    let data_dir = DataDir::existing(data_dir)?;
+    let store = open(&data_dir).await?;
+    let OperatorToken { secret, file } = data_dir.further_token(&store, now()).await?;
+    let kept = file.display();
+    print_line(&format!("operator token: {} (kept in {kept})", secret.reveal()))?;
+    store.close().await;
+    Ok(())
+}
+
+async fn open(data_dir: &DataDir) -> anyhow::Result<Store> {
+    let file = data_dir.database()?;
+    let store = Store::open(&file).await;
+    store.with_context(|| format!("cannot use the database {}", file.display()))
+}
+
+fn url(address: SocketAddr, is_tls: bool) -> String {
+    let scheme = if is_tls { "https" } else { "http" };
+    format!("{scheme}://{address}")
+}
+
+/// stdout carries what a person or a script waits for; everything else is in the log.
+fn print_line(line: &str) -> anyhow::Result<()> {
+    let mut stdout = std::io::stdout().lock();
+    writeln!(stdout, "{line}").and_then(|()| stdout.flush()).context("cannot write to stdout")
+}
+
+fn now() -> Timestamp {
+    let since_1970 = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default();
+    Timestamp::from_unix_ms(i64::try_from(since_1970.as_millis()).unwrap_or(i64::MAX))
+}

@@ -1,0 +1,147 @@
+//! `/agents`: how an agent joins, says that it lives, and learns what decides its boots; how operators see it.
+
+use std::sync::PoisonError;
+use std::time::Instant;
+
+use axum::extract::State;
+use axum::http::StatusCode;
+use axum::response::Response;
+use pureboot_protocol::{
+    AgentStatus, Heartbeat, HeartbeatAnswer, RegistrationAnswer, RegistrationRequest,
+    RegistrationToken, Secret, SiteId, Success,
+};
+use serde::Deserialize;
+use serde_json::Value;
+
+use crate::api::check::Check;
+use crate::auth::{self, Agent};
+use crate::error::ApiError;
+use crate::extract::{Id, Json, Peer, Query, fields, json, mac};
+use crate::random;
+use crate::router::App;
+use crate::store::{Paging, StoreError};
+
+/// `POST /agents/register`: redeems a site's token for a credential.
+pub(crate) async fn register(
+    State(app): State<App>,
+    peer: Peer,
+    Json(body): Json<Value>,
+) -> Result<Response, ApiError> {
+    let failures = || app.failures.lock().unwrap_or_else(PoisonError::into_inner);
+    if let Some(wait) = failures().wait(peer.ip(), Instant::now()) {
+        return Err(ApiError::TooMany { retry_after_seconds: wait.as_secs() + 1 });
+    }
+    let answer = join(&app, body).await;
+    if let Err(ApiError::Refused { status: StatusCode::UNAUTHORIZED, .. }) = &answer {
+        failures().fail(peer.ip(), Instant::now());
+        tracing::warn!(peer = %peer.ip(), "{} tried to register with a token that is not valid", peer.ip());
+    }
+    Ok(json(StatusCode::OK, &answer?))
+}
+
+async fn join(app: &App, body: Value) -> Result<RegistrationAnswer, ApiError> {
+    // What is not even a token is refused as a wrong one is, so that an answer tells nothing of how close a guess was.
+    let is_malformed =
+        |token: &Value| token.as_str().is_none_or(|t| t.parse::<RegistrationToken>().is_err());
+    if body.get("token").is_some_and(is_malformed) {
+        return Err(StoreError::TokenRefused.into());
+    }
+    let request: RegistrationRequest = fields(body)?;
+    let mut check = Check::default();
+    check.agent_url(&request.agent_url);
+    check.text("agent_version", &request.agent_version);
+    check.list("capabilities", &request.capabilities);
+    check.done()?;
+    let (hash, credential) = match request.credential_hash {
+        Some(hash) => (hash, None),
+        None => {
+            let credential = Secret::from_random(random::bytes());
+            (auth::hash(&credential), Some(credential))
+        }
+    };
+    let joined = app.store.redeem(&request, hash, app.now()).await?;
+    let (agent_id, site) = (joined.agent_id, joined.site);
+    tracing::info!(site = %site.id, agent = %agent_id, "agent {agent_id} joined site {:?}", site.path);
+    if let Some(replaced) = joined.replaced {
+        tracing::warn!(site = %site.id, agent = %replaced, "the credential of agent {replaced} has ended: another took its place");
+    }
+    Ok(RegistrationAnswer {
+        success: true,
+        agent_id,
+        config: site.config(),
+        config_version: site.version,
+        credential,
+    })
+}
+
+/// `POST /agents/heartbeat`.
+pub(crate) async fn heartbeat(
+    State(app): State<App>,
+    agent: Agent,
+    Json(heartbeat): Json<Heartbeat>,
+) -> Result<Response, ApiError> {
+    if heartbeat.site_id != agent.site_id {
+        tracing::warn!(agent = %agent.id, "agent {} of site {} speaks for site {}", agent.id, agent.site_id, heartbeat.site_id);
+        return Err(ApiError::Refused {
+            status: StatusCode::FORBIDDEN,
+            code: "foreign_site",
+            detail: format!("this credential is not for site {}", heartbeat.site_id),
+        });
+    }
+    check(&heartbeat)?;
+    let now = app.now();
+    let (site, before) = app.store.heartbeat(agent, &heartbeat, now).await?;
+    if before != Some(AgentStatus::Online) {
+        tracing::info!(site = %site.id, "the agent of site {:?} is online", site.path);
+    }
+    let is_newest = heartbeat.config_version == site.version;
+    Ok(json(
+        StatusCode::OK,
+        &HeartbeatAnswer {
+            acknowledged: true,
+            server_time: now,
+            commands: Vec::new(),
+            config: (!is_newest).then(|| site.config()),
+            config_version: site.version,
+        },
+    ))
+}
+
+fn check(heartbeat: &Heartbeat) -> Result<(), ApiError> {
+    let mut check = Check::default();
+    let is_rate = heartbeat.cache_hit_rate.is_none_or(|rate| (0.0..=1.0).contains(&rate));
+    check.require("cache_hit_rate", is_rate, "expected a number from 0 to 1");
+    let is_percent = (0.0..=100.0).contains(&heartbeat.disk_usage_percent);
+    check.require("disk_usage_percent", is_percent, "expected a number from 0 to 100");
+    check.text("agent_version", &heartbeat.agent_version);
+    check.done()
+}
+
+#[derive(Deserialize)]
+pub(crate) struct Filter {
+    mac: Option<String>,
+}
+
+/// `GET /agents/nodes`: what decides the boots at the agent's site.
+pub(crate) async fn nodes(
+    State(app): State<App>,
+    agent: Agent,
+    paging: Paging,
+    Query(filter): Query<Filter>,
+) -> Result<Response, ApiError> {
+    let mac = filter.mac.as_deref().map(mac).transpose()?;
+    Ok(json(StatusCode::OK, &app.store.boot_records(agent.site_id, mac, &paging).await?))
+}
+
+/// `GET /agents`.
+pub(crate) async fn list(State(app): State<App>, paging: Paging) -> Result<Response, ApiError> {
+    Ok(json(StatusCode::OK, &app.store.agents(&paging).await?))
+}
+
+/// `GET /agents/{site_id}/status`.
+pub(crate) async fn status(
+    State(app): State<App>,
+    Id(site_id): Id<SiteId>,
+) -> Result<Response, ApiError> {
+    Ok(json(StatusCode::OK, &Success::new(app.store.agent(site_id).await?)))
+}

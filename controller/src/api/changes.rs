@@ -1,0 +1,36 @@
+//! `/agents/changes`: where a site hands over what it has written down.
+
+use axum::extract::State;
+use axum::http::StatusCode;
+use axum::response::Response;
+use pureboot_protocol::ChangeBatch;
+use serde_json::Value;
+
+use crate::api::check::Check;
+use crate::auth::Agent;
+use crate::correlation::CorrelationId;
+use crate::error::ApiError;
+use crate::extract::{Json, json};
+use crate::router::App;
+use crate::store::Origin;
+
+/// Changes that a batch may hold.
+const ITEMS_MAX: usize = 100;
+
+/// `POST /agents/changes`.
+pub(crate) async fn take(
+    State(app): State<App>,
+    agent: Agent,
+    correlation_id: CorrelationId,
+    Json(batch): Json<ChangeBatch<Value>>,
+) -> Result<Response, ApiError> {
+    let mut check = Check::default();
+    check.require("items", batch.items.len() <= ITEMS_MAX, format!("expected at most {ITEMS_MAX}"));
+    check.require("first_seq", batch.first_seq > 0, "sequence numbers begin with 1");
+    check.done()?;
+    let origin = Origin { correlation_id: correlation_id.as_str(), now: app.now() };
+    let receipt = app.store.take_changes(agent.site_id, &batch, origin).await?;
+    let (taken, acked_through) = (receipt.results.len(), receipt.acked_through);
+    tracing::info!(site = %agent.site_id, taken, acked_through, "took {taken} changes of site {}", agent.site_id);
+    Ok(json(StatusCode::OK, &receipt))
+}

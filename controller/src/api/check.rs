@@ -1,0 +1,93 @@
+//! Rules for fields that more than one resource has.
+
+use pureboot_protocol::FieldError;
+
+use crate::error::ApiError;
+
+/// What is wrong with a request, field by field, collected so that the client reads all of it at once.
+#[derive(Debug, Default)]
+pub(crate) struct Check {
+    errors: Vec<FieldError>,
+}
+
+/// The longest name, in characters.
+const NAME_LEN_MAX: usize = 100;
+/// The longest free text, in characters.
+const TEXT_LEN_MAX: usize = 2_000;
+/// The longest address of an agent, in characters.
+const URL_LEN_MAX: usize = 500;
+/// The most entries of a list.
+const LIST_LEN_MAX: usize = 100;
+/// The longest tag, in characters.
+const TAG_LEN_MAX: usize = 50;
+
+impl Check {
+    /// Notes `message` for `field` unless `is_valid`.
+    pub(crate) fn require(&mut self, field: &str, is_valid: bool, message: impl ToString) {
+        if !is_valid {
+            self.errors.push(FieldError { field: field.to_owned(), message: message.to_string() });
+        }
+    }
+
+    /// A name that can be a segment of a path.
+    pub(crate) fn name(&mut self, name: &str) {
+        let is_valid = (1..=NAME_LEN_MAX).contains(&name.chars().count())
+            && name.trim() == name
+            && !name.contains(|c: char| c == '/' || c.is_control());
+        let message =
+            format!("expected 1 to {NAME_LEN_MAX} characters, no '/', no space at its ends");
+        self.require("name", is_valid, message);
+    }
+
+    /// A text for people.
+    pub(crate) fn text(&mut self, field: &str, text: &str) {
+        let is_valid = text.chars().count() <= TEXT_LEN_MAX
+            && !text.contains(|c: char| c.is_control() && c != '\n' && c != '\t');
+        self.require(
+            field,
+            is_valid,
+            format!("expected at most {TEXT_LEN_MAX} printable characters"),
+        );
+    }
+
+    /// The address of an agent, which is kept as a text and never called.
+    pub(crate) fn agent_url(&mut self, url: &str) {
+        let is_valid = url.chars().count() <= URL_LEN_MAX && !url.contains(char::is_control);
+        self.require(
+            "agent_url",
+            is_valid,
+            format!("expected at most {URL_LEN_MAX} printable characters"),
+        );
+    }
+
+    /// Tags, which are made lower-case, sorted and unique.
+    pub(crate) fn tags(&mut self, tags: &mut Vec<String>) {
+        self.list("tags", tags);
+        let is_tag = |tag: &str| {
+            (1..=TAG_LEN_MAX).contains(&tag.len())
+                && tag.bytes().all(|b| b.is_ascii_alphanumeric() || b"_-".contains(&b))
+        };
+        for (at, tag) in tags.iter_mut().enumerate() {
+            let message = format!("expected 1 to {TAG_LEN_MAX} of A-Z, a-z, 0-9, '_' and '-'");
+            self.require(&format!("tags[{at}]"), is_tag(tag), message);
+            tag.make_ascii_lowercase();
+        }
+        tags.sort();
+        tags.dedup();
+    }
+
+    /// A list of a sensible length with entries of a sensible length.
+    pub(crate) fn list(&mut self, field: &str, list: &[String]) {
+        let is_valid = list.len() <= LIST_LEN_MAX
+            && list.iter().all(|entry| entry.chars().count() <= TEXT_LEN_MAX);
+        self.require(field, is_valid, format!("expected at most {LIST_LEN_MAX} entries"));
+    }
+
+    /// Ends the check.
+    ///
+    /// # Errors
+    /// 422 with all that was noted.
+    pub(crate) fn done(self) -> Result<(), ApiError> {
+        if self.errors.is_empty() { Ok(()) } else { Err(ApiError::Invalid(self.errors)) }
+    }
+}

@@ -1,0 +1,37 @@
+//! Whether the program lives, and whether it can work.
+
+use axum::extract::State;
+use axum::http::StatusCode;
+use axum::response::Response;
+use pureboot_protocol::Success;
+use serde::Serialize;
+
+use crate::error::ApiError;
+use crate::extract::json;
+use crate::router::App;
+
+#[derive(Serialize)]
+struct Health {
+    status: &'static str,
+    version: &'static str,
+}
+
+const HEALTHY: Health = Health { status: "ok", version: env!("CARGO_PKG_VERSION") };
+
+/// `GET /healthz`: the process answers.
+pub(crate) async fn alive() -> Response {
+    json(StatusCode::OK, &Success::new(HEALTHY))
+}
+
+/// `GET /readyz`: the database answers too.
+pub(crate) async fn ready(State(app): State<App>) -> Result<Response, ApiError> {
+    app.store.ping().await.map_err(|error| {
+        tracing::error!(error = %error, "the database does not answer: {error}");
+        ApiError::Refused {
+            status: StatusCode::SERVICE_UNAVAILABLE,
+            code: "database_unavailable",
+            detail: "the database does not answer; the controller's log says why".to_owned(),
+        }
+    })?;
+    Ok(json(StatusCode::OK, &Success::new(HEALTHY)))
+}

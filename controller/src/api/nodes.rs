@@ -1,0 +1,166 @@
+//! `/nodes`: the machines.
+
+use axum::extract::State;
+use axum::http::StatusCode;
+use axum::response::Response;
+use pureboot_protocol::{Lifecycle, Node, NodeId, SiteId};
+use serde::Deserialize;
+
+use crate::api::check::Check;
+use crate::correlation::CorrelationId;
+use crate::error::ApiError;
+use crate::extract::{Id, IfMatch, Json, Query, json, mac, resource};
+use crate::router::App;
+use crate::store::{NewNode, NodeFilter, NodePatch, Order, Origin, Paging};
+use crate::{node, random};
+
+/// `POST /nodes`.
+pub(crate) async fn create(
+    State(app): State<App>,
+    Json(mut new): Json<NewNode>,
+) -> Result<Response, ApiError> {
+    let mac = mac(&new.mac_address)?;
+    check(new.hostname.as_deref(), Some(&mut new.tags))?;
+    let node = Node {
+        hostname: new.hostname,
+        vendor: new.vendor,
+        model: new.model,
+        serial_number: new.serial_number,
+        system_uuid: new.system_uuid,
+        arch: new.arch,
+        boot_mode: new.boot_mode,
+        workflow_id: new.workflow_id,
+        home_site_id: new.home_site_id,
+        tags: new.tags,
+        ..node::new(NodeId::from_random(random::bytes()), mac, app.now())
+    };
+    app.store.create_node(&node).await?;
+    tracing::info!(node = %node.id, %mac, "made node {mac}");
+    Ok(resource(StatusCode::CREATED, node.version, node))
+}
+
+#[derive(Deserialize)]
+pub(crate) struct Filter {
+    mac: Option<String>,
+    state: Option<Lifecycle>,
+    site_id: Option<SiteId>,
+    tag: Option<String>,
+}
+
+/// `GET /nodes`.
+pub(crate) async fn list(
+    State(app): State<App>,
+    paging: Paging,
+    Query(filter): Query<Filter>,
+) -> Result<Response, ApiError> {
+    let filter = NodeFilter {
+        mac: filter.mac.as_deref().map(mac).transpose()?,
+        state: filter.state,
+        site_id: filter.site_id,
+        tag: filter.tag.map(|tag| tag.to_ascii_lowercase()),
+    };
+    Ok(json(StatusCode::OK, &app.store.nodes(&filter, &paging).await?))
+}
+
+/// `GET /nodes/{id}`.
+pub(crate) async fn read(State(app): State<App>, Id(id): Id<NodeId>) -> Result<Response, ApiError> {
+    let node = app.store.node(id).await?;
+    Ok(resource(StatusCode::OK, node.version, node))
+}
+
+/// `PATCH /nodes/{id}`.
+pub(crate) async fn update(
+    State(app): State<App>,
+    Id(id): Id<NodeId>,
+    IfMatch(version): IfMatch,
+    Json(mut patch): Json<NodePatch>,
+) -> Result<Response, ApiError> {
+    check(patch.hostname.as_ref().and_then(Option::as_deref), patch.tags.as_mut())?;
+    let node = app.store.update_node(id, patch, version, app.now()).await?;
+    Ok(resource(StatusCode::OK, node.version, node))
+}
+
+#[derive(Deserialize)]
+pub(crate) struct StateOrder {
+    state: Lifecycle,
+    #[serde(default)]
+    comment: Option<String>,
+    #[serde(default)]
+    force: bool,
+}
+
+/// `PATCH /nodes/{id}/state`.
+pub(crate) async fn order(
+    State(app): State<App>,
+    correlation_id: CorrelationId,
+    Id(id): Id<NodeId>,
+    IfMatch(version): IfMatch,
+    Json(body): Json<StateOrder>,
+) -> Result<Response, ApiError> {
+    let mut check = Check::default();
+    check.text("comment", body.comment.as_deref().unwrap_or_default());
+    check.done()?;
+    let order = Order { comment: body.comment.as_deref(), force: body.force };
+    let origin = Origin { correlation_id: correlation_id.as_str(), now: app.now() };
+    let node = app.store.order_node(id, body.state, order, version, origin).await?;
+    tracing::info!(node = %id, state = %node.state, "an operator moved node {} to {}", node.mac_address, node.state);
+    Ok(resource(StatusCode::OK, node.version, node))
+}
+
+/// `DELETE /nodes/{id}`: retires the node. Doing it twice is doing it once.
+pub(crate) async fn retire(
+    State(app): State<App>,
+    correlation_id: CorrelationId,
+    Id(id): Id<NodeId>,
+    IfMatch(version): IfMatch,
+) -> Result<Response, ApiError> {
+    let mut node = app.store.node(id).await?;
+    if node.state != Lifecycle::Retired {
+        let origin = Origin { correlation_id: correlation_id.as_str(), now: app.now() };
+        let order = Order::default();
+        node = app.store.order_node(id, Lifecycle::Retired, order, version, origin).await?;
+        tracing::info!(node = %id, "an operator retired node {}", node.mac_address);
+    }
+    Ok(resource(StatusCode::OK, node.version, node))
+}
+
+/// `GET /nodes/{id}/history`: the moves of its state.
+pub(crate) async fn history(
+    State(app): State<App>,
+    Id(id): Id<NodeId>,
+    paging: Paging,
+) -> Result<Response, ApiError> {
+    Ok(json(StatusCode::OK, &app.store.node_history(id, &paging).await?))
+}
+
+/// `GET /nodes/{id}/events`: what was reported of it.
+pub(crate) async fn events(
+    State(app): State<App>,
+    Id(id): Id<NodeId>,
+    paging: Paging,
+) -> Result<Response, ApiError> {
+    Ok(json(StatusCode::OK, &app.store.node_events(id, &paging).await?))
+}
+
+fn check(hostname: Option<&str>, tags: Option<&mut Vec<String>>) -> Result<(), ApiError> {
+    let mut check = Check::default();
+    if let Some(hostname) = hostname {
+        // RFC 1123 §2.1: labels of letters, digits and inner hyphens, 63 each, 255 in all.
+        let is_label = |label: &str| {
+            (1..=63).contains(&label.len())
+                && label.bytes().all(|b| b.is_ascii_alphanumeric() || b == b'-')
+                && !label.starts_with('-')
+                && !label.ends_with('-')
+        };
+        let is_valid = hostname.len() <= 255 && hostname.split('.').all(is_label);
+        check.require(
+            "hostname",
+            is_valid,
+            "expected labels of letters, digits and inner hyphens, with dots between",
+        );
+    }
+    if let Some(tags) = tags {
+        check.tags(tags);
+    }
+    check.done()
+}

@@ -1,0 +1,117 @@
+//! `/workflows`: what to install and how.
+
+use axum::extract::State;
+use axum::http::StatusCode;
+use axum::response::Response;
+use pureboot_protocol::{BootMethod, Workflow, WorkflowId};
+use serde::Deserialize;
+use serde_json::{Map, Value};
+
+use crate::api::check::Check;
+use crate::error::ApiError;
+use crate::extract::{Id, IfMatch, Json, fields, json, resource};
+use crate::random;
+use crate::router::App;
+use crate::store::Paging;
+
+/// The fields of a workflow that a request sets. Those of the method are kept as they came, because which there are is the
+/// method's business.
+#[derive(Deserialize)]
+pub(crate) struct WorkflowFields {
+    name: Option<String>,
+    description: Option<String>,
+    #[serde(flatten)]
+    boot: Map<String, Value>,
+}
+
+/// `POST /workflows`.
+pub(crate) async fn create(
+    State(app): State<App>,
+    Json(request): Json<WorkflowFields>,
+) -> Result<Response, ApiError> {
+    check(&request)?;
+    let now = app.now();
+    let workflow = Workflow {
+        id: WorkflowId::from_random(random::bytes()),
+        name: request.name.ok_or_else(|| ApiError::invalid("name", "this field is required"))?,
+        description: request.description.unwrap_or_default(),
+        boot: fields(Value::Object(request.boot))?,
+        created_at: now,
+        updated_at: now,
+        version: 1,
+    };
+    app.store.create_workflow(&workflow).await?;
+    tracing::info!(workflow = %workflow.id, "made workflow {:?}", workflow.name);
+    Ok(resource(StatusCode::CREATED, workflow.version, workflow))
+}
+
+/// `GET /workflows`.
+pub(crate) async fn list(State(app): State<App>, paging: Paging) -> Result<Response, ApiError> {
+    Ok(json(StatusCode::OK, &app.store.workflows(&paging).await?))
+}
+
+/// `GET /workflows/{id}`.
+pub(crate) async fn read(
+    State(app): State<App>,
+    Id(id): Id<WorkflowId>,
+) -> Result<Response, ApiError> {
+    let workflow = app.store.workflow(id).await?;
+    Ok(resource(StatusCode::OK, workflow.version, workflow))
+}
+
+/// `PATCH /workflows/{id}`.
+pub(crate) async fn update(
+    State(app): State<App>,
+    Id(id): Id<WorkflowId>,
+    IfMatch(version): IfMatch,
+    Json(request): Json<WorkflowFields>,
+) -> Result<Response, ApiError> {
+    check(&request)?;
+    let change = |old: Workflow| -> Result<Workflow, ApiError> {
+        Ok(Workflow {
+            name: request.name.unwrap_or(old.name),
+            description: request.description.unwrap_or(old.description),
+            boot: merged(&old.boot, request.boot)?,
+            ..old
+        })
+    };
+    let workflow = app.store.update_workflow(id, version, app.now(), change).await?;
+    tracing::info!(workflow = %id, version = workflow.version, "changed workflow {:?}", workflow.name);
+    Ok(resource(StatusCode::OK, workflow.version, workflow))
+}
+
+/// `DELETE /workflows/{id}`.
+pub(crate) async fn delete(
+    State(app): State<App>,
+    Id(id): Id<WorkflowId>,
+    IfMatch(version): IfMatch,
+) -> Result<Response, ApiError> {
+    let workflow = app.store.delete_workflow(id, version).await?;
+    tracing::info!(workflow = %id, "deleted workflow {:?}", workflow.name);
+    Ok(resource(StatusCode::OK, workflow.version, workflow))
+}
+
+/// `boot` with the members of `patch` in place of its own; null takes a member away (RFC 7396).
+fn merged(boot: &BootMethod, patch: Map<String, Value>) -> Result<BootMethod, ApiError> {
+    let boot = serde_json::to_value(boot).expect("a method has names for keys");
+    let mut members = fields::<Map<String, Value>>(boot)?;
+    for (name, value) in patch {
+        if value.is_null() {
+            members.remove(&name);
+        } else {
+            members.insert(name, value);
+        }
+    }
+    fields(Value::Object(members))
+}
+
+fn check(fields: &WorkflowFields) -> Result<(), ApiError> {
+    let mut check = Check::default();
+    if let Some(name) = &fields.name {
+        check.name(name);
+    }
+    if let Some(description) = &fields.description {
+        check.text("description", description);
+    }
+    check.done()
+}

@@ -1,0 +1,261 @@
+//! The data directory: the lock that keeps a second controller out, the database's place, the operator's token file.
+
+use std::fs::{DirBuilder, File, OpenOptions, TryLockError};
+use std::io::{self, ErrorKind, Read, Write};
+use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt, PermissionsExt};
+use std::path::{Path, PathBuf};
+
+use anyhow::{Context, bail};
+use pureboot_protocol::{Secret, Timestamp};
+
+use crate::store::Store;
+use crate::{auth, random};
+
+const TOKEN_FILE: &str = "operator-token";
+/// Hexadecimal digits of a token.
+const TOKEN_LEN: usize = 64;
+
+/// An operator's token, on its way to the screen.
+#[derive(Debug)]
+pub(crate) struct OperatorToken {
+    /// The token.
+    pub(crate) secret: Secret,
+    /// Where it is kept.
+    pub(crate) file: PathBuf,
+}
+
+/// Where the controller keeps what is its own.
+#[derive(Debug)]
+pub(crate) struct DataDir {
+    path: PathBuf,
+}
+
+impl DataDir {
+    /// The directory at `path`, made for the owner alone if it is not there.
+    ///
+    /// # Errors
+    /// It cannot be made.
+    pub(crate) fn make(path: &Path) -> anyhow::Result<Self> {
+        let made = DirBuilder::new().recursive(true).mode(0o700).create(path);
+        made.with_context(|| format!("cannot make the data directory {}", path.display()))?;
+        Ok(Self { path: path.to_owned() })
+    }
+
+    /// The directory at `path`, which must have a database.
+    ///
+    /// # Errors
+    /// It has none.
+    pub(crate) fn existing(path: &Path) -> anyhow::Result<Self> {
+        let data_dir = Self { path: path.to_owned() };
+        if !data_dir.file("controller.db").is_file() {
+            bail!("{} has no controller.db; `pureboot-controller serve` makes one", path.display());
+        }
+        Ok(data_dir)
+    }
+
+    /// Keeps every other controller out for as long as the file lives.
+    ///
+    /// # Errors
+    /// Another controller runs on this directory.
+    pub(crate) fn lock(&self) -> anyhow::Result<File> {
+        let path = self.file("controller.lock");
+        let file =
+            OpenOptions::new().create(true).truncate(false).write(true).mode(0o600).open(&path);
+        let file = file.with_context(|| format!("cannot open {}", path.display()))?;
+        match file.try_lock() {
+            Ok(()) => Ok(file),
+            Err(TryLockError::WouldBlock) => bail!(
+                "another controller runs on {}; stop it, or give this one another --data-dir",
+                self.path.display()
+            ),
+            Err(TryLockError::Error(error)) => {
+                Err(error).with_context(|| format!("cannot lock {}", path.display()))
+            }
+        }
+    }
+
+    /// The file of the database, made for the owner alone if it is not there; SQLite gives its other files the same mode.
+    ///
+    /// # Errors
+    /// It cannot be made.
+    pub(crate) fn database(&self) -> anyhow::Result<PathBuf> {
+        let path = self.file("controller.db");
+        let file =
+            OpenOptions::new().create(true).truncate(false).write(true).mode(0o600).open(&path);
+        file.with_context(|| format!("cannot open {}", path.display()))?;
+        Ok(path)
+    }
+
+    /// The operator's token of a first start, which is to be shown; none at later starts.
+    ///
+    /// # Errors
+    /// It cannot be kept, or the file that keeps it can be read by others.
+    pub(crate) async fn first_token(
+        &self,
+        store: &Store,
+        now: Timestamp,
+    ) -> anyhow::Result<Option<OperatorToken>> {
+        let file = self.file(TOKEN_FILE);
+        let kept = self.kept_token()?;
+        if store.has_operator_token().await? {
+            if kept.is_none() {
+                let (file, dir) = (file.display(), self.path.display());
+                tracing::warn!(
+                    "{file} is gone; `pureboot-controller token --data-dir {dir}` makes another token"
+                );
+            }
+            return Ok(None);
+        }
+        // A file without a row is what a first start leaves that was cut short between the two.
+        let secret = match kept {
+            Some(secret) => secret,
+            None => self.keep(&Secret::from_random(random::bytes()))?,
+        };
+        store.add_operator_token(auth::hash(&secret), now).await?;
+        Ok(Some(OperatorToken { secret, file }))
+    }
+
+    /// A further operator's token, which is kept in place of the one in the file. That one stays valid.
+    ///
+    /// # Errors
+    /// It cannot be kept.
+    pub(crate) async fn further_token(
+        &self,
+        store: &Store,
+        now: Timestamp,
+    ) -> anyhow::Result<OperatorToken> {
+        let secret = Secret::from_random(random::bytes());
+        // The row first: a file must never hold a token that does not open anything.
+        store.add_operator_token(auth::hash(&secret), now).await?;
+        let secret = self.keep(&secret)?;
+        Ok(OperatorToken { secret, file: self.file(TOKEN_FILE) })
+    }
+
+    /// The token in the file, if there is one and it is whole.
+    fn kept_token(&self) -> anyhow::Result<Option<Secret>> {
+        let path = self.file(TOKEN_FILE);
+        let metadata = match path.symlink_metadata() {
+            Err(error) if error.kind() == ErrorKind::NotFound => return Ok(None),
+            metadata => metadata.with_context(|| format!("cannot look at {}", path.display()))?,
+        };
+        if !metadata.is_file() {
+            bail!("{} is not a regular file; move it away", path.display());
+        }
+        if metadata.permissions().mode() & 0o077 != 0 {
+            bail!("{0} can be read by others; `chmod 600 {0}`", path.display());
+        }
+        let mut text = String::new();
+        let read = File::open(&path).and_then(|file| {
+            file.take(u64::try_from(TOKEN_LEN + 2).unwrap_or(u64::MAX)).read_to_string(&mut text)
+        });
+        read.with_context(|| format!("cannot read {}", path.display()))?;
+        let token = text.trim();
+        let is_whole = token.len() == TOKEN_LEN && token.bytes().all(|b| b.is_ascii_hexdigit());
+        Ok(is_whole.then(|| Secret::new(token.to_owned())))
+    }
+
+    /// Puts `secret` into the file, whole or not at all, and never readable by others.
+    fn keep(&self, secret: &Secret) -> anyhow::Result<Secret> {
+        let (path, new) = (self.file(TOKEN_FILE), self.file("operator-token.new"));
+        let write = || -> io::Result<()> {
+            // What a start that was cut short has left.
+            match std::fs::remove_file(&new) {
+                Err(error) if error.kind() != ErrorKind::NotFound => return Err(error),
+                _ => {}
+            }
+            let mut file =
+                OpenOptions::new().write(true).create_new(true).mode(0o600).open(&new)?;
+            writeln!(file, "{}", secret.reveal())?;
+            file.sync_all()?;
+            std::fs::rename(&new, &path)?;
+            File::open(&self.path)?.sync_all()
+        };
+        write()
+            .with_context(|| format!("cannot keep the operator's token in {}", path.display()))?;
+        Ok(secret.clone())
+    }
+
+    fn file(&self, name: &str) -> PathBuf {
+        self.path.join(name)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::auth::Caller;
+
+    fn now() -> Timestamp {
+        Timestamp::from_unix_ms(1_000)
+    }
+
+    async fn opened(path: &Path) -> (DataDir, Store) {
+        let data_dir = DataDir::make(path).expect("a directory");
+        let store = Store::open(&data_dir.database().expect("a file")).await.expect("a database");
+        (data_dir, store)
+    }
+
+    #[tokio::test]
+    async fn the_first_start_makes_a_token_for_the_owner_alone_and_later_ones_do_not() {
+        let dir = tempfile::tempdir().expect("a directory");
+        let (data_dir, store) = opened(&dir.path().join("data")).await;
+        let token = data_dir.first_token(&store, now()).await.expect("kept").expect("a token");
+        let mode = token.file.metadata().expect("a file").permissions().mode();
+        assert_eq!(mode & 0o777, 0o600);
+        let kept = std::fs::read_to_string(&token.file).expect("readable");
+        assert_eq!(kept.trim(), token.secret.reveal());
+        let caller = store.caller(auth::hash(&token.secret)).await.expect("an answer");
+        assert_eq!(caller, Some(Caller::Operator));
+        assert!(data_dir.first_token(&store, now()).await.expect("fine").is_none());
+        std::fs::remove_file(&token.file).expect("lost");
+        assert!(data_dir.first_token(&store, now()).await.expect("fine").is_none());
+    }
+
+    #[tokio::test]
+    async fn k8_a_first_start_that_was_cut_short_is_completed_with_the_token_that_it_kept() {
+        let dir = tempfile::tempdir().expect("a directory");
+        let (data_dir, store) = opened(dir.path()).await;
+        let secret = data_dir.keep(&Secret::from_random([7; 32])).expect("kept");
+        let token = data_dir.first_token(&store, now()).await.expect("kept").expect("a token");
+        assert_eq!(token.secret, secret);
+        assert!(store.has_operator_token().await.expect("an answer"));
+    }
+
+    #[tokio::test]
+    async fn a_further_token_is_valid_beside_the_first() {
+        let dir = tempfile::tempdir().expect("a directory");
+        let (data_dir, store) = opened(dir.path()).await;
+        let first = data_dir.first_token(&store, now()).await.expect("kept").expect("a token");
+        let further = data_dir.further_token(&store, now()).await.expect("kept");
+        assert_ne!(first.secret, further.secret);
+        for token in [&first, &further] {
+            let caller = store.caller(auth::hash(&token.secret)).await.expect("an answer");
+            assert_eq!(caller, Some(Caller::Operator));
+        }
+    }
+
+    #[tokio::test]
+    async fn a11_a_token_that_others_can_read_is_refused() {
+        let dir = tempfile::tempdir().expect("a directory");
+        let (data_dir, store) = opened(dir.path()).await;
+        let token = data_dir.first_token(&store, now()).await.expect("kept").expect("a token");
+        let open = std::fs::Permissions::from_mode(0o644);
+        std::fs::set_permissions(&token.file, open).expect("changed");
+        let error = data_dir.first_token(&store, now()).await.expect_err("refused");
+        assert!(error.to_string().contains("chmod 600"), "{error}");
+        std::fs::remove_file(&token.file).expect("removed");
+        std::os::unix::fs::symlink("/dev/null", &token.file).expect("planted");
+        assert!(data_dir.first_token(&store, now()).await.is_err());
+    }
+
+    #[test]
+    fn d16_a_second_controller_on_the_same_directory_is_refused() {
+        let dir = tempfile::tempdir().expect("a directory");
+        let data_dir = DataDir::make(dir.path()).expect("a directory");
+        let lock = data_dir.lock().expect("the first one gets it");
+        let error = data_dir.lock().expect_err("the second one does not");
+        assert!(error.to_string().contains("another controller runs on"), "{error}");
+        drop(lock);
+        assert!(data_dir.lock().is_ok());
+    }
+}

@@ -1,0 +1,199 @@
+//! What is answered when a request is refused: the one error type of the API, and its form on the wire.
+
+use axum::http::header::{CONTENT_LENGTH, CONTENT_TYPE, RETRY_AFTER, WWW_AUTHENTICATE};
+use axum::http::{HeaderValue, Method, StatusCode};
+use axum::response::{IntoResponse, Response};
+use pureboot_protocol::{FieldError, Problem};
+
+use crate::auth::Role;
+use crate::store::StoreError;
+
+/// Why a request is refused. Its text is the `detail` of the problem that the client reads.
+#[derive(Debug, thiserror::Error)]
+pub(crate) enum ApiError {
+    /// The request is understood and cannot be done.
+    #[error("{detail}")]
+    Refused {
+        /// What it is answered with.
+        status: StatusCode,
+        /// For programs.
+        code: &'static str,
+        /// For people.
+        detail: String,
+    },
+    /// The fields are readable and hold what they may not hold.
+    #[error("{}", .0.iter().map(|e| format!("{}: {}", e.field, e.message)).collect::<Vec<_>>().join("; "))]
+    Invalid(Vec<FieldError>),
+    /// No credential, or an unknown one.
+    #[error("this needs a valid token in 'Authorization: Bearer …'")]
+    Unauthenticated,
+    /// A valid credential of the wrong kind.
+    #[error("{}", match .0 {
+        Role::Agent => "this is for agents: an operator's token is not accepted here",
+        Role::Operator | Role::Anyone => "this is for operators: an agent's credential is not accepted here",
+    })]
+    Forbidden(Role),
+    /// Too many failures from this address.
+    #[error("too many failed attempts from this address, try again in {retry_after_seconds} s")]
+    TooMany {
+        /// How long to wait.
+        retry_after_seconds: u64,
+    },
+    /// Our fault. The client learns nothing of it but the correlation id.
+    #[error("the controller could not do this; its log says why")]
+    Internal(Box<dyn std::error::Error + Send + Sync>),
+}
+
+impl ApiError {
+    /// 400 with `code`.
+    pub(crate) fn bad_request(code: &'static str, detail: impl ToString) -> Self {
+        Self::Refused { status: StatusCode::BAD_REQUEST, code, detail: detail.to_string() }
+    }
+
+    /// 422 for one field.
+    pub(crate) fn invalid(field: &str, message: impl ToString) -> Self {
+        Self::Invalid(vec![FieldError { field: field.to_owned(), message: message.to_string() }])
+    }
+
+    /// 404 for a resource.
+    pub(crate) fn missing(what: &str, id: impl ToString) -> Self {
+        let detail = format!("there is no {what} '{}'", id.to_string());
+        Self::Refused { status: StatusCode::NOT_FOUND, code: "not_found", detail }
+    }
+
+    fn status(&self) -> StatusCode {
+        match self {
+            Self::Refused { status, .. } => *status,
+            Self::Invalid(_) => StatusCode::UNPROCESSABLE_ENTITY,
+            Self::Unauthenticated => StatusCode::UNAUTHORIZED,
+            Self::Forbidden(_) => StatusCode::FORBIDDEN,
+            Self::TooMany { .. } => StatusCode::TOO_MANY_REQUESTS,
+            Self::Internal(_) => StatusCode::INTERNAL_SERVER_ERROR,
+        }
+    }
+
+    fn code(&self) -> &'static str {
+        match self {
+            Self::Refused { code, .. } => code,
+            Self::Invalid(_) => "validation_failed",
+            Self::Unauthenticated => "unauthenticated",
+            Self::Forbidden(_) => "forbidden",
+            Self::TooMany { .. } => "too_many_requests",
+            Self::Internal(_) => "internal_error",
+        }
+    }
+}
+
+impl From<StoreError> for ApiError {
+    fn from(error: StoreError) -> Self {
+        let detail = error.to_string();
+        let refused = |status, code| Self::Refused { status, code, detail };
+        match error {
+            StoreError::Missing { .. } => refused(StatusCode::NOT_FOUND, "not_found"),
+            StoreError::NameTaken { .. } => refused(StatusCode::CONFLICT, "name_taken"),
+            StoreError::MacTaken { .. } => refused(StatusCode::CONFLICT, "mac_taken"),
+            StoreError::WorkflowInUse { .. } => refused(StatusCode::CONFLICT, "workflow_in_use"),
+            StoreError::ParentNotASite(_) => refused(StatusCode::BAD_REQUEST, "parent_not_a_site"),
+            StoreError::ParentBelow { .. } => refused(StatusCode::BAD_REQUEST, "parent_below"),
+            StoreError::SiteInUse { .. } => refused(StatusCode::BAD_REQUEST, "site_in_use"),
+            StoreError::Order(_) => refused(StatusCode::BAD_REQUEST, "invalid_transition"),
+            StoreError::Stale { .. } => refused(StatusCode::PRECONDITION_FAILED, "stale_version"),
+            StoreError::Unknown { field, .. } => Self::invalid(field, &error),
+            StoreError::NoToken => refused(StatusCode::BAD_REQUEST, "no_registration_token"),
+            StoreError::TokenRefused => refused(StatusCode::UNAUTHORIZED, "token_refused"),
+            StoreError::CredentialInUse => refused(StatusCode::CONFLICT, "credential_in_use"),
+            StoreError::Forked { .. } => refused(StatusCode::CONFLICT, "outbox_forked"),
+            StoreError::Database(sqlx::Error::PoolTimedOut) => Self::Refused {
+                status: StatusCode::SERVICE_UNAVAILABLE,
+                code: "busy",
+                detail: "the database is busy, try again".to_owned(),
+            },
+            StoreError::Database(_) | StoreError::Migration(_) | StoreError::Value { .. } => {
+                Self::Internal(Box::new(error))
+            }
+        }
+    }
+}
+
+impl IntoResponse for ApiError {
+    /// The status, and a problem that waits for its correlation id in the response's extensions; see [`finish`].
+    fn into_response(self) -> Response {
+        if let Self::Internal(error) = &self {
+            tracing::error!(error = %error, "a request failed: {error}");
+        }
+        let mut response = self.status().into_response();
+        let headers = response.headers_mut();
+        match &self {
+            Self::Unauthenticated => {
+                headers.insert(WWW_AUTHENTICATE, HeaderValue::from_static("Bearer"));
+            }
+            Self::TooMany { retry_after_seconds } => {
+                headers.insert(RETRY_AFTER, HeaderValue::from(*retry_after_seconds));
+            }
+            Self::Refused { status: StatusCode::SERVICE_UNAVAILABLE, .. } => {
+                headers.insert(RETRY_AFTER, HeaderValue::from_static("1"));
+            }
+            _ => {}
+        }
+        let detail = self.to_string();
+        let mut problem = problem(self.status(), self.code(), detail);
+        if let Self::Invalid(errors) = self {
+            problem.errors = errors;
+        }
+        response.extensions_mut().insert(problem);
+        response
+    }
+}
+
+/// Gives `response` its last form: whatever is an error leaves as a problem document that names `correlation_id`.
+pub(crate) fn finish(
+    response: Response,
+    method: &Method,
+    path: &str,
+    correlation_id: &str,
+) -> Response {
+    let status = response.status();
+    if !status.is_client_error() && !status.is_server_error() {
+        return response;
+    }
+    let (mut parts, _) = response.into_parts();
+    let problem = parts.extensions.remove();
+    let mut problem = problem.unwrap_or_else(|| unanswered(status, method, path));
+    problem.correlation_id = correlation_id.to_owned();
+    let body = serde_json::to_vec(&problem).expect("a problem is made of texts and one number");
+    parts.headers.remove(CONTENT_LENGTH);
+    parts.headers.insert(CONTENT_TYPE, HeaderValue::from_static("application/problem+json"));
+    Response::from_parts(parts, body.into())
+}
+
+/// The problem for an error that no handler of ours has answered.
+fn unanswered(status: StatusCode, method: &Method, path: &str) -> Problem {
+    let path: String = path.chars().take(200).collect();
+    let (code, detail) = match status {
+        StatusCode::NOT_FOUND => ("not_found", format!("there is nothing at '{path}'")),
+        StatusCode::METHOD_NOT_ALLOWED => (
+            "method_not_allowed",
+            format!("'{path}' does not take {method}; the Allow header names what it takes"),
+        ),
+        StatusCode::REQUEST_TIMEOUT => {
+            ("request_timeout", "the request did not arrive whole and in time".to_owned())
+        }
+        StatusCode::PAYLOAD_TOO_LARGE => {
+            ("too_large", format!("the body is larger than '{path}' takes"))
+        }
+        _ => ("refused", format!("{method} '{path}' is refused")),
+    };
+    problem(status, code, detail)
+}
+
+fn problem(status: StatusCode, code: &str, detail: String) -> Problem {
+    Problem {
+        kind: "about:blank".to_owned(),
+        title: status.canonical_reason().unwrap_or("Error").to_owned(),
+        status: status.as_u16(),
+        detail,
+        code: code.to_owned(),
+        correlation_id: String::new(),
+        errors: Vec::new(),
+    }
+}

@@ -1,0 +1,3 @@
+//! What the controller does without being asked, one file a job.
+
+pub(crate) mod agent_status;

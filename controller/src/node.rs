@@ -1,0 +1,292 @@
+//! How a node changes: by what an operator orders and by what its site has seen or wishes. Values in, values out.
+//!
+//! Every function that changes a node raises its version by one.
+
+use pureboot_protocol::{
+    BootMode, Change, ClockQuality, HardwareFact, Lifecycle, LifecycleError, Mac, Node, NodeEvent,
+    NodeEventKind, NodeId, RegisterNode, Timestamp,
+};
+
+/// Failed installations after which a node is not tried again without an operator.
+const INSTALL_ATTEMPTS_MAX: u32 = 3;
+
+/// A move from one state to another, for the state log.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) struct Move {
+    /// The state that was left.
+    pub(crate) from: Lifecycle,
+    /// The state that was entered.
+    pub(crate) to: Lifecycle,
+}
+
+/// Why an operator's order is refused. The operator reads this text.
+#[derive(Debug, PartialEq, Eq, thiserror::Error)]
+pub(crate) enum OrderError {
+    /// The lifecycle has no such move.
+    #[error(transparent)]
+    Lifecycle(#[from] LifecycleError),
+    /// It has, and an operator has to insist.
+    #[error(
+        "a node whose installation failed {INSTALL_ATTEMPTS_MAX} times goes from 'install_failed' to 'pending' only with \
+         force: true, because its disk is written again"
+    )]
+    NeedsForce,
+}
+
+/// Why a site's wish for another state is not followed. Both sides are kept.
+#[derive(Debug, PartialEq, Eq, thiserror::Error)]
+pub(crate) enum Disagreement {
+    /// Somebody else changed the node after the version that the site knew.
+    #[error("the site knew version {}, the controller has version {central}", match .base {
+        Some(base) => base.to_string(),
+        None => "none".to_owned(),
+    })]
+    Base {
+        /// What the site knew.
+        base: Option<u64>,
+        /// What is now.
+        central: u64,
+    },
+    /// The versions agree and the move does not exist.
+    #[error("{0}")]
+    Lifecycle(LifecycleError),
+    /// Only an operator may try a failed installation again.
+    #[error("only an operator may move a node from 'install_failed' to 'pending'")]
+    NeedsOperator,
+}
+
+/// A node as it is when nobody has said more of it than its address.
+pub(crate) fn new(id: NodeId, mac: Mac, now: Timestamp) -> Node {
+    Node {
+        id,
+        mac_address: mac,
+        hostname: None,
+        ip_address: None,
+        state: Lifecycle::Discovered,
+        workflow_id: None,
+        vendor: None,
+        model: None,
+        serial_number: None,
+        system_uuid: None,
+        arch: None,
+        boot_mode: None,
+        home_site_id: None,
+        tags: Vec::new(),
+        install_attempts: 0,
+        last_install_error: None,
+        boot_count: 0,
+        last_boot_at: None,
+        state_changed_at: now,
+        created_at: now,
+        updated_at: now,
+        last_seen_at: None,
+        version: 1,
+    }
+}
+
+/// Counts a change.
+pub(crate) fn touch(node: &mut Node, now: Timestamp) {
+    node.version += 1;
+    node.updated_at = now;
+}
+
+/// Moves `node` to `to` because an operator says so.
+///
+/// # Errors
+/// The lifecycle has no such move, or it takes `force`.
+pub(crate) fn order(
+    node: &mut Node,
+    to: Lifecycle,
+    force: bool,
+    now: Timestamp,
+) -> Result<Move, OrderError> {
+    node.state.transition(to)?;
+    if (node.state, to) == (Lifecycle::InstallFailed, Lifecycle::Pending) && !force {
+        return Err(OrderError::NeedsForce);
+    }
+    touch(node, now);
+    Ok(enter(node, to, now))
+}
+
+/// Takes over what a machine said about itself.
+pub(crate) fn learn(node: &mut Node, seen: &RegisterNode, seen_at: Timestamp, now: Timestamp) {
+    fn update<T: Clone>(known: &mut Option<T>, said: &Option<T>) {
+        if let Some(said) = said {
+            *known = Some(said.clone());
+        }
+    }
+    let request = &seen.request;
+    update(&mut node.ip_address, &seen.ip_address);
+    update(&mut node.vendor, &request.vendor);
+    update(&mut node.model, &request.product);
+    update(&mut node.serial_number, &request.serial);
+    update(&mut node.system_uuid, &request.uuid);
+    update(&mut node.arch, &request.arch);
+    update(&mut node.boot_mode, &request.platform.map(BootMode::from));
+    node.last_seen_at = node.last_seen_at.max(Some(seen_at));
+    touch(node, now);
+}
+
+/// Takes over what a machine reported. An event that does not fit the state moves nothing.
+pub(crate) fn observe(
+    node: &mut Node,
+    event: &NodeEvent,
+    seen_at: Timestamp,
+    now: Timestamp,
+) -> Option<Move> {
+    touch(node, now);
+    node.last_seen_at = node.last_seen_at.max(Some(seen_at));
+    match event.event_type {
+        NodeEventKind::BootStarted => {
+            node.boot_count += 1;
+            node.last_boot_at = node.last_boot_at.max(Some(seen_at));
+            None
+        }
+        NodeEventKind::InstallFailed if node.state == Lifecycle::Installing => {
+            let reason = event.message.as_ref().or(event.status.as_ref());
+            let reason = reason.map_or("the installer gave no reason", HardwareFact::as_str);
+            node.install_attempts += 1;
+            node.last_install_error = Some(reason.to_owned());
+            (node.install_attempts >= INSTALL_ATTEMPTS_MAX)
+                .then(|| enter(node, Lifecycle::InstallFailed, now))
+        }
+        kind => node.state.after(kind).map(|to| enter(node, to, now)),
+    }
+}
+
+/// Moves `node` to `to` because its site decided so, knowing version `base`; none where it is there already.
+///
+/// `run_base` is the version before the unbroken run of this site's own changes that made the present one. A base within
+/// that run is as good as the present version: nobody else has changed the node in between.
+///
+/// # Errors
+/// Somebody else has, or the lifecycle has no such move for a site.
+pub(crate) fn wish(
+    node: &mut Node,
+    to: Lifecycle,
+    base: Option<u64>,
+    run_base: Option<u64>,
+    now: Timestamp,
+) -> Result<Option<Move>, Disagreement> {
+    if node.state == to {
+        touch(node, now);
+        return Ok(None);
+    }
+    let oldest = run_base.unwrap_or(node.version);
+    if !base.is_some_and(|base| (oldest..=node.version).contains(&base)) {
+        return Err(Disagreement::Base { base, central: node.version });
+    }
+    node.state.transition(to).map_err(Disagreement::Lifecycle)?;
+    if (node.state, to) == (Lifecycle::InstallFailed, Lifecycle::Pending) {
+        return Err(Disagreement::NeedsOperator);
+    }
+    touch(node, now);
+    Ok(Some(enter(node, to, now)))
+}
+
+/// When a change happened, as far as its clock can be believed: never after it arrived.
+pub(crate) fn seen_at(change: &Change, received_at: Timestamp) -> Timestamp {
+    match change.clock {
+        ClockQuality::Synced => change.at.min(received_at),
+        ClockQuality::Unsynced => received_at,
+    }
+}
+
+fn enter(node: &mut Node, to: Lifecycle, now: Timestamp) -> Move {
+    if to == Lifecycle::Pending {
+        node.install_attempts = 0;
+        node.last_install_error = None;
+    }
+    let from = std::mem::replace(&mut node.state, to);
+    node.state_changed_at = now;
+    Move { from, to }
+}
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+    use proptest::sample::select;
+
+    use super::*;
+
+    fn node(state: Lifecycle) -> Node {
+        let mac = Mac::from_bytes([2, 0, 0, 0, 0, 1]).expect("a unicast address");
+        let now = Timestamp::from_unix_ms(0);
+        Node { state, version: 7, ..new(NodeId::from_random([1; 16]), mac, now) }
+    }
+
+    fn now() -> Timestamp {
+        Timestamp::from_unix_ms(1_000)
+    }
+
+    #[test]
+    fn three_failed_installations_end_the_attempts_and_only_force_begins_them_anew() {
+        let mut node = node(Lifecycle::Installing);
+        let failed = NodeEvent {
+            message: HardwareFact::new("no disk"),
+            ..NodeEvent::new(NodeEventKind::InstallFailed)
+        };
+        for attempt in 1..=3 {
+            let moved = observe(&mut node, &failed, now(), now());
+            assert_eq!((node.install_attempts, moved.is_some()), (attempt, attempt == 3));
+        }
+        assert_eq!(node.state, Lifecycle::InstallFailed);
+        assert_eq!(node.last_install_error.as_deref(), Some("no disk"));
+        assert_eq!(order(&mut node, Lifecycle::Pending, false, now()), Err(OrderError::NeedsForce));
+        assert_eq!(node.state, Lifecycle::InstallFailed);
+        assert!(order(&mut node, Lifecycle::Pending, true, now()).is_ok());
+        assert_eq!((node.install_attempts, node.last_install_error), (0, None));
+    }
+
+    #[test]
+    fn a_failure_report_counts_only_while_installing() {
+        for state in Lifecycle::ALL.iter().filter(|state| **state != Lifecycle::Installing) {
+            let mut node = node(*state);
+            observe(&mut node, &NodeEvent::new(NodeEventKind::InstallFailed), now(), now());
+            assert_eq!((node.state, node.install_attempts), (*state, 0));
+        }
+    }
+
+    #[test]
+    fn i5_a_base_within_the_sites_own_run_agrees_and_one_before_it_does_not() {
+        for (base, run_base, agrees) in [
+            (Some(7), None, true),
+            (Some(6), None, false),
+            (Some(8), None, false),
+            (None, None, false),
+            (Some(5), Some(5), true),
+            (Some(4), Some(5), false),
+            (Some(8), Some(5), false),
+        ] {
+            let mut node = node(Lifecycle::Pending);
+            let result = wish(&mut node, Lifecycle::Installing, base, run_base, now());
+            assert_eq!(result.is_ok(), agrees, "{base:?} {run_base:?}");
+            assert_eq!(node.version, if agrees { 8 } else { 7 });
+        }
+    }
+
+    #[test]
+    fn a_site_that_wishes_what_is_so_already_disagrees_with_nobody() {
+        let mut node = node(Lifecycle::Installed);
+        assert_eq!(wish(&mut node, Lifecycle::Installed, Some(1), None, now()), Ok(None));
+    }
+
+    proptest! {
+        #[test]
+        fn a_site_never_moves_a_node_but_along_the_lifecycle(
+            from in select(Lifecycle::ALL),
+            to in select(Lifecycle::ALL),
+        ) {
+            let mut node = node(from);
+            match wish(&mut node, to, Some(7), None, now()) {
+                Ok(Some(moved)) => {
+                    prop_assert_eq!(moved, Move { from, to });
+                    prop_assert!(from.transition(to).is_ok());
+                    prop_assert!((from, to) != (Lifecycle::InstallFailed, Lifecycle::Pending));
+                }
+                Ok(None) => prop_assert_eq!(from, to),
+                Err(_) => prop_assert_eq!((node.state, node.version), (from, 7)),
+            }
+        }
+    }
+}

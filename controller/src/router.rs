@@ -1,0 +1,135 @@
+//! Every route of the API, and who may call it.
+
+use std::sync::{Arc, Mutex};
+use std::time::Duration;
+
+use axum::Router;
+use axum::extract::{Request, State};
+use axum::http::StatusCode;
+use axum::middleware::{self, Next};
+use axum::response::Response;
+use axum::routing::{MethodRouter, get, patch, post};
+use pureboot_protocol::Timestamp;
+use tower_http::limit::RequestBodyLimitLayer;
+use tower_http::timeout::TimeoutLayer;
+
+use crate::api::{agents, changes, health, nodes, sites, workflows};
+use crate::auth::{self, Role};
+use crate::correlation;
+use crate::error::ApiError;
+use crate::limit::FailureLimit;
+use crate::store::Store;
+
+/// The largest body of a request, in bytes, where a route does not say less.
+const BODY_LEN_MAX: usize = 1 << 20;
+/// The largest batch of changes, in bytes.
+const CHANGES_LEN_MAX: usize = 256 << 10;
+/// The largest heartbeat, in bytes: it is kept, many times.
+const HEARTBEAT_LEN_MAX: usize = 64 << 10;
+/// How long a request may take, its body included.
+const REQUEST_TIMEOUT: Duration = Duration::from_secs(10);
+
+/// What handlers work with. Clones share it.
+#[derive(Clone)]
+pub(crate) struct App {
+    /// The database.
+    pub(crate) store: Store,
+    /// The time of day.
+    pub(crate) clock: Clock,
+    /// Who has failed to register how often.
+    pub(crate) failures: Arc<Mutex<FailureLimit>>,
+}
+
+/// Tells the time of day.
+pub(crate) type Clock = Arc<dyn Fn() -> Timestamp + Send + Sync>;
+
+impl App {
+    /// Everything that is not in the database begins empty.
+    pub(crate) fn new(store: Store, clock: Clock) -> Self {
+        Self { store, clock, failures: Arc::default() }
+    }
+
+    /// Now.
+    pub(crate) fn now(&self) -> Timestamp {
+        (self.clock)()
+    }
+}
+
+/// One path with its verbs and their handlers.
+pub(crate) struct Route {
+    /// Who may call it.
+    pub(crate) role: Role,
+    /// Parameters are in braces.
+    pub(crate) path: &'static str,
+    handlers: MethodRouter<App>,
+}
+
+/// The whole API.
+pub(crate) fn table() -> Vec<Route> {
+    use Role::{Agent, Anyone, Operator};
+    let route = |role, path, handlers| Route { role, path, handlers };
+    // Refuses by Content-Length before a byte is read, and by count where there is none.
+    let limit = RequestBodyLimitLayer::new;
+    vec![
+        route(Anyone, "/healthz", get(health::alive)),
+        route(Anyone, "/readyz", get(health::ready)),
+        route(Operator, "/api/v1/sites", get(sites::list).post(sites::create)),
+        route(
+            Operator,
+            "/api/v1/sites/{id}",
+            get(sites::read).patch(sites::update).delete(sites::delete),
+        ),
+        route(Operator, "/api/v1/sites/{id}/agent-token", post(sites::make_token)),
+        route(Operator, "/api/v1/nodes", get(nodes::list).post(nodes::create)),
+        route(
+            Operator,
+            "/api/v1/nodes/{id}",
+            get(nodes::read).patch(nodes::update).delete(nodes::retire),
+        ),
+        route(Operator, "/api/v1/nodes/{id}/state", patch(nodes::order)),
+        route(Operator, "/api/v1/nodes/{id}/history", get(nodes::history)),
+        route(Operator, "/api/v1/nodes/{id}/events", get(nodes::events)),
+        route(Operator, "/api/v1/workflows", get(workflows::list).post(workflows::create)),
+        route(
+            Operator,
+            "/api/v1/workflows/{id}",
+            get(workflows::read).patch(workflows::update).delete(workflows::delete),
+        ),
+        route(Operator, "/api/v1/agents", get(agents::list)),
+        route(Operator, "/api/v1/agents/{site_id}/status", get(agents::status)),
+        route(Anyone, "/api/v1/agents/register", post(agents::register)),
+        route(
+            Agent,
+            "/api/v1/agents/heartbeat",
+            post(agents::heartbeat).layer(limit(HEARTBEAT_LEN_MAX)),
+        ),
+        route(Agent, "/api/v1/agents/nodes", get(agents::nodes)),
+        route(Agent, "/api/v1/agents/changes", post(changes::take).layer(limit(CHANGES_LEN_MAX))),
+    ]
+}
+
+/// The service that answers requests. It expects a [`crate::extract::Peer`] in each.
+pub(crate) fn router(app: App) -> Router {
+    let mut router = Router::new();
+    for Route { role, path, handlers } in table() {
+        let guard = middleware::from_fn_with_state((app.clone(), role), guard);
+        router = router.route(path, handlers.route_layer(guard));
+    }
+    router
+        .layer(RequestBodyLimitLayer::new(BODY_LEN_MAX))
+        .layer(TimeoutLayer::with_status_code(StatusCode::REQUEST_TIMEOUT, REQUEST_TIMEOUT))
+        .layer(middleware::from_fn(correlation::correlate))
+        .with_state(app)
+}
+
+/// Stands before every handler.
+async fn guard(
+    State((app, role)): State<(App, Role)>,
+    mut request: Request,
+    next: Next,
+) -> Result<Response, ApiError> {
+    if let Some(agent) = auth::authorize(&app.store, role, request.headers()).await? {
+        request.extensions_mut().insert(agent);
+    }
+    Ok(next.run(request).await)
+}

@@ -1,0 +1,169 @@
+//! The accept loop: connections in, within limits of number, size and time, until told to end.
+
+use std::collections::HashMap;
+use std::future::Future;
+use std::net::{IpAddr, SocketAddr};
+use std::pin::pin;
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Duration;
+
+use axum::Router;
+use hyper::server::conn::http1;
+use hyper_util::rt::{TokioIo, TokioTimer};
+use hyper_util::service::TowerToHyperService;
+use tokio::io::{AsyncRead, AsyncWrite};
+use tokio::net::{TcpListener, TcpStream};
+use tokio::sync::watch;
+use tokio::task::JoinSet;
+use tokio::time::timeout;
+use tokio_rustls::TlsAcceptor;
+
+use crate::extract::Peer;
+
+/// Connections at a time.
+const CONNECTIONS_MAX: usize = 1_024;
+/// Connections at a time from one address; a site's agent needs a handful, an operator's scripts some more.
+const CONNECTIONS_PER_ADDRESS_MAX: usize = 128;
+/// How long a TLS handshake may take.
+const HANDSHAKE_TIMEOUT: Duration = Duration::from_secs(5);
+/// How long the head of a request may take, and how long a connection may stay without one.
+const HEAD_TIMEOUT: Duration = Duration::from_secs(10);
+/// The largest head of a request, in bytes.
+const HEAD_LEN_MAX: usize = 16 << 10;
+/// The most fields in a head.
+const HEAD_FIELDS_MAX: usize = 64;
+/// How long a connection may last; one that reads slowly, or never ends, does not keep its place for ever.
+const CONNECTION_AGE_MAX: Duration = Duration::from_secs(300);
+/// How long requests that are under way may take to end when the controller ends.
+const DRAIN_TIMEOUT: Duration = Duration::from_secs(1);
+/// How long to wait before accepting again after it failed, as it does when descriptors have run out.
+const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
+
+/// Serves `router` on `listener` until `shutdown` is done.
+pub(crate) async fn serve(
+    listener: TcpListener,
+    tls: Option<TlsAcceptor>,
+    router: Router,
+    shutdown: impl Future<Output = ()>,
+) {
+    let mut shutdown = pin!(shutdown);
+    let places = Places::default();
+    let (ending, _) = watch::channel(false);
+    let mut connections = JoinSet::new();
+    loop {
+        let accepted = tokio::select! {
+            accepted = listener.accept() => accepted,
+            Some(_) = connections.join_next() => continue,
+            () = &mut shutdown => break,
+        };
+        match accepted {
+            Ok((stream, peer)) => {
+                // Whoever finds no place is let go at once: waiting would tie up a descriptor as well.
+                let Some(place) = places.take(peer.ip()) else {
+                    tracing::debug!(%peer, "no place for a connection of {peer}");
+                    continue;
+                };
+                let service = router.clone().layer(axum::Extension(Peer(peer)));
+                let (tls, ending) = (tls.clone(), ending.subscribe());
+                connections.spawn(async move {
+                    connection(stream, peer, tls, service, ending).await;
+                    drop(place);
+                });
+            }
+            Err(error) => {
+                tracing::warn!(error = %error, "cannot accept a connection: {error}");
+                tokio::time::sleep(ACCEPT_PAUSE).await;
+            }
+        }
+    }
+    drop(listener);
+    _ = ending.send(true);
+    let drained = async { while connections.join_next().await.is_some() {} };
+    if timeout(DRAIN_TIMEOUT, drained).await.is_err() {
+        tracing::info!("ending {} connections that are still busy", connections.len());
+    }
+}
+
+async fn connection(
+    stream: TcpStream,
+    peer: SocketAddr,
+    tls: Option<TlsAcceptor>,
+    service: Router,
+    ending: watch::Receiver<bool>,
+) {
+    // An answer is one write; waiting to fill a packet would only delay it.
+    _ = stream.set_nodelay(true);
+    let Some(tls) = tls else { return exchange(stream, peer, service, ending).await };
+    match timeout(HANDSHAKE_TIMEOUT, tls.accept(stream)).await {
+        Ok(Ok(stream)) => exchange(stream, peer, service, ending).await,
+        Ok(Err(error)) => tracing::debug!(%peer, "no TLS with {peer}: {error}"),
+        Err(_) => tracing::debug!(%peer, "no TLS with {peer} in time"),
+    }
+}
+
+/// Requests and answers on one connection.
+async fn exchange<I>(stream: I, peer: SocketAddr, router: Router, mut ending: watch::Receiver<bool>)
+where
+    I: AsyncRead + AsyncWrite + Unpin + 'static,
+{
+    let connection = http1::Builder::new()
+        .timer(TokioTimer::new())
+        .header_read_timeout(HEAD_TIMEOUT)
+        .max_buf_size(HEAD_LEN_MAX)
+        .max_headers(HEAD_FIELDS_MAX)
+        .serve_connection(TokioIo::new(stream), TowerToHyperService::new(router));
+    let mut connection = pin!(connection);
+    let result = tokio::select! {
+        result = &mut connection => result,
+        () = async { _ = ending.wait_for(|ending| *ending).await } => {
+            connection.as_mut().graceful_shutdown();
+            connection.await
+        }
+        () = tokio::time::sleep(CONNECTION_AGE_MAX) => {
+            connection.as_mut().graceful_shutdown();
+            timeout(HEAD_TIMEOUT, connection).await.unwrap_or(Ok(()))
+        }
+    };
+    if let Err(error) = result {
+        tracing::debug!(%peer, "connection of {peer} ended: {error}");
+    }
+}
+
+/// How many connections there are, by address.
+#[derive(Debug, Clone, Default)]
+struct Places {
+    taken: Arc<Mutex<HashMap<IpAddr, usize>>>,
+}
+
+/// One connection's place, free again when this is dropped.
+#[derive(Debug)]
+struct Place {
+    places: Places,
+    address: IpAddr,
+}
+
+impl Places {
+    fn take(&self, address: IpAddr) -> Option<Place> {
+        let mut taken = self.taken.lock().unwrap_or_else(PoisonError::into_inner);
+        let total: usize = taken.values().sum();
+        let own = taken.get(&address).copied().unwrap_or(0);
+        if total >= CONNECTIONS_MAX || own >= CONNECTIONS_PER_ADDRESS_MAX {
+            return None;
+        }
+        taken.insert(address, own + 1);
+        Some(Place { places: self.clone(), address })
+    }
+}
+
+impl Drop for Place {
+    fn drop(&mut self) {
+        let mut taken = self.places.taken.lock().unwrap_or_else(PoisonError::into_inner);
+        match taken.get_mut(&self.address) {
+            Some(own) if *own > 1 => *own -= 1,
+            _ => _ = taken.remove(&self.address),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,204 @@
+//! Agents as they are heard of: heartbeats, and the standing that follows from them.
+
+use pureboot_protocol::{AgentId, AgentStatus, Heartbeat, Page, SiteId, Timestamp};
+use serde::Serialize;
+use sqlx::Row;
+use sqlx::sqlite::SqliteRow;
+
+use crate::auth::Agent;
+use crate::store::page::{Cursor, Paging};
+use crate::store::row::{count, int, json, time, time_opt, to_json, word, word_opt};
+use crate::store::sites::{self, Site};
+use crate::store::{Store, StoreError};
+
+/// Heartbeats that are kept of one site: a day at the default interval.
+const HEARTBEATS_MAX: u64 = 1_440;
+
+/// How an agent stands. The field names are those of the HTTP surface.
+#[derive(Debug, Serialize)]
+pub(crate) struct AgentStanding {
+    agent_id: AgentId,
+    site_id: SiteId,
+    site_name: String,
+    agent_url: Option<String>,
+    status: Option<AgentStatus>,
+    /// When it was heard of last, by the controller's clock.
+    last_seen: Option<Timestamp>,
+    agent_version: String,
+    capabilities: Vec<String>,
+    registered_at: Timestamp,
+    /// The latest; none before the first.
+    heartbeat: Option<Heartbeat>,
+}
+
+/// For how long an agent has been silent, as far as it matters for its status.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) struct Silence {
+    /// The agent's site.
+    pub(crate) site_id: SiteId,
+    /// The status that it has.
+    pub(crate) status: AgentStatus,
+    /// When it was heard of last.
+    pub(crate) last_seen: Timestamp,
+    /// Seconds between heartbeats, as the agent was told.
+    pub(crate) interval_seconds: u32,
+}
+
+const STANDING: &str =
+    "SELECT s.name AS site_name, s.agent_url, s.agent_status, s.agent_last_seen, a.* FROM agents a
+    JOIN sites s ON s.id = a.site_id ";
+
+impl Store {
+    /// Keeps a heartbeat of `agent`; answers the site and the status that the agent had before.
+    ///
+    /// # Errors
+    /// The site is gone.
+    pub(crate) async fn heartbeat(
+        &self,
+        agent: Agent,
+        heartbeat: &Heartbeat,
+        now: Timestamp,
+    ) -> Result<(Site, Option<AgentStatus>), StoreError> {
+        let (site_id, body) = (agent.site_id.to_string(), to_json(heartbeat));
+        let mut tx = self.write().await?;
+        let site = sites::load(&mut tx, agent.site_id).await?;
+        sqlx::query(
+            "UPDATE agents SET agent_version = ?2, heartbeat = ?3, heartbeat_interval = ?4 WHERE site_id = ?1",
+        )
+        .bind(&site_id)
+        .bind(&heartbeat.agent_version)
+        .bind(&body)
+        .bind(site.heartbeat_interval)
+        .execute(&mut *tx)
+        .await?;
+        sqlx::query("UPDATE sites SET agent_status = 'online', agent_last_seen = ?2 WHERE id = ?1")
+            .bind(&site_id)
+            .bind(now.unix_ms())
+            .execute(&mut *tx)
+            .await?;
+        let last = sqlx::query(
+            "SELECT coalesce(max(number), 0) AS number FROM heartbeats WHERE site_id = ?1",
+        );
+        let number = count::<u64>(&last.bind(&site_id).fetch_one(&mut *tx).await?, "number")? + 1;
+        sqlx::query("INSERT INTO heartbeats (site_id, number, received_at, heartbeat) VALUES (?1, ?2, ?3, ?4)")
+            .bind(&site_id)
+            .bind(int(number))
+            .bind(now.unix_ms())
+            .bind(&body)
+            .execute(&mut *tx)
+            .await?;
+        sqlx::query("DELETE FROM heartbeats WHERE site_id = ?1 AND number <= ?2")
+            .bind(&site_id)
+            .bind(int(number.saturating_sub(HEARTBEATS_MAX)))
+            .execute(&mut *tx)
+            .await?;
+        tx.commit().await?;
+        let before = site.agent_status;
+        Ok((site, before))
+    }
+
+    /// The agents in the order of their registration.
+    ///
+    /// # Errors
+    /// The database fails.
+    pub(crate) async fn agents(&self, paging: &Paging) -> Result<Page<AgentStanding>, StoreError> {
+        let (position, id, rows) = paging.rising();
+        let rows = sqlx::query(sqlx::AssertSqlSafe(format!(
+            "{STANDING} WHERE (a.registered_at, a.id) > (?1, ?2) ORDER BY a.registered_at, a.id LIMIT ?3"
+        )))
+        .bind(position)
+        .bind(id)
+        .bind(rows)
+        .fetch_all(&self.reader)
+        .await?;
+        let total =
+            sqlx::query("SELECT count(*) AS total FROM agents").fetch_one(&self.reader).await?;
+        let agents = rows.iter().map(read).collect::<Result<_, _>>()?;
+        Ok(paging.page(agents, count(&total, "total")?, |agent: &AgentStanding| {
+            Cursor::new(agent.registered_at.unix_ms(), agent.agent_id)
+        }))
+    }
+
+    /// How the agent of a site stands.
+    ///
+    /// # Errors
+    /// There is no such site, or it has no agent.
+    pub(crate) async fn agent(&self, site: SiteId) -> Result<AgentStanding, StoreError> {
+        let row = sqlx::query(sqlx::AssertSqlSafe(format!("{STANDING} WHERE a.site_id = ?1")))
+            .bind(site.to_string())
+            .fetch_optional(&self.reader)
+            .await?;
+        let missing = || StoreError::Missing { what: "agent of a site", id: site.to_string() };
+        read(&row.ok_or_else(missing)?)
+    }
+
+    /// How long each agent has been silent.
+    ///
+    /// # Errors
+    /// The database fails.
+    pub(crate) async fn silences(&self) -> Result<Vec<Silence>, StoreError> {
+        let rows = sqlx::query(
+            "SELECT s.id, s.agent_status, s.agent_last_seen, a.heartbeat_interval FROM sites s
+             JOIN agents a ON a.site_id = s.id WHERE s.agent_status IS NOT NULL AND s.agent_last_seen IS NOT NULL",
+        )
+        .fetch_all(&self.reader)
+        .await?;
+        let read = |row: &SqliteRow| {
+            Ok(Silence {
+                site_id: word(row, "id")?,
+                status: word(row, "agent_status")?,
+                last_seen: time(row, "agent_last_seen")?,
+                interval_seconds: count(row, "heartbeat_interval")?,
+            })
+        };
+        rows.iter().map(read).collect()
+    }
+
+    /// Gives the agent of `silence` another status, unless it was heard of in the meantime; answers whether it was not.
+    ///
+    /// # Errors
+    /// The database fails.
+    pub(crate) async fn set_agent_status(
+        &self,
+        silence: Silence,
+        status: AgentStatus,
+    ) -> Result<bool, StoreError> {
+        let mut tx = self.write().await?;
+        let updated = sqlx::query(
+            "UPDATE sites SET agent_status = ?2 WHERE id = ?1 AND agent_last_seen = ?3",
+        )
+        .bind(silence.site_id.to_string())
+        .bind(status.as_str())
+        .bind(silence.last_seen.unix_ms())
+        .execute(&mut *tx)
+        .await?;
+        tx.commit().await?;
+        Ok(updated.rows_affected() > 0)
+    }
+}
+
+fn read(row: &SqliteRow) -> Result<AgentStanding, StoreError> {
+    let has_heartbeat = row.try_get::<Option<String>, _>("heartbeat")?.is_some();
+    Ok(AgentStanding {
+        agent_id: word(row, "id")?,
+        site_id: word(row, "site_id")?,
+        site_name: row.try_get("site_name")?,
+        agent_url: row.try_get("agent_url")?,
+        status: word_opt(row, "agent_status")?,
+        last_seen: time_opt(row, "agent_last_seen")?,
+        agent_version: row.try_get("agent_version")?,
+        capabilities: json(row, "capabilities")?,
+        registered_at: time(row, "registered_at")?,
+        heartbeat: if has_heartbeat { Some(json(row, "heartbeat")?) } else { None },
+    })
+}
+
+#[cfg(test)]
+impl Store {
+    /// How many heartbeats of a site are kept.
+    pub(crate) async fn heartbeats_kept(&self, site: SiteId) -> u64 {
+        let row = sqlx::query("SELECT count(*) AS kept FROM heartbeats WHERE site_id = ?1");
+        let row = row.bind(site.to_string()).fetch_one(&self.reader).await.expect("a count");
+        count(&row, "kept").expect("a count")
+    }
+}

@@ -1,0 +1,190 @@
+//! What has happened to a node: the moves of its state, and the events that were reported of it.
+
+use pureboot_protocol::{
+    BootId, Change, ClockQuality, Lifecycle, Node, NodeEvent, NodeId, Page, SiteId, Timestamp,
+};
+use serde::{Deserialize, Serialize};
+use sqlx::sqlite::SqliteRow;
+use sqlx::{Row, SqliteConnection};
+
+use crate::node::Move;
+use crate::store::nodes::Origin;
+use crate::store::page::{Cursor, Paging};
+use crate::store::row::{count, int, json, time, to_json, word, word_opt};
+use crate::store::{Store, StoreError};
+
+/// Who moved a node.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub(crate) enum Trigger {
+    /// An operator's order.
+    Operator,
+    /// A change that a site made.
+    Site,
+}
+
+impl Trigger {
+    fn as_str(self) -> &'static str {
+        match self {
+            Self::Operator => "operator",
+            Self::Site => "site",
+        }
+    }
+}
+
+/// One move of a node's state.
+#[derive(Debug, Serialize)]
+pub(crate) struct LoggedMove {
+    id: u64,
+    from_state: Lifecycle,
+    to_state: Lifecycle,
+    triggered_by: Trigger,
+    comment: Option<String>,
+    correlation_id: String,
+    /// The node's version after it.
+    version: u64,
+    created_at: Timestamp,
+}
+
+/// One report about a node.
+#[derive(Debug, Serialize)]
+pub(crate) struct LoggedEvent {
+    id: u64,
+    site_id: Option<SiteId>,
+    #[serde(flatten)]
+    event: NodeEvent,
+    boot_session: Option<BootId>,
+    /// By the site's clock.
+    at: Timestamp,
+    clock: ClockQuality,
+    received_at: Timestamp,
+}
+
+impl Store {
+    /// The moves of a node's state, the latest first.
+    ///
+    /// # Errors
+    /// There is no such node.
+    pub(crate) async fn node_history(
+        &self,
+        id: NodeId,
+        paging: &Paging,
+    ) -> Result<Page<LoggedMove>, StoreError> {
+        self.node(id).await?;
+        let (below, rows) = paging.falling();
+        let rows = sqlx::query(
+            "SELECT * FROM state_log WHERE node_id = ?1 AND id < ?2 ORDER BY id DESC LIMIT ?3",
+        )
+        .bind(id.to_string())
+        .bind(below)
+        .bind(rows)
+        .fetch_all(&self.reader)
+        .await?;
+        let total = sqlx::query("SELECT count(*) AS total FROM state_log WHERE node_id = ?1");
+        let total = total.bind(id.to_string()).fetch_one(&self.reader).await?;
+        let moves = rows.iter().map(read_move).collect::<Result<_, _>>()?;
+        Ok(paging.page(moves, count(&total, "total")?, |row: &LoggedMove| Cursor::numbered(row.id)))
+    }
+
+    /// The events that were reported of a node, the latest first.
+    ///
+    /// # Errors
+    /// There is no such node.
+    pub(crate) async fn node_events(
+        &self,
+        id: NodeId,
+        paging: &Paging,
+    ) -> Result<Page<LoggedEvent>, StoreError> {
+        self.node(id).await?;
+        let (below, rows) = paging.falling();
+        let rows = sqlx::query(
+            "SELECT * FROM node_events WHERE node_id = ?1 AND id < ?2 ORDER BY id DESC LIMIT ?3",
+        )
+        .bind(id.to_string())
+        .bind(below)
+        .bind(rows)
+        .fetch_all(&self.reader)
+        .await?;
+        let total = sqlx::query("SELECT count(*) AS total FROM node_events WHERE node_id = ?1");
+        let total = total.bind(id.to_string()).fetch_one(&self.reader).await?;
+        let events = rows.iter().map(read_event).collect::<Result<_, _>>()?;
+        Ok(paging
+            .page(events, count(&total, "total")?, |row: &LoggedEvent| Cursor::numbered(row.id)))
+    }
+}
+
+/// Writes down that `node` has moved.
+pub(super) async fn log_move(
+    db: &mut SqliteConnection,
+    node: &Node,
+    moved: Move,
+    trigger: Trigger,
+    comment: Option<&str>,
+    origin: Origin<'_>,
+) -> Result<(), StoreError> {
+    sqlx::query(
+        "INSERT INTO state_log (node_id, from_state, to_state, triggered_by, comment, correlation_id, version, created_at)
+         VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8)",
+    )
+    .bind(node.id.to_string())
+    .bind(moved.from.as_str())
+    .bind(moved.to.as_str())
+    .bind(trigger.as_str())
+    .bind(comment)
+    .bind(origin.correlation_id)
+    .bind(int(node.version))
+    .bind(origin.now.unix_ms())
+    .execute(db)
+    .await?;
+    Ok(())
+}
+
+/// Writes down what a site has reported of `node`.
+pub(super) async fn log_event(
+    db: &mut SqliteConnection,
+    node: NodeId,
+    site: SiteId,
+    change: &Change,
+    event: &NodeEvent,
+    received_at: Timestamp,
+) -> Result<(), StoreError> {
+    sqlx::query(
+        "INSERT INTO node_events (node_id, site_id, event, boot_session, at, clock, received_at)
+         VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7)",
+    )
+    .bind(node.to_string())
+    .bind(site.to_string())
+    .bind(to_json(event))
+    .bind(change.session.map(|id| id.to_string()))
+    .bind(change.at.unix_ms())
+    .bind(change.clock.as_str())
+    .bind(received_at.unix_ms())
+    .execute(db)
+    .await?;
+    Ok(())
+}
+
+fn read_move(row: &SqliteRow) -> Result<LoggedMove, StoreError> {
+    Ok(LoggedMove {
+        id: count(row, "id")?,
+        from_state: word(row, "from_state")?,
+        to_state: word(row, "to_state")?,
+        triggered_by: word(row, "triggered_by")?,
+        comment: row.try_get("comment")?,
+        correlation_id: row.try_get("correlation_id")?,
+        version: count(row, "version")?,
+        created_at: time(row, "created_at")?,
+    })
+}
+
+fn read_event(row: &SqliteRow) -> Result<LoggedEvent, StoreError> {
+    Ok(LoggedEvent {
+        id: count(row, "id")?,
+        site_id: word_opt(row, "site_id")?,
+        event: json(row, "event")?,
+        boot_session: word_opt(row, "boot_session")?,
+        at: time(row, "at")?,
+        clock: word(row, "clock")?,
+        received_at: time(row, "received_at")?,
+    })
+}

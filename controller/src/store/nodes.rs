@@ -1,0 +1,432 @@
+//! Nodes: machines, as operators and agents read and change them.
+
+use pureboot_protocol::{
+    Arch, BootMode, BootRecord, HardwareFact, Lifecycle, Mac, Node, NodeId, Page, SiteId,
+    Timestamp, Workflow, WorkflowId,
+};
+use serde::Deserialize;
+use sqlx::sqlite::SqliteRow;
+use sqlx::{Row, SqliteConnection};
+
+use crate::extract::nullable;
+use crate::node;
+use crate::store::logs::{self, Trigger};
+use crate::store::page::{Cursor, Paging};
+use crate::store::row::{count, count_opt, int, json, time, time_opt, to_json, word, word_opt};
+use crate::store::{Store, StoreError, check_version, sites, workflows};
+
+/// What an operator says of a machine before it has booted.
+#[derive(Debug, Clone, Deserialize)]
+pub(crate) struct NewNode {
+    /// In any of the three forms.
+    pub(crate) mac_address: String,
+    #[serde(default)]
+    pub(crate) hostname: Option<String>,
+    #[serde(default)]
+    pub(crate) vendor: Option<HardwareFact>,
+    #[serde(default)]
+    pub(crate) model: Option<HardwareFact>,
+    #[serde(default)]
+    pub(crate) serial_number: Option<HardwareFact>,
+    #[serde(default)]
+    pub(crate) system_uuid: Option<HardwareFact>,
+    #[serde(default)]
+    pub(crate) arch: Option<Arch>,
+    #[serde(default)]
+    pub(crate) boot_mode: Option<BootMode>,
+    #[serde(default)]
+    pub(crate) workflow_id: Option<WorkflowId>,
+    #[serde(default)]
+    pub(crate) home_site_id: Option<SiteId>,
+    #[serde(default)]
+    pub(crate) tags: Vec<String>,
+}
+
+/// The fields of a node that an operator sets; what is absent stays as it is.
+#[derive(Debug, Default, Deserialize)]
+#[serde(default)]
+pub(crate) struct NodePatch {
+    #[serde(deserialize_with = "nullable")]
+    pub(crate) hostname: Option<Option<String>>,
+    #[serde(deserialize_with = "nullable")]
+    pub(crate) workflow_id: Option<Option<WorkflowId>>,
+    #[serde(deserialize_with = "nullable")]
+    pub(crate) home_site_id: Option<Option<SiteId>>,
+    pub(crate) tags: Option<Vec<String>>,
+}
+
+/// Which nodes a list is to have; what is absent does not matter.
+#[derive(Debug, Default)]
+pub(crate) struct NodeFilter {
+    pub(crate) mac: Option<Mac>,
+    pub(crate) state: Option<Lifecycle>,
+    pub(crate) site_id: Option<SiteId>,
+    pub(crate) tag: Option<String>,
+}
+
+/// Where a change comes from: kept beside what it caused.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Origin<'a> {
+    /// The request.
+    pub(crate) correlation_id: &'a str,
+    /// When it arrived.
+    pub(crate) now: Timestamp,
+}
+
+/// The unbroken run of changes from one outbox that ends at a node's present version.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) struct Run {
+    /// The outbox.
+    pub(super) outbox_id: i64,
+    /// The version before the first of them.
+    pub(super) base: u64,
+}
+
+impl Store {
+    /// Keeps a new node.
+    ///
+    /// # Errors
+    /// Another node has the address, or a field names what does not exist.
+    pub(crate) async fn create_node(&self, node: &Node) -> Result<(), StoreError> {
+        let mut tx = self.write().await?;
+        check_mac(&mut tx, node.mac_address).await?;
+        check_references(&mut tx, node.workflow_id, node.home_site_id).await?;
+        save(&mut tx, node, None).await?;
+        tx.commit().await?;
+        Ok(())
+    }
+
+    /// The node with `id`.
+    ///
+    /// # Errors
+    /// There is none.
+    pub(crate) async fn node(&self, id: NodeId) -> Result<Node, StoreError> {
+        load(&mut *self.reader.acquire().await?, id).await
+    }
+
+    /// Nodes in the order of their making.
+    ///
+    /// # Errors
+    /// The database fails.
+    pub(crate) async fn nodes(
+        &self,
+        filter: &NodeFilter,
+        paging: &Paging,
+    ) -> Result<Page<Node>, StoreError> {
+        let mac = filter.mac.map(|mac| mac.to_string());
+        let state = filter.state.map(Lifecycle::as_str);
+        let site_id = filter.site_id.map(|id| id.to_string());
+        let (position, id, rows) = paging.rising();
+        let rows = sqlx::query(
+            "SELECT * FROM nodes
+             WHERE (?1 IS NULL OR mac_address = ?1) AND (?2 IS NULL OR state = ?2) AND (?3 IS NULL OR home_site_id = ?3)
+               AND (?4 IS NULL OR EXISTS (SELECT 1 FROM json_each(tags) WHERE value = ?4)) AND (created_at, id) > (?5, ?6)
+             ORDER BY created_at, id LIMIT ?7",
+        )
+        .bind(&mac)
+        .bind(state)
+        .bind(&site_id)
+        .bind(&filter.tag)
+        .bind(position)
+        .bind(id)
+        .bind(rows)
+        .fetch_all(&self.reader)
+        .await?;
+        let total = sqlx::query(
+            "SELECT count(*) AS total FROM nodes
+             WHERE (?1 IS NULL OR mac_address = ?1) AND (?2 IS NULL OR state = ?2) AND (?3 IS NULL OR home_site_id = ?3)
+               AND (?4 IS NULL OR EXISTS (SELECT 1 FROM json_each(tags) WHERE value = ?4))",
+        )
+        .bind(&mac)
+        .bind(state)
+        .bind(&site_id)
+        .bind(&filter.tag)
+        .fetch_one(&self.reader)
+        .await?;
+        let nodes = rows.iter().map(read).collect::<Result<_, _>>()?;
+        Ok(paging.page(nodes, count(&total, "total")?, place))
+    }
+
+    /// What decides the boots at `site`: its nodes and those without a home, or the one of them with `mac`.
+    ///
+    /// # Errors
+    /// The database fails.
+    pub(crate) async fn boot_records(
+        &self,
+        site: SiteId,
+        mac: Option<Mac>,
+        paging: &Paging,
+    ) -> Result<Page<BootRecord>, StoreError> {
+        let mac = mac.map(|mac| mac.to_string());
+        let (position, id, rows) = paging.rising();
+        // One snapshot, so that no record pairs a node with a workflow of another moment.
+        let mut tx = self.reader.begin().await?;
+        let rows = sqlx::query(
+            "SELECT * FROM nodes WHERE (home_site_id = ?1 OR home_site_id IS NULL) AND (?2 IS NULL OR mac_address = ?2)
+               AND (created_at, id) > (?3, ?4)
+             ORDER BY created_at, id LIMIT ?5",
+        )
+        .bind(site.to_string())
+        .bind(&mac)
+        .bind(position)
+        .bind(id)
+        .bind(rows)
+        .fetch_all(&mut *tx)
+        .await?;
+        let total = sqlx::query(
+            "SELECT count(*) AS total FROM nodes
+             WHERE (home_site_id = ?1 OR home_site_id IS NULL) AND (?2 IS NULL OR mac_address = ?2)",
+        )
+        .bind(site.to_string())
+        .bind(&mac)
+        .fetch_one(&mut *tx)
+        .await?;
+        let nodes: Vec<Node> = rows.iter().map(read).collect::<Result<_, _>>()?;
+        let page = paging.page(nodes, count(&total, "total")?, place);
+        let mut workflows: Vec<Workflow> = Vec::new();
+        for id in page.data.iter().filter_map(|node| node.workflow_id) {
+            if !workflows.iter().any(|workflow| workflow.id == id) {
+                workflows.extend(workflows::find(&mut tx, id).await?);
+            }
+        }
+        let record = |node: Node| BootRecord {
+            node_id: node.id,
+            mac_address: node.mac_address,
+            hostname: node.hostname,
+            state: node.state,
+            workflow: workflows
+                .iter()
+                .find(|workflow| Some(workflow.id) == node.workflow_id)
+                .cloned(),
+            version: node.version,
+        };
+        Ok(Page {
+            success: true,
+            data: page.data.into_iter().map(record).collect(),
+            total: page.total,
+            next_cursor: page.next_cursor,
+        })
+    }
+
+    /// Sets the fields of `patch`.
+    ///
+    /// # Errors
+    /// There is no such node, it has another version than `version`, or a field names what does not exist.
+    pub(crate) async fn update_node(
+        &self,
+        id: NodeId,
+        patch: NodePatch,
+        version: Option<u64>,
+        now: Timestamp,
+    ) -> Result<Node, StoreError> {
+        let mut tx = self.write().await?;
+        let mut node = load(&mut tx, id).await?;
+        check_version(version, node.version)?;
+        let (workflow_id, home_site_id) =
+            (patch.workflow_id.flatten(), patch.home_site_id.flatten());
+        check_references(&mut tx, workflow_id, home_site_id).await?;
+        node.hostname = patch.hostname.unwrap_or(node.hostname);
+        node.workflow_id = patch.workflow_id.unwrap_or(node.workflow_id);
+        node.home_site_id = patch.home_site_id.unwrap_or(node.home_site_id);
+        node.tags = patch.tags.unwrap_or(node.tags);
+        node::touch(&mut node, now);
+        save(&mut tx, &node, None).await?;
+        tx.commit().await?;
+        Ok(node)
+    }
+
+    /// Moves a node to the state `to` by an operator's order.
+    ///
+    /// # Errors
+    /// There is no such node, it has another version than `version`, or it does not move so.
+    pub(crate) async fn order_node(
+        &self,
+        id: NodeId,
+        to: Lifecycle,
+        order: Order<'_>,
+        version: Option<u64>,
+        origin: Origin<'_>,
+    ) -> Result<Node, StoreError> {
+        let mut tx = self.write().await?;
+        let mut node = load(&mut tx, id).await?;
+        check_version(version, node.version)?;
+        let moved = node::order(&mut node, to, order.force, origin.now)?;
+        save(&mut tx, &node, None).await?;
+        logs::log_move(&mut tx, &node, moved, Trigger::Operator, order.comment, origin).await?;
+        tx.commit().await?;
+        Ok(node)
+    }
+}
+
+/// How an operator orders a move.
+#[derive(Debug, Clone, Copy, Default)]
+pub(crate) struct Order<'a> {
+    /// Why, for the log.
+    pub(crate) comment: Option<&'a str>,
+    /// Whether the operator insists.
+    pub(crate) force: bool,
+}
+
+/// The node with `id`.
+async fn load(db: &mut SqliteConnection, id: NodeId) -> Result<Node, StoreError> {
+    let row = sqlx::query("SELECT * FROM nodes WHERE id = ?1").bind(id.to_string());
+    let row = row.fetch_optional(db).await?;
+    read(&row.ok_or_else(|| StoreError::Missing { what: "node", id: id.to_string() })?)
+}
+
+/// The node with the address `mac`, and the run that it is in.
+pub(super) async fn find_by_mac(
+    db: &mut SqliteConnection,
+    mac: Mac,
+) -> Result<Option<(Node, Option<Run>)>, StoreError> {
+    let row = sqlx::query("SELECT * FROM nodes WHERE mac_address = ?1").bind(mac.to_string());
+    row.fetch_optional(db).await?.map(|row| Ok((read(&row)?, read_run(&row)?))).transpose()
+}
+
+/// The node that `site` calls `id`, which may be the id that the site had made for it, and the run that it is in.
+pub(super) async fn find_as_site(
+    db: &mut SqliteConnection,
+    site: SiteId,
+    id: NodeId,
+) -> Result<Option<(Node, Option<Run>)>, StoreError> {
+    let row = sqlx::query(
+        "SELECT * FROM nodes
+         WHERE id = coalesce((SELECT node_id FROM node_aliases WHERE site_id = ?1 AND alias = ?2), ?2)",
+    )
+    .bind(site.to_string())
+    .bind(id.to_string())
+    .fetch_optional(db)
+    .await?;
+    row.map(|row| Ok((read(&row)?, read_run(&row)?))).transpose()
+}
+
+/// Remembers that `site` calls `node` by the id that it had made for it.
+pub(super) async fn alias(
+    db: &mut SqliteConnection,
+    site: SiteId,
+    alias: NodeId,
+    node: NodeId,
+) -> Result<(), StoreError> {
+    sqlx::query(
+        "INSERT OR REPLACE INTO node_aliases (site_id, alias, node_id) VALUES (?1, ?2, ?3)",
+    )
+    .bind(site.to_string())
+    .bind(alias.to_string())
+    .bind(node.to_string())
+    .execute(db)
+    .await?;
+    Ok(())
+}
+
+async fn check_mac(db: &mut SqliteConnection, mac: Mac) -> Result<(), StoreError> {
+    match find_by_mac(db, mac).await? {
+        None => Ok(()),
+        Some((holder, _)) => Err(StoreError::MacTaken { mac, holder: holder.id.to_string() }),
+    }
+}
+
+async fn check_references(
+    db: &mut SqliteConnection,
+    workflow_id: Option<WorkflowId>,
+    home_site_id: Option<SiteId>,
+) -> Result<(), StoreError> {
+    if let Some(id) = workflow_id
+        && workflows::find(db, id).await?.is_none()
+    {
+        let id = id.to_string();
+        return Err(StoreError::Unknown { field: "workflow_id", what: "workflow", id });
+    }
+    if let Some(id) = home_site_id
+        && sites::find(db, id).await?.is_none()
+    {
+        let id = id.to_string();
+        return Err(StoreError::Unknown { field: "home_site_id", what: "site", id });
+    }
+    Ok(())
+}
+
+/// Writes the whole node, in a new row or in its own. Whoever is no site ends the run that the node was in.
+pub(super) async fn save(
+    db: &mut SqliteConnection,
+    node: &Node,
+    run: Option<Run>,
+) -> Result<(), StoreError> {
+    let fact = |fact: &Option<HardwareFact>| fact.as_ref().map(|fact| fact.as_str().to_owned());
+    sqlx::query(
+        "INSERT INTO nodes (id, mac_address, hostname, ip_address, state, workflow_id, vendor, model, serial_number,
+            system_uuid, arch, boot_mode, home_site_id, tags, install_attempts, last_install_error, boot_count, last_boot_at,
+            state_changed_at, updated_at, last_seen_at, version, run_outbox, run_base, created_at)
+         VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9, ?10, ?11, ?12, ?13, ?14, ?15, ?16, ?17, ?18, ?19, ?20, ?21, ?22, ?23, ?24,
+            ?25)
+         ON CONFLICT (id) DO UPDATE SET hostname = ?3, ip_address = ?4, state = ?5, workflow_id = ?6, vendor = ?7, model = ?8,
+            serial_number = ?9, system_uuid = ?10, arch = ?11, boot_mode = ?12, home_site_id = ?13, tags = ?14,
+            install_attempts = ?15, last_install_error = ?16, boot_count = ?17, last_boot_at = ?18, state_changed_at = ?19,
+            updated_at = ?20, last_seen_at = ?21, version = ?22, run_outbox = ?23, run_base = ?24",
+    )
+    .bind(node.id.to_string())
+    .bind(node.mac_address.to_string())
+    .bind(&node.hostname)
+    .bind(&node.ip_address)
+    .bind(node.state.as_str())
+    .bind(node.workflow_id.map(|id| id.to_string()))
+    .bind(fact(&node.vendor))
+    .bind(fact(&node.model))
+    .bind(fact(&node.serial_number))
+    .bind(fact(&node.system_uuid))
+    .bind(node.arch.map(Arch::as_str))
+    .bind(node.boot_mode.map(BootMode::as_str))
+    .bind(node.home_site_id.map(|id| id.to_string()))
+    .bind(to_json(&node.tags))
+    .bind(node.install_attempts)
+    .bind(&node.last_install_error)
+    .bind(int(node.boot_count))
+    .bind(node.last_boot_at.map(Timestamp::unix_ms))
+    .bind(node.state_changed_at.unix_ms())
+    .bind(node.updated_at.unix_ms())
+    .bind(node.last_seen_at.map(Timestamp::unix_ms))
+    .bind(int(node.version))
+    .bind(run.map(|run| run.outbox_id))
+    .bind(run.map(|run| int(run.base)))
+    .bind(node.created_at.unix_ms())
+    .execute(db)
+    .await?;
+    Ok(())
+}
+
+fn place(node: &Node) -> Cursor {
+    Cursor::new(node.created_at.unix_ms(), node.id)
+}
+
+fn read_run(row: &SqliteRow) -> Result<Option<Run>, StoreError> {
+    let outbox_id: Option<i64> = row.try_get("run_outbox")?;
+    let base = count_opt(row, "run_base")?;
+    Ok(outbox_id.zip(base).map(|(outbox_id, base)| Run { outbox_id, base }))
+}
+
+fn read(row: &SqliteRow) -> Result<Node, StoreError> {
+    Ok(Node {
+        id: word(row, "id")?,
+        mac_address: word(row, "mac_address")?,
+        hostname: row.try_get("hostname")?,
+        ip_address: row.try_get("ip_address")?,
+        state: word(row, "state")?,
+        workflow_id: word_opt(row, "workflow_id")?,
+        vendor: word_opt(row, "vendor")?,
+        model: word_opt(row, "model")?,
+        serial_number: word_opt(row, "serial_number")?,
+        system_uuid: word_opt(row, "system_uuid")?,
+        arch: word_opt(row, "arch")?,
+        boot_mode: word_opt(row, "boot_mode")?,
+        home_site_id: word_opt(row, "home_site_id")?,
+        tags: json(row, "tags")?,
+        install_attempts: count(row, "install_attempts")?,
+        last_install_error: row.try_get("last_install_error")?,
+        boot_count: count(row, "boot_count")?,
+        last_boot_at: time_opt(row, "last_boot_at")?,
+        state_changed_at: time(row, "state_changed_at")?,
+        created_at: time(row, "created_at")?,
+        updated_at: time(row, "updated_at")?,
+        last_seen_at: time_opt(row, "last_seen_at")?,
+        version: count(row, "version")?,
+    })
+}

@@ -1,0 +1,84 @@
+//! Between columns and values: texts that are read through serde as the wire's are, times, counts.
+
+use pureboot_protocol::Timestamp;
+use serde::Serialize;
+use serde::de::value::{Error, StringDeserializer};
+use serde::de::{DeserializeOwned, IntoDeserializer};
+use sqlx::Row;
+use sqlx::sqlite::SqliteRow;
+
+use crate::store::StoreError;
+
+/// A column that holds a text with a meaning: an id, an address, a word of a closed set.
+pub(crate) fn word<T: DeserializeOwned>(
+    row: &SqliteRow,
+    column: &'static str,
+) -> Result<T, StoreError> {
+    read(column, row.try_get(column)?)
+}
+
+/// [`word`] that may be null.
+pub(crate) fn word_opt<T: DeserializeOwned>(
+    row: &SqliteRow,
+    column: &'static str,
+) -> Result<Option<T>, StoreError> {
+    row.try_get::<Option<String>, _>(column)?.map(|text| read(column, text)).transpose()
+}
+
+fn read<T: DeserializeOwned>(column: &'static str, text: String) -> Result<T, StoreError> {
+    let text: StringDeserializer<Error> = text.into_deserializer();
+    T::deserialize(text).map_err(|error| StoreError::Value { column, message: error.to_string() })
+}
+
+/// A column that holds JSON.
+pub(crate) fn json<T: DeserializeOwned>(
+    row: &SqliteRow,
+    column: &'static str,
+) -> Result<T, StoreError> {
+    let text: String = row.try_get(column)?;
+    serde_json::from_str(&text)
+        .map_err(|error| StoreError::Value { column, message: error.to_string() })
+}
+
+/// What [`json`] reads.
+pub(crate) fn to_json(value: &impl Serialize) -> String {
+    serde_json::to_string(value).expect("what is stored has names for keys")
+}
+
+/// A column that holds a time.
+pub(crate) fn time(row: &SqliteRow, column: &'static str) -> Result<Timestamp, StoreError> {
+    Ok(Timestamp::from_unix_ms(row.try_get(column)?))
+}
+
+/// [`time`] that may be null.
+pub(crate) fn time_opt(
+    row: &SqliteRow,
+    column: &'static str,
+) -> Result<Option<Timestamp>, StoreError> {
+    Ok(row.try_get::<Option<i64>, _>(column)?.map(Timestamp::from_unix_ms))
+}
+
+/// A column that holds a number that cannot be negative.
+pub(crate) fn count<T: TryFrom<i64>>(
+    row: &SqliteRow,
+    column: &'static str,
+) -> Result<T, StoreError> {
+    let number: i64 = row.try_get(column)?;
+    number
+        .try_into()
+        .map_err(|_| StoreError::Value { column, message: format!("{number} is out of range") })
+}
+
+/// [`count`] that may be null.
+pub(crate) fn count_opt<T: TryFrom<i64>>(
+    row: &SqliteRow,
+    column: &'static str,
+) -> Result<Option<T>, StoreError> {
+    let number: Option<i64> = row.try_get(column)?;
+    number.map(|_| count(row, column)).transpose()
+}
+
+/// A count as SQLite keeps it.
+pub(crate) fn int(count: u64) -> i64 {
+    i64::try_from(count).unwrap_or(i64::MAX)
+}

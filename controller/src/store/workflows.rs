@@ -1,0 +1,164 @@
+//! Workflows: what nodes are installed with.
+
+use pureboot_protocol::{BootMethod, Page, Timestamp, Workflow, WorkflowId};
+use sqlx::sqlite::SqliteRow;
+use sqlx::{Row, SqliteConnection};
+
+use crate::store::page::{Cursor, Paging};
+use crate::store::row::{count, int, json, time, to_json, word};
+use crate::store::{Store, StoreError, check_version};
+
+impl Store {
+    /// Keeps a new workflow.
+    ///
+    /// # Errors
+    /// The name is taken.
+    pub(crate) async fn create_workflow(&self, workflow: &Workflow) -> Result<(), StoreError> {
+        let mut tx = self.write().await?;
+        check_name(&mut tx, workflow).await?;
+        sqlx::query(
+            "INSERT INTO workflows (id, name, description, boot, created_at, updated_at, version)
+             VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7)",
+        )
+        .bind(workflow.id.to_string())
+        .bind(&workflow.name)
+        .bind(&workflow.description)
+        .bind(to_json(&workflow.boot))
+        .bind(workflow.created_at.unix_ms())
+        .bind(workflow.updated_at.unix_ms())
+        .bind(int(workflow.version))
+        .execute(&mut *tx)
+        .await?;
+        tx.commit().await?;
+        Ok(())
+    }
+
+    /// The workflow with `id`.
+    ///
+    /// # Errors
+    /// There is none.
+    pub(crate) async fn workflow(&self, id: WorkflowId) -> Result<Workflow, StoreError> {
+        load(&mut *self.reader.acquire().await?, id).await
+    }
+
+    /// Workflows in the order of their making.
+    ///
+    /// # Errors
+    /// The database fails.
+    pub(crate) async fn workflows(&self, paging: &Paging) -> Result<Page<Workflow>, StoreError> {
+        let (position, id, rows) = paging.rising();
+        let rows = sqlx::query(
+            "SELECT * FROM workflows WHERE (created_at, id) > (?1, ?2) ORDER BY created_at, id LIMIT ?3",
+        )
+        .bind(position)
+        .bind(id)
+        .bind(rows)
+        .fetch_all(&self.reader)
+        .await?;
+        let total = sqlx::query("SELECT count(*) AS total FROM workflows");
+        let total = total.fetch_one(&self.reader).await?;
+        let workflows = rows.iter().map(read).collect::<Result<_, _>>()?;
+        Ok(paging.page(workflows, count(&total, "total")?, |workflow: &Workflow| {
+            Cursor::new(workflow.created_at.unix_ms(), workflow.id)
+        }))
+    }
+
+    /// Replaces name, description and method of a workflow; what `change` makes of them is kept.
+    ///
+    /// # Errors
+    /// There is no such workflow, it has another version than `version`, `change` refuses, or the name is taken.
+    pub(crate) async fn update_workflow<E: From<StoreError>>(
+        &self,
+        id: WorkflowId,
+        version: Option<u64>,
+        now: Timestamp,
+        change: impl FnOnce(Workflow) -> Result<Workflow, E>,
+    ) -> Result<Workflow, E> {
+        let mut tx = self.write().await?;
+        let old = load(&mut tx, id).await?;
+        check_version(version, old.version)?;
+        let version = old.version + 1;
+        let workflow = Workflow { version, updated_at: now, ..change(old)? };
+        check_name(&mut tx, &workflow).await?;
+        sqlx::query(
+            "UPDATE workflows SET name = ?2, description = ?3, boot = ?4, updated_at = ?5, version = ?6 WHERE id = ?1",
+        )
+        .bind(id.to_string())
+        .bind(&workflow.name)
+        .bind(&workflow.description)
+        .bind(to_json(&workflow.boot))
+        .bind(now.unix_ms())
+        .bind(int(version))
+        .execute(&mut *tx)
+        .await
+        .map_err(StoreError::from)?;
+        tx.commit().await.map_err(StoreError::from)?;
+        Ok(workflow)
+    }
+
+    /// Deletes a workflow, and answers what it was.
+    ///
+    /// # Errors
+    /// There is no such workflow, it has another version than `version`, or nodes use it.
+    pub(crate) async fn delete_workflow(
+        &self,
+        id: WorkflowId,
+        version: Option<u64>,
+    ) -> Result<Workflow, StoreError> {
+        let mut tx = self.write().await?;
+        let workflow = load(&mut tx, id).await?;
+        check_version(version, workflow.version)?;
+        let used = sqlx::query(
+            "SELECT count(*) AS nodes FROM nodes WHERE workflow_id = ?1 AND state <> 'retired'",
+        )
+        .bind(id.to_string())
+        .fetch_one(&mut *tx)
+        .await?;
+        let nodes = count(&used, "nodes")?;
+        if nodes > 0 {
+            return Err(StoreError::WorkflowInUse { name: workflow.name, nodes });
+        }
+        let delete = sqlx::query("DELETE FROM workflows WHERE id = ?1").bind(id.to_string());
+        delete.execute(&mut *tx).await?;
+        tx.commit().await?;
+        Ok(workflow)
+    }
+}
+
+/// The workflow with `id`, if there is one.
+pub(super) async fn find(
+    db: &mut SqliteConnection,
+    id: WorkflowId,
+) -> Result<Option<Workflow>, StoreError> {
+    let row = sqlx::query("SELECT * FROM workflows WHERE id = ?1").bind(id.to_string());
+    row.fetch_optional(db).await?.map(|row| read(&row)).transpose()
+}
+
+async fn load(db: &mut SqliteConnection, id: WorkflowId) -> Result<Workflow, StoreError> {
+    let workflow = find(db, id).await?;
+    workflow.ok_or_else(|| StoreError::Missing { what: "workflow", id: id.to_string() })
+}
+
+async fn check_name(db: &mut SqliteConnection, workflow: &Workflow) -> Result<(), StoreError> {
+    let taken = sqlx::query("SELECT 1 FROM workflows WHERE name = ?1 AND id <> ?2")
+        .bind(&workflow.name)
+        .bind(workflow.id.to_string())
+        .fetch_optional(db)
+        .await?;
+    match taken {
+        None => Ok(()),
+        Some(_) => Err(StoreError::NameTaken { what: "workflow", name: workflow.name.clone() }),
+    }
+}
+
+fn read(row: &SqliteRow) -> Result<Workflow, StoreError> {
+    Ok(Workflow {
+        id: word(row, "id")?,
+        name: row.try_get("name")?,
+        description: row.try_get("description")?,
+        boot: json::<BootMethod>(row, "boot")?,
+        created_at: time(row, "created_at")?,
+        updated_at: time(row, "updated_at")?,
+        version: count(row, "version")?,
+    })
+}
