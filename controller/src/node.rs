@@ -2,6 +2,8 @@
 //!
 //! Every function that changes a node raises its version by one.
 
+use std::net::IpAddr;
+
 use pureboot_protocol::{
     BootMode, Change, ClockQuality, HardwareFact, Lifecycle, LifecycleError, Mac, Node, NodeEvent,
     NodeEventKind, NodeId, RegisterNode, Timestamp,
@@ -116,7 +118,9 @@ pub(crate) fn learn(node: &mut Node, seen: &RegisterNode, seen_at: Timestamp, no
         }
     }
     let request = &seen.request;
-    update(&mut node.ip_address, &seen.ip_address);
+    // Operators read this beside what is certain, so that only an address may stand there.
+    let address = seen.ip_address.as_deref().and_then(|text| text.parse::<IpAddr>().ok());
+    update(&mut node.ip_address, &address.map(|address| address.to_string()));
     update(&mut node.vendor, &request.vendor);
     update(&mut node.model, &request.product);
     update(&mut node.serial_number, &request.serial);
@@ -236,6 +240,21 @@ mod tests {
         assert_eq!(node.state, Lifecycle::InstallFailed);
         assert!(order(&mut node, Lifecycle::Pending, true, now()).is_ok());
         assert_eq!((node.install_attempts, node.last_install_error), (0, None));
+    }
+
+    #[test]
+    fn h20_an_address_that_is_none_is_not_kept() {
+        let mut node = node(Lifecycle::Discovered);
+        for (said, known) in [
+            ("192.0.2.7", Some("192.0.2.7")),
+            ("evil\nchain http://x", Some("192.0.2.7")),
+            ("2001:DB8::1", Some("2001:db8::1")),
+        ] {
+            let request = pureboot_protocol::BootRequest::new(node.mac_address);
+            let seen = RegisterNode { request, ip_address: Some(said.to_owned()) };
+            learn(&mut node, &seen, now(), now());
+            assert_eq!(node.ip_address.as_deref(), known);
+        }
     }
 
     #[test]
