@@ -50,6 +50,7 @@ pub(crate) async fn serve(
     let places = Places::default();
     let (ending, _) = watch::channel(false);
     let mut connections = JoinSet::new();
+    let mut is_failing = false;
     loop {
         let accepted = tokio::select! {
             accepted = listener.accept() => accepted,
@@ -58,6 +59,7 @@ pub(crate) async fn serve(
         };
         match accepted {
             Ok((stream, peer)) => {
+                is_failing = false;
                 // Whoever finds no place is let go at once: waiting would tie up a descriptor as well.
                 let Some(place) = places.take(peer.ip()) else {
                     tracing::debug!(%peer, "no place for a connection of {peer}");
@@ -71,7 +73,9 @@ pub(crate) async fn serve(
                 });
             }
             Err(error) => {
-                tracing::warn!(error = %error, "cannot accept a connection: {error}");
+                if !std::mem::replace(&mut is_failing, true) {
+                    tracing::warn!(error = %error, "cannot accept a connection for now: {error}");
+                }
                 tokio::time::sleep(ACCEPT_PAUSE).await;
             }
         }
