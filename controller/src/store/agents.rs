@@ -62,15 +62,20 @@ impl Store {
         let (site_id, body) = (agent.site_id.to_string(), to_json(heartbeat));
         let mut tx = self.write().await?;
         let site = sites::load(&mut tx, agent.site_id).await?;
-        sqlx::query(
-            "UPDATE agents SET agent_version = ?2, heartbeat = ?3, heartbeat_interval = ?4 WHERE site_id = ?1",
+        let known = sqlx::query(
+            "UPDATE agents SET agent_version = ?2, heartbeat = ?3, heartbeat_interval = ?4 WHERE site_id = ?1 AND id = ?5",
         )
         .bind(&site_id)
         .bind(&heartbeat.agent_version)
         .bind(&body)
         .bind(site.heartbeat_interval)
+        .bind(agent.id.to_string())
         .execute(&mut *tx)
         .await?;
+        // Another agent may have taken its place since the credential was looked at.
+        if known.rows_affected() == 0 {
+            return Err(StoreError::Missing { what: "agent", id: agent.id.to_string() });
+        }
         sqlx::query("UPDATE sites SET agent_status = 'online', agent_last_seen = ?2 WHERE id = ?1")
             .bind(&site_id)
             .bind(now.unix_ms())
