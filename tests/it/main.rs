@@ -1,3 +1,74 @@
-//! Tests that start the real programs.
+//! Tests that start the real programs: a controller, an agent, and what talks to them.
+//!
+//! Each trial is a plain function whose name is the sentence that must hold. What it needs of the machine is declared beside
+//! it; where that is missing the trial is ignored, and the reason is printed.
 
-fn main() {}
+mod hostile;
+mod http;
+mod join;
+mod need;
+mod netboot;
+mod offline;
+mod tftp;
+mod tidy;
+
+use std::io::Write;
+
+use anyhow::Result;
+use libtest_mimic::{Arguments, Failed, Trial};
+use pureboot_tests::process;
+
+use crate::need::Need;
+
+/// One sentence that must hold.
+struct Case {
+    name: &'static str,
+    needs: &'static [Need],
+    run: fn() -> Result<()>,
+}
+
+/// Names a trial after its module and function; what it needs stands after the function.
+macro_rules! case {
+    ($run:ident $(, $need:expr)* $(,)?) => {
+        $crate::Case {
+            name: concat!(module_path!(), "::", stringify!($run)),
+            needs: &[$($need),*],
+            run: $run,
+        }
+    };
+}
+pub(crate) use case;
+
+impl Case {
+    fn into_trial(self) -> Trial {
+        let missing: Vec<_> = self.needs.iter().filter_map(Need::missing).collect();
+        let name = self.name.strip_prefix("it::").unwrap_or(self.name);
+        if !missing.is_empty() {
+            let note = format!("test {name} is ignored: {}", missing.join("; "));
+            // Nothing is lost but the note when standard output is closed.
+            _ = writeln!(std::io::stdout(), "{note}");
+        }
+        Trial::test(name, move || explain((self.run)())).with_ignored_flag(!missing.is_empty())
+    }
+}
+
+/// Adds the logs of the programs that took part to the error.
+fn explain(outcome: Result<()>) -> Result<(), Failed> {
+    let logs = process::take_logs().join("\n");
+    outcome.map_err(|error| Failed::from(format!("{error:#}\n{logs}")))
+}
+
+fn main() {
+    let arguments = Arguments::from_args();
+    let groups = [
+        tidy::cases(),
+        tftp::cases(),
+        http::cases(),
+        join::cases(),
+        offline::cases(),
+        hostile::cases(),
+        netboot::cases(),
+    ];
+    let trials = groups.into_iter().flatten().map(Case::into_trial).collect();
+    libtest_mimic::run(&arguments, trials).exit();
+}

@@ -1,0 +1,47 @@
+//! What a trial needs of the machine that it runs on.
+
+use std::path::Path;
+use std::sync::OnceLock;
+
+use nix::unistd::geteuid;
+use pureboot_tests::namespace::Namespace;
+use pureboot_tests::process;
+
+/// Something that may be missing, and the cure.
+pub(crate) enum Need {
+    /// The right to do as root does.
+    Root,
+    /// Network namespaces, bridges and tap devices.
+    Namespaces,
+    /// A program and the Debian package that brings it.
+    Program(&'static str, &'static str),
+    /// A file and the Debian package that brings it.
+    File(&'static str, &'static str),
+}
+
+fn namespaces() -> Result<(), String> {
+    static PROBE: OnceLock<Result<(), String>> = OnceLock::new();
+    let probe = || {
+        let namespace = Namespace::new()?;
+        namespace.add_tap("probe")?;
+        namespace.enter(|| Ok(()))
+    };
+    PROBE.get_or_init(|| probe().map_err(|error| format!("{error:#}"))).clone()
+}
+
+impl Need {
+    /// Why the trial cannot run here; none where it can.
+    pub(crate) fn missing(&self) -> Option<String> {
+        match self {
+            Self::Root => (!geteuid().is_root()).then(|| "needs root".to_owned()),
+            Self::Namespaces => namespaces().err().map(|error| {
+                format!("needs network namespaces with tap devices, as root: {error}")
+            }),
+            Self::Program(name, package) => process::find(name)
+                .is_none()
+                .then(|| format!("needs the program {name}: apt-get install {package}")),
+            Self::File(path, package) => (!Path::new(path).exists())
+                .then(|| format!("needs the file {path}: apt-get install {package}")),
+        }
+    }
+}

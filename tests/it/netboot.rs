@@ -1,0 +1,195 @@
+//! Real firmware boots from the agent: SeaBIOS with the iPXE ROM, and OVMF by UEFI PXE.
+//!
+//! The machine loads a kernel that we assemble here: its only act is to say its command line on the serial port. The random
+//! word in that command line was given to the controller by an operator; it reaches the serial port only if the loader, the
+//! script and the kernel were really fetched and started.
+
+use std::fs;
+use std::path::Path;
+use std::time::Duration;
+
+use anyhow::{Context, Result, ensure};
+use pureboot_tests::namespace::{BOX_ADDRESS, Namespace};
+use pureboot_tests::process::{self, Program};
+use pureboot_tests::qemu::{Firmware, Machine, OVMF_CODE, OVMF_VARS};
+use pureboot_tests::site::{Ports, Site, boot_of, text};
+use pureboot_tests::{random, random_mac};
+use serde_json::json;
+
+use crate::need::Need;
+use crate::{Case, case};
+
+const QEMU: Need = Need::Program("qemu-system-x86_64", "qemu-system-x86");
+const DNSMASQ: Need = Need::Program("dnsmasq", "dnsmasq-base");
+const AS: Need = Need::Program("as", "binutils");
+const OBJCOPY: Need = Need::Program("objcopy", "binutils");
+
+/// Debian's boot loaders.
+const UNDIONLY: &str = "/usr/lib/ipxe/undionly.kpxe";
+const IPXE_EFI: &str = "/boot/ipxe.efi";
+
+/// What a boot may take without KVM on a busy machine; 20 s and 30 s were seen on an idle one.
+const SEABIOS_LIMIT: Duration = Duration::from_secs(90);
+const OVMF_LIMIT: Duration = Duration::from_secs(240);
+
+const TAP: &str = "tap0";
+const PORTS: Ports = Ports { address: BOX_ADDRESS, boot: 8080, tftp: 69 };
+
+pub(crate) fn cases() -> Vec<Case> {
+    vec![
+        case!(
+            seabios_is_discovered_then_installs_then_boots_its_disk,
+            Need::Root,
+            Need::Namespaces,
+            QEMU,
+            DNSMASQ,
+            AS,
+            OBJCOPY,
+            Need::File("/usr/lib/ipxe/qemu/pxe-virtio.rom", "ipxe-qemu"),
+            Need::File(UNDIONLY, "ipxe"),
+        ),
+        case!(
+            ovmf_boots_by_uefi_pxe_to_its_installer,
+            Need::Root,
+            Need::Namespaces,
+            QEMU,
+            DNSMASQ,
+            AS,
+            OBJCOPY,
+            Need::File(IPXE_EFI, "ipxe"),
+            Need::File(OVMF_CODE, "ovmf"),
+            Need::File(OVMF_VARS, "ovmf"),
+        ),
+    ]
+}
+
+/// Assembles a kernel from its source.
+fn assemble(source: &str, bits: &str, dir: &Path) -> Result<Vec<u8>> {
+    let [text, object, image] = ["kernel.S", "kernel.o", "kernel"].map(|name| dir.join(name));
+    fs::write(&text, source)?;
+    let mut command = process::system("as")?;
+    command.arg(bits).arg("-o").args([&object, &text]);
+    process::succeed(command)?;
+    let mut command = process::system("objcopy")?;
+    command.args(["--output-target", "binary", "--only-section", ".text"]).args([&object, &image]);
+    process::succeed(command)?;
+    Ok(fs::read(image)?)
+}
+
+/// The site's own DHCP server, as the README tells to set it up; `for_ipxe` is what iPXE is told to load.
+fn start_dhcp(for_ipxe: &str, dir: &Path) -> Result<Program> {
+    let mut command = process::system("dnsmasq")?;
+    command.args(["--keep-in-foreground", "--conf-file=/dev/null", "--port=0", "--user=root"]);
+    command.args(["--interface=lan", "--bind-interfaces", "--log-dhcp", "--log-facility=-"]);
+    command.args(["--no-ping", "--dhcp-authoritative", "--dhcp-range=10.73.0.50,10.73.0.99,1h"]);
+    command.arg(format!("--dhcp-leasefile={}", dir.join("leases").display()));
+    command.arg("--pid-file=");
+    command.args(["--dhcp-match=set:ipxe,175", "--dhcp-match=set:efi,option:client-arch,7"]);
+    command.arg(format!("--dhcp-boot=tag:ipxe,{for_ipxe},,{BOX_ADDRESS}"));
+    command.arg(format!("--dhcp-boot=tag:!ipxe,tag:efi,ipxe.efi,,{BOX_ADDRESS}"));
+    command.arg(format!("--dhcp-boot=tag:!ipxe,tag:!efi,undionly.kpxe,,{BOX_ADDRESS}"));
+    Program::spawn("dnsmasq", command, dir)
+}
+
+fn boot_url(site: &Site) -> String {
+    site.agent.url("/boot.ipxe")
+}
+
+/// A word that stands nowhere but in one workflow's command line.
+fn nonce() -> String {
+    format!("{:016x}", random())
+}
+
+fn seabios_is_discovered_then_installs_then_boots_its_disk() -> Result<()> {
+    let namespace = Namespace::new()?;
+    namespace.add_tap(TAP)?;
+    namespace.enter(|| {
+        let site = Site::start_at(PORTS)?;
+        let (dir, mac) = (site.dir(), random_mac());
+        let (name, nonce) = (format!("bios-{:08x}", random() >> 32), nonce());
+        let kernel = assemble(include_str!("netboot/bios.S"), "--32", dir)?;
+        site.agent.cache_add(&format!("images/{name}/kernel"), &kernel)?;
+        site.agent.cache_add(&format!("images/{name}/initrd"), b"not read")?;
+        site.agent.cache_add("bootloaders/undionly.kpxe", &fs::read(UNDIONLY)?)?;
+
+        // The first boot: the ROM's TFTP client loads the first script, the script asks by HTTP.
+        {
+            let _dhcp = start_dhcp("autoexec.ipxe", dir)?;
+            let mut machine = Machine::power_on(Firmware::SeaBios, &mac, TAP, dir)?;
+            machine.says("tftp://10.73.0.1/autoexec.ipxe... ok", SEABIOS_LIMIT)?;
+            machine.says(&mac, SEABIOS_LIMIT)?;
+            site.controller.wait_for_state(&mac, "discovered")?;
+        }
+
+        // The operator decides; the second boot goes by HTTP from the start.
+        let node = site.controller.wait_for_state(&mac, "discovered")?;
+        let workflow = site.controller.make_workflow(&name, &format!("nonce={nonce}"))?;
+        site.controller.order_install(&text(&node, "id")?, &workflow)?;
+        let _dhcp = start_dhcp(&boot_url(&site), dir)?;
+        let mut machine = Machine::power_on(Firmware::SeaBios, &mac, TAP, dir)?;
+        machine.says(&format!("nonce={nonce}"), SEABIOS_LIMIT)?;
+        machine.says("payload:", SEABIOS_LIMIT)?;
+        check_payload(&machine, &nonce, &mac)?;
+        site.controller.wait_for_state(&mac, "installing")?;
+
+        // The installer calls back, and the third boot is left to the disk.
+        let boot = boot_in_payload(&machine)?;
+        drop(machine);
+        site.agent.report(&mac, &boot, "install_complete", None)?;
+        site.controller.wait_for_state(&mac, "installed")?;
+        let mut machine = Machine::power_on(Firmware::SeaBios, &mac, TAP, dir)?;
+        machine.says("boot.ipxe... ok", SEABIOS_LIMIT)?;
+        machine.says("No bootable device", SEABIOS_LIMIT)?;
+        let console = machine.console();
+        ensure!(!console.contains("payload:"), "it was installed again:\n{console}");
+        Ok(())
+    })
+}
+
+/// The line of the kernel: what it was told on its command line.
+fn payload(machine: &Machine) -> Result<String> {
+    let console = machine.console();
+    let line = console.rsplit("payload: ").next().and_then(|rest| rest.lines().next());
+    line.map(ToOwned::to_owned).with_context(|| format!("no payload:\n{console}"))
+}
+
+fn check_payload(machine: &Machine, nonce: &str, mac: &str) -> Result<()> {
+    let line = payload(machine)?;
+    for wanted in [&format!("nonce={nonce}"), "pureboot.url=http://10.73.0.1:8080", mac] {
+        ensure!(line.contains(wanted), "no '{wanted}' in the kernel's command line: {line}");
+    }
+    Ok(())
+}
+
+fn boot_in_payload(machine: &Machine) -> Result<String> {
+    boot_of(&payload(machine)?)
+}
+
+fn ovmf_boots_by_uefi_pxe_to_its_installer() -> Result<()> {
+    let namespace = Namespace::new()?;
+    namespace.add_tap(TAP)?;
+    namespace.enter(|| {
+        let site = Site::start_at(PORTS)?;
+        let (dir, mac) = (site.dir(), random_mac());
+        let (name, nonce) = (format!("uefi-{:08x}", random() >> 32), nonce());
+        let kernel = assemble(include_str!("netboot/uefi.S"), "--64", dir)?;
+        site.agent.cache_add(&format!("images/{name}/kernel"), &kernel)?;
+        site.agent.cache_add(&format!("images/{name}/initrd"), b"not read")?;
+        site.agent.cache_add("bootloaders/ipxe.efi", &fs::read(IPXE_EFI)?)?;
+
+        // An operator who knows the machine beforehand enters it and orders its installation.
+        let workflow = site.controller.make_workflow(&name, &format!("nonce={nonce}"))?;
+        let body = json!({ "mac_address": mac, "hostname": name, "home_site_id": site.id });
+        let node_id = text(&site.controller.post("/nodes", &body)?, "id")?;
+        site.controller.order_install(&node_id, &workflow)?;
+
+        let _dhcp = start_dhcp(&boot_url(&site), dir)?;
+        let mut machine = Machine::power_on(Firmware::Ovmf, &mac, TAP, dir)?;
+        machine.says("iPXE initialising devices", OVMF_LIMIT)?;
+        machine.says("payload:", OVMF_LIMIT)?;
+        machine.says(&format!("nonce={nonce}"), OVMF_LIMIT)?;
+        check_payload(&machine, &nonce, &mac)?;
+        site.controller.wait_for_state(&mac, "installing")?;
+        Ok(())
+    })
+}

@@ -1,0 +1,44 @@
+//! The real programs as guarded processes, and the clients that talk to them: what the tests, the demonstration and the
+//! benches share.
+//!
+//! Everything here is written without the agent's own code, so that a fault cannot hide on both sides. Every wait has an end.
+
+pub mod http;
+pub mod namespace;
+pub mod process;
+pub mod qemu;
+pub mod site;
+pub mod tftp;
+pub mod wait;
+
+use std::hash::{BuildHasher, Hasher, RandomState};
+
+use sha2::{Digest, Sha256};
+
+/// A number that nobody could have written down before: the seed of the standard library's hash maps.
+pub fn random() -> u64 {
+    RandomState::new().build_hasher().finish()
+}
+
+/// A MAC address in the range of QEMU that no other test uses.
+pub fn random_mac() -> String {
+    let [a, b, c, ..] = random().to_be_bytes();
+    format!("52:54:00:{a:02x}:{b:02x}:{c:02x}")
+}
+
+/// `len` bytes without a pattern that a block-wise mistake could hide in (xorshift64, Marsaglia 2003).
+pub fn noise(len: usize) -> Vec<u8> {
+    let mut state = random() | 1;
+    let words = std::iter::from_fn(|| {
+        state ^= state << 13;
+        state ^= state >> 7;
+        state ^= state << 17;
+        Some(state.to_le_bytes())
+    });
+    words.flatten().take(len).collect()
+}
+
+/// SHA-256 in hexadecimal digits.
+pub fn sha256(bytes: &[u8]) -> String {
+    Sha256::digest(bytes).iter().map(|byte| format!("{byte:02x}")).collect()
+}

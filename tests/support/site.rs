@@ -1,0 +1,492 @@
+//! A controller and an agent, started as a person would start them.
+
+use std::fs;
+use std::net::{Ipv4Addr, SocketAddr};
+use std::path::{Path, PathBuf};
+use std::process::{Command, Output};
+use std::time::Duration;
+
+use anyhow::{Context, Result, ensure};
+use serde_json::{Value, json};
+use tempfile::TempDir;
+
+use crate::http::{self, Answer};
+use crate::process::{self, Program};
+use crate::wait;
+
+/// What a program may take until it listens, on a busy machine.
+const START_LIMIT: Duration = Duration::from_secs(20);
+
+/// What a fact may take from one program to the other, on a busy machine.
+pub const ARRIVAL_LIMIT: Duration = Duration::from_secs(20);
+
+/// Seconds between heartbeats: the shortest interval that the controller allows.
+pub const HEARTBEAT_INTERVAL_SECONDS: u64 = 5;
+
+/// A controller with a data directory; it may be stopped and started again at the same address.
+#[derive(Debug)]
+pub struct Controller {
+    dir: PathBuf,
+    address: SocketAddr,
+    token: String,
+    program: Option<Program>,
+}
+
+impl Controller {
+    /// Starts one on a free port of the loopback interface, with its data under `dir`.
+    ///
+    /// # Errors
+    /// It does not come to listen.
+    pub fn start(dir: &Path) -> Result<Self> {
+        let free = SocketAddr::from((Ipv4Addr::LOCALHOST, 0));
+        let mut controller =
+            Self { dir: dir.to_owned(), address: free, token: String::new(), program: None };
+        controller.resume()?;
+        let file = controller.data_dir().join("operator-token");
+        let token = fs::read_to_string(&file);
+        token
+            .with_context(|| format!("cannot read {}", file.display()))?
+            .trim()
+            .clone_into(&mut controller.token);
+        Ok(controller)
+    }
+
+    /// Where it keeps its data.
+    pub fn data_dir(&self) -> PathBuf {
+        self.dir.join("controller")
+    }
+
+    /// Where it listens.
+    pub fn address(&self) -> SocketAddr {
+        self.address
+    }
+
+    /// Its address as `--central-url` takes it.
+    pub fn url(&self) -> String {
+        format!("http://{}", self.address)
+    }
+
+    /// The operator's token.
+    pub fn token(&self) -> &str {
+        &self.token
+    }
+
+    /// The process.
+    ///
+    /// # Errors
+    /// It is stopped.
+    pub fn program(&mut self) -> Result<&mut Program> {
+        self.program.as_mut().context("the controller is stopped")
+    }
+
+    /// Kills it; [`Controller::resume`] brings it back.
+    pub fn stop(&mut self) {
+        self.program = None;
+    }
+
+    /// Starts it where it was.
+    ///
+    /// # Errors
+    /// It does not come to listen.
+    pub fn resume(&mut self) -> Result<()> {
+        let mut command = Command::new(process::own("pureboot-controller")?);
+        command.args(["serve", "--listen", &self.address.to_string(), "--data-dir"]);
+        command.arg(self.data_dir());
+        let program = Program::spawn("controller", command, &self.dir)?;
+        let url = program.line("listening on http://", START_LIMIT)?;
+        self.address = url.trim().parse().with_context(|| format!("not an address: {url}"))?;
+        self.program = Some(program);
+        Ok(())
+    }
+
+    /// Sends a request as the operator to a path below `/api/v1`.
+    ///
+    /// # Errors
+    /// No complete answer came.
+    pub fn call(&self, method: minreq::Method, path: &str, body: Option<&Value>) -> Result<Answer> {
+        let url = format!("{}/api/v1{path}", self.url());
+        let what = format!("{method:?} {url}");
+        let mut request = minreq::Request::new(method, url)
+            .with_header("authorization", format!("Bearer {}", self.token));
+        if let Some(body) = body {
+            request =
+                request.with_header("content-type", "application/json").with_body(body.to_string());
+        }
+        http::send(request).context(what)
+    }
+
+    fn data(&self, method: minreq::Method, path: &str, body: Option<&Value>) -> Result<Value> {
+        let answer = self.call(method, path, body)?;
+        ensure!(
+            matches!(answer.status, 200 | 201),
+            "{path} answered {}: {}",
+            answer.status,
+            answer.text()
+        );
+        let mut frame = answer.json()?;
+        let data = frame.get_mut("data").map(Value::take);
+        data.with_context(|| format!("{path} answered without data: {frame}"))
+    }
+
+    /// Reads; returns the `data` of the answer.
+    ///
+    /// # Errors
+    /// The answer is no success.
+    pub fn get(&self, path: &str) -> Result<Value> {
+        self.data(minreq::Method::Get, path, None)
+    }
+
+    /// Makes something; returns the `data` of the answer.
+    ///
+    /// # Errors
+    /// The answer is no success.
+    pub fn post(&self, path: &str, body: &Value) -> Result<Value> {
+        self.data(minreq::Method::Post, path, Some(body))
+    }
+
+    /// Changes something; returns the `data` of the answer.
+    ///
+    /// # Errors
+    /// The answer is no success.
+    pub fn patch(&self, path: &str, body: &Value) -> Result<Value> {
+        self.data(minreq::Method::Patch, path, Some(body))
+    }
+
+    /// The node with this address, if the controller knows it.
+    ///
+    /// # Errors
+    /// The answer is no success.
+    pub fn node(&self, mac: &str) -> Result<Option<Value>> {
+        let nodes = self.get(&format!("/nodes?mac={mac}"))?;
+        Ok(nodes.get(0).cloned())
+    }
+
+    /// Waits until the node is in `state`.
+    ///
+    /// # Errors
+    /// It does not get there in time.
+    pub fn wait_for_state(&self, mac: &str, state: &str) -> Result<Value> {
+        wait::until(&format!("{mac} is {state}"), ARRIVAL_LIMIT, || {
+            let node = self.node(mac)?.context("the controller does not know it")?;
+            ensure!(text(&node, "state")? == state, "it is {}", text(&node, "state")?);
+            Ok(Some(node))
+        })
+    }
+
+    /// Makes a workflow whose kernel and initial RAM disk are `images/<name>/kernel` and `images/<name>/initrd`.
+    ///
+    /// # Errors
+    /// The answer is no success.
+    pub fn make_workflow(&self, name: &str, command_line: &str) -> Result<String> {
+        let body = json!({
+            "name": name,
+            "description": "made by a test",
+            "method": "kernel",
+            "kernel": format!("images/{name}/kernel"),
+            "initrd": [format!("images/{name}/initrd")],
+            "command_line": command_line,
+        });
+        text(&self.post("/workflows", &body)?, "id")
+    }
+
+    /// Assigns a workflow and orders the installation, as an operator does.
+    ///
+    /// # Errors
+    /// The answer is no success.
+    pub fn order_install(&self, node_id: &str, workflow_id: &str) -> Result<()> {
+        self.patch(&format!("/nodes/{node_id}"), &json!({ "workflow_id": workflow_id }))?;
+        self.patch(&format!("/nodes/{node_id}/state"), &json!({ "state": "pending" }))?;
+        Ok(())
+    }
+}
+
+/// A field of an object that must be text.
+///
+/// # Errors
+/// It is not there, or not text.
+pub fn text(object: &Value, field: &str) -> Result<String> {
+    let value = object.get(field).and_then(Value::as_str);
+    value.map(ToOwned::to_owned).with_context(|| format!("no text '{field}' in {object}"))
+}
+
+/// An agent with a data directory; it may be stopped and started again.
+#[derive(Debug)]
+pub struct Agent {
+    dir: PathBuf,
+    data_dir: PathBuf,
+    program: Option<Program>,
+    tftp: SocketAddr,
+    boot: SocketAddr,
+}
+
+impl Agent {
+    /// An agent that has not been given a site yet; its data goes to `dir/<name>`.
+    pub fn new(dir: &Path, name: &str) -> Self {
+        let nowhere = SocketAddr::from((Ipv4Addr::UNSPECIFIED, 0));
+        let data_dir = dir.join(name);
+        Self { dir: dir.to_owned(), data_dir, program: None, tftp: nowhere, boot: nowhere }
+    }
+
+    /// Where it keeps its data.
+    pub fn data_dir(&self) -> &Path {
+        &self.data_dir
+    }
+
+    /// Where it listens for TFTP.
+    pub fn tftp(&self) -> SocketAddr {
+        self.tftp
+    }
+
+    /// Where it listens for HTTP.
+    pub fn boot(&self) -> SocketAddr {
+        self.boot
+    }
+
+    /// A URL on its boot listener.
+    pub fn url(&self, path: &str) -> String {
+        format!("http://{}{path}", self.boot)
+    }
+
+    /// The process.
+    ///
+    /// # Errors
+    /// It is stopped.
+    pub fn program(&mut self) -> Result<&mut Program> {
+        self.program.as_mut().context("the agent is stopped")
+    }
+
+    /// `pureboot-agent` with these arguments and its data directory.
+    ///
+    /// # Errors
+    /// It has not been built.
+    pub fn command(&self, arguments: &[&str]) -> Result<Command> {
+        let mut command = Command::new(process::own("pureboot-agent")?);
+        command.args(arguments).arg("--data-dir").arg(&self.data_dir);
+        Ok(command)
+    }
+
+    /// Runs `pureboot-agent` with these arguments to its end.
+    ///
+    /// # Errors
+    /// It does not end within 30 s.
+    pub fn run(&self, arguments: &[&str]) -> Result<Output> {
+        process::output(self.command(arguments)?, Duration::from_secs(30))
+    }
+
+    /// The first of the two commands.
+    ///
+    /// # Errors
+    /// The program fails.
+    pub fn init(&self, site_id: &str, central_url: &str, token: &str, ports: Ports) -> Result<()> {
+        let token_file = self.dir.join(format!("token.{:08x}", crate::random() >> 32));
+        fs::write(&token_file, token)?;
+        let boot = SocketAddr::from((ports.address, ports.boot)).to_string();
+        let tftp = SocketAddr::from((ports.address, ports.tftp)).to_string();
+        let mut command = self.command(&["init", "--site-id", site_id])?;
+        command.args(["--central-url", central_url, "--boot-listen", &boot]);
+        command.args(["--tftp-listen", &tftp, "--token-file"]).arg(token_file);
+        process::succeed(command).map(|_| ())
+    }
+
+    /// The second of the two commands.
+    ///
+    /// # Errors
+    /// It does not come to listen.
+    pub fn start(&mut self) -> Result<()> {
+        let program = Program::spawn("agent", self.command(&["start"])?, &self.dir)?;
+        let line = program.line("listening on tftp://", START_LIMIT)?;
+        let not_told = || format!("expected two addresses, got: {line}");
+        let (tftp, boot) = line.trim().split_once(" http://").with_context(not_told)?;
+        self.tftp = tftp.parse().with_context(not_told)?;
+        self.boot = boot.parse().with_context(not_told)?;
+        self.program = Some(program);
+        Ok(())
+    }
+
+    /// Kills it as a power cut would.
+    pub fn stop(&mut self) {
+        self.program = None;
+    }
+
+    /// Puts content into its cache.
+    ///
+    /// # Errors
+    /// The program fails.
+    pub fn cache_add(&self, name: &str, content: &[u8]) -> Result<()> {
+        let file = self.dir.join(format!("content.{:08x}", crate::random() >> 32));
+        fs::write(&file, content)?;
+        let mut command = self.command(&["cache", "add", name])?;
+        command.arg(&file);
+        process::succeed(command)?;
+        fs::remove_file(file)?;
+        Ok(())
+    }
+
+    /// The script that a machine is given.
+    ///
+    /// # Errors
+    /// The answer is not 200 with an iPXE script.
+    pub fn script(&self, mac: &str) -> Result<String> {
+        let script = http::get(&self.url(&format!("/boot/{mac}?arch=x86_64&platform=pcbios")))?;
+        let script = script.expect(200)?.text();
+        ensure!(script.starts_with("#!ipxe\n"), "not an iPXE script: {script}");
+        Ok(script)
+    }
+
+    /// Reports an event as a machine does.
+    ///
+    /// # Errors
+    /// The answer is not a success.
+    pub fn report(&self, mac: &str, boot: &str, event: &str, progress: Option<u8>) -> Result<()> {
+        let mut body = json!({ "mac_address": mac, "boot": boot, "event_type": event });
+        if let (Some(progress), Some(fields)) = (progress, body.as_object_mut()) {
+            fields.insert("progress".to_owned(), progress.into());
+        }
+        let answer = http::post(&self.url("/api/v1/report"), &body)?;
+        ensure!(
+            (200..300).contains(&answer.status),
+            "the report of {event} was answered {}: {}",
+            answer.status,
+            answer.text()
+        );
+        Ok(())
+    }
+}
+
+/// Where an agent is to listen; port 0 means any free one.
+#[derive(Debug, Clone, Copy)]
+pub struct Ports {
+    /// The address of both listeners.
+    pub address: Ipv4Addr,
+    /// HTTP for machines.
+    pub boot: u16,
+    /// TFTP.
+    pub tftp: u16,
+}
+
+impl Ports {
+    /// Free ports on the loopback interface.
+    pub const LOOPBACK: Self = Self { address: Ipv4Addr::LOCALHOST, boot: 0, tftp: 0 };
+}
+
+/// A site that works: a controller, and an agent that has joined it.
+#[derive(Debug)]
+pub struct Site {
+    /// The agent; declared first, so that it ends before its controller.
+    pub agent: Agent,
+    /// The controller.
+    pub controller: Controller,
+    /// The site's id.
+    pub id: String,
+    dir: TempDir,
+}
+
+impl Site {
+    /// Starts both on loopback and waits until the agent has joined.
+    ///
+    /// # Errors
+    /// One of the steps fails.
+    pub fn start() -> Result<Self> {
+        Self::start_at(Ports::LOOPBACK)
+    }
+
+    /// Starts both, the agent at `ports`, and waits until the agent has joined.
+    ///
+    /// # Errors
+    /// One of the steps fails.
+    pub fn start_at(ports: Ports) -> Result<Self> {
+        let mut site = Self::prepare("agent")?;
+        let token = site.make_token()?;
+        site.agent.init(&site.id, &site.controller.url(), &token, ports)?;
+        site.agent.start()?;
+        site.wait_until_online()?;
+        Ok(site)
+    }
+
+    /// Starts a controller with a site whose agent has not been given anything yet.
+    ///
+    /// # Errors
+    /// One of the steps fails.
+    pub fn prepare(agent_name: &str) -> Result<Self> {
+        let dir = tempfile::Builder::new().prefix("pureboot-").tempdir()?;
+        let controller = Controller::start(dir.path())?;
+        let body = json!({ "name": format!("site-{:08x}", crate::random() >> 32), "autonomy_level": "limited" });
+        let id = text(&controller.post("/sites", &body)?, "id")?;
+        let interval = json!({ "heartbeat_interval": HEARTBEAT_INTERVAL_SECONDS });
+        controller.patch(&format!("/sites/{id}"), &interval)?;
+        Ok(Self { agent: Agent::new(dir.path(), agent_name), controller, id, dir })
+    }
+
+    /// The directory that holds everything and goes away with the site.
+    pub fn dir(&self) -> &Path {
+        self.dir.path()
+    }
+
+    /// A new token for the site.
+    ///
+    /// # Errors
+    /// The answer is no success.
+    pub fn make_token(&self) -> Result<String> {
+        let path = format!("/sites/{}/agent-token", self.id);
+        text(&self.controller.post(&path, &json!({}))?, "token")
+    }
+
+    /// What the controller says of the agent.
+    ///
+    /// # Errors
+    /// The answer is no success.
+    pub fn agent_status(&self) -> Result<Value> {
+        self.controller.get(&format!("/agents/{}/status", self.id))
+    }
+
+    /// Waits until the controller has had a heartbeat.
+    ///
+    /// # Errors
+    /// None comes in time.
+    pub fn wait_until_online(&self) -> Result<()> {
+        wait::until("the agent is online", ARRIVAL_LIMIT, || {
+            let status = self.agent_status()?;
+            let is_online = status.to_string().contains("\"online\"");
+            ensure!(is_online, "the controller says: {status}");
+            Ok(Some(()))
+        })
+    }
+
+    /// Lets a machine boot for the first time and orders its installation with a workflow of its own; returns the node's id.
+    ///
+    /// # Errors
+    /// One of the steps fails.
+    pub fn discover_and_order(&self, mac: &str, workflow: &str) -> Result<String> {
+        self.agent.script(mac)?;
+        let node = self.controller.wait_for_state(mac, "discovered")?;
+        let workflow_id = self.controller.make_workflow(workflow, &format!("nonce={workflow}"))?;
+        let node_id = text(&node, "id")?;
+        self.controller.order_install(&node_id, &workflow_id)?;
+        Ok(node_id)
+    }
+
+    /// The script of a machine once it says `wanted`: the agent may answer from what it knew until it has asked again.
+    ///
+    /// # Errors
+    /// It does not say so in time.
+    pub fn script_with(&self, mac: &str, wanted: &str) -> Result<String> {
+        wait::until(&format!("the script of {mac} says '{wanted}'"), ARRIVAL_LIMIT, || {
+            let script = self.agent.script(mac)?;
+            ensure!(script.contains(wanted), "it says:\n{script}");
+            Ok(Some(script))
+        })
+    }
+}
+
+/// The boot session that a script's URLs and command line name.
+///
+/// # Errors
+/// The script names none.
+pub fn boot_of(script: &str) -> Result<String> {
+    const UUID_LEN: usize = 36;
+    let found = script.match_indices("boot=").find_map(|(at, mark)| {
+        let id = script.get(at + mark.len()..at + mark.len() + UUID_LEN)?;
+        id.chars().all(|c| c.is_ascii_hexdigit() || c == '-').then(|| id.to_owned())
+    });
+    found.with_context(|| format!("no boot session in the script:\n{script}"))
+}
