@@ -95,6 +95,17 @@ fn boot_url(site: &Site) -> String {
     site.agent.url("/boot.ipxe")
 }
 
+/// Lets the ROM load undionly.kpxe and the iPXE in that file load the first script, both by TFTP.
+///
+/// The two ask for their address in the same words, so the DHCP server is exchanged in between: when the ROM names the
+/// file, it has its address and asks for no other.
+fn chain_to_script(machine: &mut Machine, dir: &Path) -> Result<Program> {
+    let for_rom = start_dhcp("undionly.kpxe", dir)?;
+    machine.says("tftp://10.73.0.1/undionly.kpxe", SEABIOS_LIMIT)?;
+    drop(for_rom);
+    start_dhcp("autoexec.ipxe", dir)
+}
+
 /// A word that stands nowhere but in one workflow's command line.
 fn nonce() -> String {
     format!("{:016x}", random())
@@ -112,11 +123,11 @@ fn seabios_is_discovered_then_installs_then_boots_its_disk() -> Result<()> {
         site.agent.cache_add(&format!("images/{name}/initrd"), b"not read")?;
         site.agent.cache_add("bootloaders/undionly.kpxe", &fs::read(UNDIONLY)?)?;
 
-        // The first boot: the ROM's TFTP client loads the first script, the script asks by HTTP.
+        // The first boot: loader and first script by TFTP, then HTTP.
         {
-            let _dhcp = start_dhcp("autoexec.ipxe", dir)?;
             let mut machine = Machine::power_on(Firmware::SeaBios, &mac, TAP, dir)?;
-            machine.says("tftp://10.73.0.1/autoexec.ipxe... ok", SEABIOS_LIMIT)?;
+            let _dhcp = chain_to_script(&mut machine, dir)?;
+            machine.says("autoexec.ipxe... ok", SEABIOS_LIMIT)?;
             machine.says(&mac, SEABIOS_LIMIT)?;
             site.controller.wait_for_state(&mac, "discovered")?;
         }

@@ -16,7 +16,6 @@ use crate::{Case, case};
 
 const TFTP_HPA: Need = Need::Program("tftp", "tftp-hpa");
 const ATFTP: Need = Need::Program("atftp", "atftp");
-const CURL: Need = Need::Program("curl", "curl");
 
 /// Around the block lengths 512 and 1,428: empty, one less, exact, one more, many.
 const SIZES: [usize; 10] = [0, 1, 511, 512, 513, 1_024, 1_428, 14_280, 65_536, 300_001];
@@ -25,7 +24,6 @@ pub(crate) fn cases() -> Vec<Case> {
     vec![
         case!(tftp_hpa_reads_every_size, TFTP_HPA),
         case!(atftp_reads_every_size_with_options, ATFTP),
-        case!(curl_reads_every_size_by_tftp, CURL),
         case!(every_size_comes_whole_with_every_option),
         case!(f15_block_numbers_roll_over),
         case!(fifty_clients_at_once_get_their_files),
@@ -96,17 +94,6 @@ fn atftp_reads_every_size_with_options() -> Result<()> {
         .with_context(|| format!("with {options:?}"))?;
     }
     Ok(())
-}
-
-fn curl_reads_every_size_by_tftp() -> Result<()> {
-    read_all(|server, name, local| {
-        let mut command = process::system("curl")?;
-        command.args(["--silent", "--show-error", "--max-time", "20", "--tftp-blksize", "1428"]);
-        command.args(["--output", local, &format!("tftp://{server}/{name}")]);
-        // curl makes no file for an empty one.
-        fs::write(local, [])?;
-        Ok(command)
-    })
 }
 
 fn client(agent: &Agent) -> Result<Client> {
