@@ -15,6 +15,14 @@ use std::hash::{BuildHasher, Hasher, RandomState};
 
 use sha2::{Digest, Sha256};
 
+/// The environment variable that asks for the long form of tests that have one.
+pub const LONG: &str = "PUREBOOT_TESTS_LONG";
+
+/// Whether the long form was asked for.
+pub fn is_long() -> bool {
+    std::env::var_os(LONG).is_some()
+}
+
 /// A number that nobody could have written down before: the seed of the standard library's hash maps.
 pub fn random() -> u64 {
     RandomState::new().build_hasher().finish()

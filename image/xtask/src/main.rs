@@ -1,3 +1,52 @@
-//! The commands of the README.
+//! The commands of the README: `cargo xtask demo`, `cargo xtask test`, and the benches.
+#![expect(
+    clippy::print_stdout,
+    clippy::print_stderr,
+    reason = "what these commands print is their purpose"
+)]
 
-fn main() {}
+mod bench;
+mod cargo;
+mod demo;
+mod gate;
+mod interrupt;
+mod packages;
+mod story;
+
+use std::process::ExitCode;
+
+use anyhow::Result;
+use argh::FromArgs;
+
+/// The commands of the PureBoot workspace.
+#[derive(FromArgs)]
+struct Arguments {
+    #[argh(subcommand)]
+    command: Command,
+}
+
+#[derive(FromArgs)]
+#[argh(subcommand)]
+enum Command {
+    Demo(demo::Demo),
+    Test(gate::Test),
+    Advisories(gate::Advisories),
+    Bench(bench::Bench),
+}
+
+fn run(command: Command) -> Result<ExitCode> {
+    match command {
+        Command::Demo(demo) => demo.run(),
+        Command::Test(test) => test.run(),
+        Command::Advisories(advisories) => advisories.run(),
+        Command::Bench(bench) => bench.run(),
+    }
+}
+
+fn main() -> ExitCode {
+    let arguments: Arguments = argh::from_env();
+    run(arguments.command).unwrap_or_else(|error| {
+        eprintln!("error: {error:#}");
+        ExitCode::FAILURE
+    })
+}

@@ -99,12 +99,12 @@ fn connect_from(source: Ipv4Addr, to: SocketAddr) -> Result<TcpStream> {
 
 fn h1_half_sent_headers_do_not_keep_honest_machines_out() -> Result<()> {
     const ATTACKERS: u8 = 25;
-    const CONNECTIONS_EACH: usize = 20;
+    let connections_each = if pureboot_tests::is_long() { 100 } else { 20 };
     let mut site = Site::start()?;
     for door in doors(&site) {
         let mut held = Vec::new();
         for attacker in 1..=ATTACKERS {
-            for _ in 0..CONNECTIONS_EACH {
+            for _ in 0..connections_each {
                 let connection = connect_from(Ipv4Addr::new(127, 0, 2, attacker), door.address);
                 // A refused connection is a defence that works.
                 if let Ok(mut stream) = connection {

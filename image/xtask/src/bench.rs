@@ -1,0 +1,53 @@
+//! `cargo xtask bench …`: figures, side by side where there is a peer. Figures belong to the machine; ratios are what to compare.
+
+mod idle;
+mod load;
+mod peers;
+mod proc;
+mod tftp;
+
+use std::process::ExitCode;
+
+use anyhow::Result;
+use argh::FromArgs;
+
+use crate::cargo;
+
+/// Measure the release build.
+#[derive(FromArgs)]
+#[argh(subcommand, name = "bench")]
+pub(crate) struct Bench {
+    #[argh(subcommand)]
+    what: What,
+}
+
+#[derive(FromArgs)]
+#[argh(subcommand)]
+enum What {
+    Tftp(tftp::Tftp),
+    Idle(idle::Idle),
+}
+
+impl Bench {
+    pub(crate) fn run(self) -> Result<ExitCode> {
+        if cfg!(debug_assertions) {
+            // The load client must not be what is measured: this program runs itself again, optimised.
+            let mut release = cargo::command(&["run", "--quiet", "--locked", "--release"])?;
+            release.args(["--package", "xtask", "--"]).args(std::env::args_os().skip(1));
+            let status = release.status()?;
+            return Ok(if status.success() { ExitCode::SUCCESS } else { ExitCode::FAILURE });
+        }
+        cargo::build("release")?;
+        match self.what {
+            What::Tftp(bench) => bench.run(),
+            What::Idle(bench) => bench.run(),
+        }?;
+        Ok(ExitCode::SUCCESS)
+    }
+}
+
+/// The middle one of some figures.
+fn median(mut figures: Vec<f64>) -> f64 {
+    figures.sort_by(f64::total_cmp);
+    figures.get(figures.len() / 2).copied().unwrap_or(f64::NAN)
+}

@@ -1,0 +1,128 @@
+//! What the tests need of Debian and of crates.io, and how it comes onto the machine.
+
+use std::collections::BTreeSet;
+use std::path::{Path, PathBuf};
+use std::process::Command;
+
+use anyhow::{Context, Result, ensure};
+use nix::unistd::geteuid;
+use pureboot_tests::process;
+
+use crate::cargo;
+
+/// A program or a file, and the Debian package that brings it.
+const NEEDED: [(&str, &str); 13] = [
+    ("as", "binutils"),
+    ("objcopy", "binutils"),
+    ("atftp", "atftp"),
+    ("curl", "curl"),
+    ("dnsmasq", "dnsmasq-base"),
+    ("ip", "iproute2"),
+    ("qemu-system-x86_64", "qemu-system-x86"),
+    ("tftp", "tftp-hpa"),
+    ("/boot/ipxe.efi", "ipxe"),
+    ("/usr/lib/ipxe/undionly.kpxe", "ipxe"),
+    ("/usr/lib/ipxe/qemu/pxe-virtio.rom", "ipxe-qemu"),
+    ("/usr/share/OVMF/OVMF_CODE_4M.fd", "ovmf"),
+    ("/usr/share/OVMF/OVMF_VARS_4M.fd", "ovmf"),
+];
+
+fn is_here(name: &str) -> bool {
+    if name.starts_with('/') { Path::new(name).exists() } else { process::find(name).is_some() }
+}
+
+fn missing() -> Vec<&'static str> {
+    let packages: BTreeSet<_> =
+        NEEDED.iter().filter(|(name, _)| !is_here(name)).map(|(_, package)| *package).collect();
+    packages.into_iter().collect()
+}
+
+fn apt_get(arguments: &[&str], packages: &[&str]) -> Result<()> {
+    let mut command = process::system("apt-get")?;
+    command.args(["--yes", "--quiet", "--no-install-recommends"]).args(arguments).args(packages);
+    command.env("DEBIAN_FRONTEND", "noninteractive").stdin(std::process::Stdio::null());
+    let status = command.status()?;
+    ensure!(status.success(), "apt-get {} ended with {status}", arguments.join(" "));
+    Ok(())
+}
+
+/// Installs Debian packages that are missing, where that is possible, and says what stays missing.
+pub(crate) fn install() {
+    let packages = missing();
+    if packages.is_empty() {
+        return;
+    }
+    println!("missing Debian packages: {}", packages.join(" "));
+    if geteuid().is_root() && process::find("apt-get").is_some() {
+        // The lists may be absent or old: then the first attempt fails.
+        let outcome = apt_get(&["install"], &packages).or_else(|_| {
+            apt_get(&["update"], &[])?;
+            apt_get(&["install"], &packages)
+        });
+        if let Err(error) = outcome {
+            println!("cannot install them: {error:#}");
+        }
+    }
+    let packages = missing();
+    if !packages.is_empty() {
+        println!(
+            "STILL MISSING, so tests will be skipped. As root: apt-get install {}",
+            packages.join(" ")
+        );
+    }
+}
+
+/// Where programs are kept that the workspace needs and nobody else.
+///
+/// # Errors
+/// There is no home directory.
+pub(crate) fn cache_dir() -> Result<PathBuf> {
+    let cache = std::env::var_os("XDG_CACHE_HOME").filter(|dir| !dir.is_empty()).map(PathBuf::from);
+    let home = || std::env::var_os("HOME").map(|home| PathBuf::from(home).join(".cache"));
+    let dir = cache.or_else(home).context("neither XDG_CACHE_HOME nor HOME is set")?;
+    Ok(dir.join("pureboot"))
+}
+
+/// cargo-deny, built on first use.
+///
+/// # Errors
+/// It cannot be built; cargo has said why.
+pub(crate) fn cargo_deny() -> Result<Command> {
+    let tools = cache_dir()?.join("tools");
+    let program = tools.join("bin/cargo-deny");
+    if !program.is_file() {
+        // A debug build takes a third of the time, and the tree is small.
+        let mut install = cargo::command(&["install", "cargo-deny", "--locked", "--debug"])?;
+        let status = install.arg("--root").arg(&tools).status()?;
+        ensure!(status.success(), "cargo install cargo-deny ended with {status}");
+    }
+    let mut command = Command::new(program);
+    command.current_dir(cargo::root()?);
+    Ok(command)
+}
+
+/// The files of a Debian package that cannot be installed beside another one, unpacked into the cache.
+///
+/// # Errors
+/// It cannot be downloaded or unpacked.
+pub(crate) fn unpacked(package: &str) -> Result<PathBuf> {
+    let dir = cache_dir()?.join("packages").join(package);
+    if dir.is_dir() {
+        return Ok(dir);
+    }
+    let download = tempfile::tempdir()?;
+    let mut command = process::system("apt-get")?;
+    command.args(["download", "--quiet", package]).current_dir(download.path());
+    // apt's own user may not write into a directory of root's.
+    command.args(["--option", "APT::Sandbox::User=root"]);
+    process::succeed(command).with_context(|| format!("cannot download {package}"))?;
+    let mut archives = std::fs::read_dir(download.path())?;
+    let archive = archives.next().with_context(|| format!("no archive of {package} came"))??;
+    let half = dir.with_extension("part");
+    let mut command = process::system("dpkg")?;
+    command.arg("--extract").arg(archive.path()).arg(&half);
+    std::fs::create_dir_all(&half)?;
+    process::succeed(command)?;
+    std::fs::rename(&half, &dir)?;
+    Ok(dir)
+}
