@@ -4,8 +4,9 @@
 //! word in that command line was given to the controller by an operator; it reaches the serial port only if the loader, the
 //! script and the kernel were really fetched and started.
 
-use std::fs;
-use std::path::Path;
+use std::fs::{self, File, OpenOptions};
+use std::io::Write;
+use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use anyhow::{Context, Result, ensure};
@@ -76,6 +77,13 @@ fn assemble(source: &str, bits: &str, dir: &Path) -> Result<Vec<u8>> {
     Ok(fs::read(image)?)
 }
 
+/// A disk on which nothing has been installed yet.
+fn blank_disk(dir: &Path) -> Result<PathBuf> {
+    let disk = dir.join("disk");
+    File::create(&disk)?.set_len(1 << 20)?;
+    Ok(disk)
+}
+
 /// The site's own DHCP server, as the README tells to set it up; `for_ipxe` is what iPXE is told to load.
 fn start_dhcp(for_ipxe: &str, dir: &Path) -> Result<Program> {
     let mut command = process::system("dnsmasq")?;
@@ -123,9 +131,11 @@ fn seabios_is_discovered_then_installs_then_boots_its_disk() -> Result<()> {
         site.agent.cache_add(&format!("images/{name}/initrd"), b"not read")?;
         site.agent.cache_add("bootloaders/undionly.kpxe", &fs::read(UNDIONLY)?)?;
 
+        let disk = blank_disk(dir)?;
+
         // The first boot: loader and first script by TFTP, then HTTP.
         {
-            let mut machine = Machine::power_on(Firmware::SeaBios, &mac, TAP, dir)?;
+            let mut machine = Machine::power_on(Firmware::SeaBios, &mac, TAP, &disk, dir)?;
             let _dhcp = chain_to_script(&mut machine, dir)?;
             machine.says("autoexec.ipxe... ok", SEABIOS_LIMIT)?;
             machine.says(&mac, SEABIOS_LIMIT)?;
@@ -137,20 +147,22 @@ fn seabios_is_discovered_then_installs_then_boots_its_disk() -> Result<()> {
         let workflow = site.controller.make_workflow(&name, &format!("nonce={nonce}"))?;
         site.controller.order_install(&text(&node, "id")?, &workflow)?;
         let _dhcp = start_dhcp(&boot_url(&site), dir)?;
-        let mut machine = Machine::power_on(Firmware::SeaBios, &mac, TAP, dir)?;
+        let mut machine = Machine::power_on(Firmware::SeaBios, &mac, TAP, &disk, dir)?;
         machine.says(&format!("nonce={nonce}"), SEABIOS_LIMIT)?;
         machine.says("payload:", SEABIOS_LIMIT)?;
         check_payload(&machine, &nonce, &mac)?;
         site.controller.wait_for_state(&mac, "installing")?;
 
-        // The installer calls back, and the third boot is left to the disk.
+        // The installer writes the disk and calls back; the third boot is left to the disk.
         let boot = boot_in_payload(&machine)?;
         drop(machine);
+        let sector = assemble(include_str!("netboot/disk.S"), "--32", dir)?;
+        OpenOptions::new().write(true).open(&disk)?.write_all(&sector)?;
         site.agent.report(&mac, &boot, "install_complete", None)?;
         site.controller.wait_for_state(&mac, "installed")?;
-        let mut machine = Machine::power_on(Firmware::SeaBios, &mac, TAP, dir)?;
+        let mut machine = Machine::power_on(Firmware::SeaBios, &mac, TAP, &disk, dir)?;
         machine.says("boot.ipxe... ok", SEABIOS_LIMIT)?;
-        machine.says("No bootable device", SEABIOS_LIMIT)?;
+        machine.says("disk: started", SEABIOS_LIMIT)?;
         let console = machine.console();
         ensure!(!console.contains("payload:"), "it was installed again:\n{console}");
         Ok(())
@@ -194,8 +206,9 @@ fn ovmf_boots_by_uefi_pxe_to_its_installer() -> Result<()> {
         let node_id = text(&site.controller.post("/nodes", &body)?, "id")?;
         site.controller.order_install(&node_id, &workflow)?;
 
+        let disk = blank_disk(dir)?;
         let _dhcp = start_dhcp(&boot_url(&site), dir)?;
-        let mut machine = Machine::power_on(Firmware::Ovmf, &mac, TAP, dir)?;
+        let mut machine = Machine::power_on(Firmware::Ovmf, &mac, TAP, &disk, dir)?;
         machine.says("iPXE initialising devices", OVMF_LIMIT)?;
         machine.says("payload:", OVMF_LIMIT)?;
         machine.says(&format!("nonce={nonce}"), OVMF_LIMIT)?;

@@ -32,11 +32,17 @@ pub struct Machine {
 }
 
 impl Machine {
-    /// Switches a machine on whose card is plugged into `tap`.
+    /// Switches a machine on whose card is plugged into `tap`, with a raw image as its disk.
     ///
     /// # Errors
     /// QEMU does not start.
-    pub fn power_on(firmware: Firmware, mac: &str, tap: &str, dir: &Path) -> Result<Self> {
+    pub fn power_on(
+        firmware: Firmware,
+        mac: &str,
+        tap: &str,
+        disk: &Path,
+        dir: &Path,
+    ) -> Result<Self> {
         let run = format!("{:08x}", crate::random() >> 32);
         let serial = dir.join(format!("serial.{run}"));
         let mut card = format!("virtio-net-pci,netdev=lan,mac={mac},bootindex=1");
@@ -60,6 +66,8 @@ impl Machine {
         };
         command.args(["-device", &card]);
         command.args(["-netdev", &format!("tap,id=lan,ifname={tap},script=no,downscript=no")]);
+        command.arg("-drive").arg(format!("if=none,id=disk,format=raw,file={}", disk.display()));
+        command.args(["-device", "virtio-blk-pci,drive=disk,bootindex=2"]);
         command.args(["-serial", &format!("file:{}", serial.display())]);
         Ok(Self { program: Program::spawn("qemu", command, dir)?, serial })
     }

@@ -315,9 +315,8 @@ impl Agent {
     pub fn cache_add(&self, name: &str, content: &[u8]) -> Result<()> {
         let file = self.dir.join(format!("content.{:08x}", crate::random() >> 32));
         fs::write(&file, content)?;
-        let mut command = self.command(&["cache", "add", name])?;
-        command.arg(&file);
-        process::succeed(command)?;
+        let path = file.to_str().context("a path of ASCII")?;
+        process::succeed(self.command(&["cache", "add", name, path])?)?;
         fs::remove_file(file)?;
         Ok(())
     }

@@ -191,7 +191,8 @@ fn look_back(teller: &mut Teller<'_>, site: &Site, node_id: &str) -> Result<()> 
 
 fn invite(site: &mut Site) -> Result<()> {
     let output = site.agent.run(&["status"])?;
-    println!("\nThe agent about itself (pureboot-agent status, exit code {}):", output.status);
+    let code = output.status.code().context("status was killed")?;
+    println!("\nThe agent about itself (pureboot-agent status, exit code {code}):");
     quote(&String::from_utf8_lossy(&output.stdout));
     let token = site.controller.data_dir().join("operator-token");
     println!("\nTo try in another terminal:");

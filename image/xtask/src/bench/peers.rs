@@ -10,6 +10,7 @@ use pureboot_tests::process::{self, Program};
 use pureboot_tests::tftp::{Client, read_request};
 use pureboot_tests::wait;
 
+use super::proc::CpuMeter;
 use crate::packages;
 
 /// A server under test.
@@ -17,9 +18,9 @@ use crate::packages;
 pub(super) struct Server {
     pub(super) name: &'static str,
     pub(super) address: SocketAddr,
-    pub(super) pid: u32,
-    /// Keeps a peer alive; the agent belongs to its site.
+    /// Keeps a peer alive; the agent belongs to its site. Declared before the meter, whose group must be empty at its end.
     pub(super) _program: Option<Program>,
+    pub(super) cpu: CpuMeter,
 }
 
 fn free_address() -> Result<SocketAddr> {
@@ -33,7 +34,8 @@ fn start(name: &'static str, command: Command, address: SocketAddr, dir: &Path) 
         client.send(&read_request("no-such-file", &[]))?;
         client.receive().map(Some)
     })?;
-    Ok(Server { name, address, pid: program.pid(), _program: Some(program) })
+    let cpu = CpuMeter::new(program.pid());
+    Ok(Server { name, address, _program: Some(program), cpu })
 }
 
 fn tftpd_hpa(root: &Path, dir: &Path) -> Result<Server> {

@@ -9,8 +9,9 @@ use pureboot_tests::noise;
 use pureboot_tests::site::Site;
 
 use super::load::{self, Load};
+use super::median;
 use super::peers::{self, Server};
-use super::{median, proc};
+use super::proc::CpuMeter;
 
 /// TFTP throughput and processor time, beside established servers.
 #[derive(FromArgs)]
@@ -32,9 +33,9 @@ struct Turn {
 }
 
 fn turn(load: Load<'_>, server: &Server) -> Result<Turn> {
-    let before = proc::cpu_seconds(server.pid)?;
+    let before = server.cpu.seconds()?;
     let elapsed = load::run(load, server.address).with_context(|| server.name.to_owned())?;
-    let cpu_seconds = proc::cpu_seconds(server.pid)? - before;
+    let cpu_seconds = server.cpu.seconds()? - before;
     let bytes = load.content.len() as f64 * f64::from(load.clients);
     Ok(Turn {
         mb_per_second: bytes / 1e6 / elapsed.as_secs_f64(),
@@ -51,6 +52,8 @@ fn medians(turns: &[Turn]) -> (f64, f64) {
 
 impl Tftp {
     pub(super) fn run(self) -> Result<()> {
+        // Made before the site, so that the agent has ended when its meter goes.
+        let mut servers = Vec::new();
         let mut site = Site::start()?;
         let root = site.dir().join("peers-root");
         fs::create_dir(&root)?;
@@ -64,12 +67,12 @@ impl Tftp {
             // The peers give up root before they read.
             fs::set_permissions(open, fs::Permissions::from_mode(0o755))?;
         }
-        let mut servers = vec![Server {
+        servers.push(Server {
             name: "pureboot",
             address: site.agent.tftp(),
-            pid: site.agent.program()?.pid(),
             _program: None,
-        }];
+            cpu: CpuMeter::new(site.agent.program()?.pid()),
+        });
         servers.extend(peers::start_all(&root, site.dir()));
 
         let [(large, large_content), (small, small_content)] = &files;
@@ -93,6 +96,11 @@ impl Tftp {
              windowsize answers with windowsize 1.",
             self.rounds
         );
+        if !servers.iter().all(|server| server.cpu.is_exact()) {
+            println!(
+                "No control groups here: the CPU of servers that start processes is not counted in full."
+            );
+        }
         Ok(())
     }
 
