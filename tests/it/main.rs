@@ -6,6 +6,7 @@
 mod hostile;
 mod http;
 mod join;
+mod libraries;
 mod need;
 mod netboot;
 mod offline;
@@ -59,9 +60,13 @@ fn explain(outcome: Result<()>) -> Result<(), Failed> {
 }
 
 fn main() {
+    if std::env::var_os(libraries::SERVE).is_some() {
+        return libraries::serve();
+    }
     let arguments = Arguments::from_args();
     let groups = [
         tidy::cases(),
+        libraries::cases(),
         tftp::cases(),
         http::cases(),
         join::cases(),

@@ -123,6 +123,8 @@ fn run_tests(mut command: Command, notes: &mut Vec<String>) -> Result<Tally> {
             && [" ignored, ", " is ignored: "].iter().any(|mark| line.contains(mark))
         {
             notes.push(format!("SKIPPED: {line}"));
+        } else if line.starts_with("test ") && line.ends_with(" FAILED") {
+            notes.push(format!("FAILED: {line}"));
         }
     }
     let status = child.wait()?;
