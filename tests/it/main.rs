@@ -41,10 +41,11 @@ macro_rules! case {
 pub(crate) use case;
 
 impl Case {
-    fn into_trial(self) -> Trial {
+    /// What libtest-mimic runs; `filter` is what names must contain to be run.
+    fn into_trial(self, filter: Option<&str>) -> Trial {
         let missing: Vec<_> = self.needs.iter().filter_map(Need::missing).collect();
         let name = self.name.strip_prefix("it::").unwrap_or(self.name);
-        if !missing.is_empty() {
+        if !missing.is_empty() && filter.is_none_or(|filter| name.contains(filter)) {
             let note = format!("test {name} is ignored: {}", missing.join("; "));
             // Nothing is lost but the note when standard output is closed.
             _ = writeln!(std::io::stdout(), "{note}");
@@ -74,6 +75,7 @@ fn main() {
         hostile::cases(),
         netboot::cases(),
     ];
-    let trials = groups.into_iter().flatten().map(Case::into_trial).collect();
+    let filter = arguments.filter.as_deref();
+    let trials = groups.into_iter().flatten().map(|case| case.into_trial(filter)).collect();
     libtest_mimic::run(&arguments, trials).exit();
 }

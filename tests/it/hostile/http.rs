@@ -180,11 +180,12 @@ fn h4_a_body_that_never_comes_is_given_up() -> Result<()> {
 }
 
 fn h5_one_request_in_one_response_out() -> Result<()> {
+    // The path is one that answers 200: a refusal is the framing's and nothing else's. Without `Connection: close` a second
+    // answer would show.
     let smuggled = |door: &Door| {
-        let second = format!("GET {} HTTP/1.1\r\nHost: x\r\n\r\n", door.get);
-        let post = format!("POST {} HTTP/1.1\r\nHost: x\r\nConnection: close\r\n", door.post);
-        let request = |fields: &str, body: &str| format!("{post}{fields}\r\n{body}").into_bytes();
-        let chunked = format!("0\r\n\r\n{second}");
+        let head = format!("GET {} HTTP/1.1\r\nHost: x\r\n", door.get);
+        let request = |fields: &str, body: &str| format!("{head}{fields}\r\n{body}").into_bytes();
+        let chunked = format!("0\r\n\r\n{head}\r\n");
         vec![
             request("Transfer-Encoding: chunked\r\nContent-Length: 4\r\n", &chunked),
             request("Content-Length: 4\r\nTransfer-Encoding: chunked\r\n", &chunked),
@@ -192,15 +193,15 @@ fn h5_one_request_in_one_response_out() -> Result<()> {
             request("Transfer-Encoding: xchunked\r\n", &chunked),
             request("Transfer-Encoding : chunked\r\n", &chunked),
             request("Content-Length : 2\r\n", "{}"),
-            request("X-Folded: a\r\n b\r\nContent-Length: 2\r\n", "{}"),
-            format!(
-                "POST {} HTTP/1.1\nHost: x\nConnection: close\nContent-Length: 2\n\n{{}}",
-                door.post
-            )
-            .into_bytes(),
+            request("X-Folded: a\r\n b\r\n", ""),
         ]
     };
-    refused(smuggled, &[400, 501])
+    refused(smuggled, &[400, 501])?;
+    // RFC 9112 §2.2 lets a server take a bare LF for the end of a line; one answer it is in any case.
+    let bare = |door: &Door| {
+        vec![format!("GET {} HTTP/1.1\nHost: x\nConnection: close\n\n", door.get).into_bytes()]
+    };
+    refused(bare, &[200, 400])
 }
 
 fn h6_a_reset_after_the_request_harms_nobody() -> Result<()> {
