@@ -10,12 +10,14 @@
 //! | [`uplink`] | everything that is said to the controller |
 //! | [`http`] | hyper on the executor, with a limit on everything |
 //! | [`clock`] | where the time comes from |
+//! | [`rng`] | where chance comes from: a seed |
 
 pub mod boot;
 pub mod cache;
 pub mod clock;
 pub mod http;
 pub mod outbox;
+pub mod rng;
 pub mod store;
 pub mod tftp;
 pub mod uplink;
