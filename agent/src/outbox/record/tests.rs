@@ -1,0 +1,210 @@
+//! The table: exactly once, in order, within its quota.
+
+use pureboot_protocol::{Lifecycle, Outcome};
+use smol::future::block_on;
+
+use super::*;
+use crate::store::StoreOptions;
+use crate::store::tests::{at, close, event, mac, node_id, open, options, record};
+
+fn seqs(store: &Store) -> Vec<u64> {
+    let queued = block_on(store.pending(1_000, usize::MAX)).unwrap();
+    queued.changes.iter().map(|change| change.seq).collect()
+}
+
+fn put(store: &Store, node: u8, session: u32) -> Recorded {
+    block_on(store.record(event(node, session, 1), |_| {})).unwrap()
+}
+
+#[test]
+fn i3_numbers_have_no_gaps_and_are_never_given_twice() {
+    let dir = tempfile::tempdir().unwrap();
+    let store = open(dir.path());
+    assert_eq!([put(&store, 1, 1).seq, put(&store, 1, 2).seq], [1, 2]);
+    block_on(store.run(|db| {
+        let transaction = db.transaction()?;
+        assert_eq!(append(&transaction, &Entry::new(&event(1, 3, 1))?)?, 3);
+        // Dropped without commit, as by a power cut.
+        Ok(())
+    }))
+    .unwrap();
+    assert_eq!(put(&store, 1, 4).seq, 3);
+    let epoch = block_on(store.pending(1, 1)).unwrap().epoch;
+    block_on(store.acknowledge(epoch, 3, vec![])).unwrap();
+    close(store);
+    let store = open(dir.path());
+    assert_eq!(put(&store, 1, 5).seq, 4, "an empty outbox goes on counting after a restart");
+    assert_eq!(block_on(store.pending(1, 1)).unwrap().epoch, epoch);
+}
+
+#[test]
+fn q2_a_repeated_report_is_one_change_with_one_effect() {
+    let dir = tempfile::tempdir().unwrap();
+    let store = open(dir.path());
+    block_on(store.save_record(record(1, Lifecycle::Pending, 1), at(0))).unwrap();
+    let count = |node: &mut CachedNode| {
+        *node.install_given_version.get_or_insert(0) += 1;
+    };
+    let first = block_on(store.record(event(1, 1, 1), count)).unwrap();
+    let mut repeated = event(1, 1, 1);
+    repeated.at = at(500);
+    let again = block_on(store.record(repeated, count)).unwrap();
+    assert_eq!((again.seq, again.id, again.was_new), (first.seq, first.id, false));
+    assert_eq!(again.node, first.node);
+    assert_eq!(store.node(mac(1)).unwrap().install_given_version, Some(1));
+    assert_eq!(seqs(&store), [1]);
+}
+
+#[test]
+fn q1_a_change_and_its_effect_are_both_durable_or_neither() {
+    let dir = tempfile::tempdir().unwrap();
+    let store = open(dir.path());
+    block_on(store.save_record(record(1, Lifecycle::Pending, 1), at(0))).unwrap();
+    let before = store.node(mac(1));
+    block_on(store.run(|db| {
+        let refuse = "CREATE TEMP TRIGGER refuse BEFORE UPDATE ON main.nodes
+                      BEGIN SELECT raise(ABORT, 'refused'); END";
+        Ok(db.execute_batch(refuse)?)
+    }))
+    .unwrap();
+    let seen = |node: &mut CachedNode| node.last_seen_at = Some(at(7));
+    let refused = block_on(store.record(event(1, 1, 1), seen));
+    assert!(matches!(refused, Err(StoreError::Other(_))), "{refused:?}");
+    assert_eq!((seqs(&store), store.node(mac(1))), (vec![], before));
+    close(store);
+    let store = open(dir.path());
+    assert_eq!(block_on(store.record(event(1, 1, 1), seen)).unwrap().seq, 1);
+    close(store);
+    let store = open(dir.path());
+    assert_eq!(store.node(mac(1)).unwrap().last_seen_at, Some(at(7)));
+}
+
+#[test]
+fn a_change_is_read_as_it_was_written_and_knows_the_one_before_it() {
+    let dir = tempfile::tempdir().unwrap();
+    let store = open(dir.path());
+    let mut new = event(1, 1, 42);
+    new.base_version = Some(7);
+    new.clock = ClockQuality::Unsynced;
+    let id = block_on(store.record(new.clone(), |_| {})).unwrap().id;
+    put(&store, 2, 2);
+    let wish = NewChange {
+        payload: ChangePayload::StateChange {
+            state: Lifecycle::Installed,
+            autonomy: pureboot_protocol::Autonomy::Full,
+        },
+        session: None,
+        ..new.clone()
+    };
+    block_on(store.record(wish.clone(), |_| {})).unwrap();
+    close(store);
+    let changes = block_on(open(dir.path()).pending(9, usize::MAX)).unwrap().changes;
+    let expected = Change {
+        seq: 1,
+        id,
+        node: node_id(1),
+        base_version: Some(7),
+        prev_seq_same_node: None,
+        at: new.at,
+        clock: ClockQuality::Unsynced,
+        session: new.session,
+        payload: new.payload,
+    };
+    assert_eq!(changes[0], expected);
+    assert_eq!((changes[2].session, &changes[2].payload), (None, &wish.payload));
+    let previous: Vec<_> = changes.iter().map(|change| change.prev_seq_same_node).collect();
+    assert_eq!(previous, [None, None, Some(1)]);
+}
+
+#[test]
+fn an_acknowledgement_deletes_exactly_the_prefix_of_its_epoch() {
+    let dir = tempfile::tempdir().unwrap();
+    let store = open(dir.path());
+    (1..=5).for_each(|session| _ = put(&store, 1, session));
+    let epoch = block_on(store.pending(1, 1)).unwrap().epoch;
+    let counts = block_on(store.counts()).unwrap();
+    assert_eq!(counts, Counts { pending: 5, oldest_at: Some(at(1)) });
+    block_on(store.acknowledge(Epoch::from_bytes([0; 16]), 5, vec![])).unwrap();
+    assert_eq!(seqs(&store), [1, 2, 3, 4, 5]);
+    block_on(store.acknowledge(epoch, 0, vec![])).unwrap();
+    assert_eq!(seqs(&store), [1, 2, 3, 4, 5]);
+    block_on(store.acknowledge(epoch, 3, vec![])).unwrap();
+    assert_eq!(seqs(&store), [4, 5]);
+    let counts = block_on(store.counts()).unwrap();
+    assert_eq!(counts, Counts { pending: 2, oldest_at: Some(at(4)) });
+    block_on(store.acknowledge(epoch, 5, vec![])).unwrap();
+    assert_eq!(block_on(store.counts()).unwrap(), Counts { pending: 0, oldest_at: None });
+}
+
+#[test]
+fn i5_a_version_is_taken_over_only_if_nobody_else_has_changed_the_node() {
+    let dir = tempfile::tempdir().unwrap();
+    let store = open(dir.path());
+    block_on(store.save_record(record(1, Lifecycle::Pending, 5), at(0))).unwrap();
+    let results: Vec<_> = [(1, 6), (2, 7), (3, 9), (4, 10)]
+        .map(|(session, version)| ChangeResult {
+            id: put(&store, 1, session).id,
+            outcome: Outcome::Applied,
+            node_version: Some(version),
+            reason: None,
+        })
+        .into();
+    let epoch = block_on(store.pending(1, 1)).unwrap().epoch;
+    block_on(store.acknowledge(epoch, 4, results)).unwrap();
+    let version = |store: &Store| store.node(mac(1)).unwrap().known.unwrap().record.version;
+    assert_eq!(version(&store), 7, "version 8 is another's work");
+    close(store);
+    assert_eq!(version(&open(dir.path())), 7);
+}
+
+#[test]
+fn a_batch_is_limited_in_number_and_size_but_never_empty() {
+    let dir = tempfile::tempdir().unwrap();
+    let store = open(dir.path());
+    (1..=5).for_each(|session| _ = put(&store, 1, session));
+    let len = |items, bytes| block_on(store.pending(items, bytes)).unwrap().changes.len();
+    let one = block_on(store.run(|db| {
+        Ok(db.query_row("SELECT length(payload) FROM outbox", [], |row| row.get::<_, usize>(0))?)
+    }))
+    .unwrap();
+    assert_eq!([len(3, usize::MAX), len(9, 1), len(9, 2 * one), len(9, 3 * one - 1)], [3, 1, 2, 2]);
+}
+
+#[test]
+fn h22_events_leave_room_for_what_machines_become() {
+    let dir = tempfile::tempdir().unwrap();
+    let wish = |session: u32| NewChange {
+        payload: ChangePayload::StateChange {
+            state: Lifecycle::Installed,
+            autonomy: pureboot_protocol::Autonomy::Full,
+        },
+        ..event(1, session, 1)
+    };
+    let by_rows = Quota { outbox_rows: 10, ..Quota::default() };
+    let size = 10 * serde_json::to_string(&event(1, 1, 1).payload).unwrap().len();
+    let by_bytes = Quota { outbox_bytes: size.try_into().unwrap(), ..Quota::default() };
+    for (name, quota) in [("rows", by_rows), ("bytes", by_bytes)] {
+        let data_dir = dir.path().join(name);
+        let store = block_on(Store::open(StoreOptions { quota, ..options(&data_dir) })).unwrap();
+        let mut session = 0;
+        let mut fill = |make: &dyn Fn(u32) -> NewChange| {
+            (0..20)
+                .take_while(|_| {
+                    session += 1;
+                    match block_on(store.record(make(session), |_| {})) {
+                        Ok(_) => true,
+                        Err(StoreError::Full) => false,
+                        Err(error) => panic!("{error}"),
+                    }
+                })
+                .count()
+        };
+        assert_eq!(fill(&|session| event(1, session, 1)), 6, "{name}: 60 %");
+        assert!(fill(&wish) >= 3, "{name}");
+        assert_eq!(fill(&|session| event(1, session, 1)), 0, "{name}");
+        let queued = block_on(store.pending(99, usize::MAX)).unwrap();
+        assert_eq!(queued.changes[5].seq, 6, "{name}: nothing was dropped to make room");
+        block_on(store.acknowledge(queued.epoch, 6, vec![])).unwrap();
+        assert!(fill(&|session| event(1, session, 1)) >= 6, "{name}");
+    }
+}

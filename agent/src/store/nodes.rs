@@ -1,0 +1,297 @@
+//! What the site knows of its machines, and the mirror of it in memory from which machines are answered.
+
+use std::collections::HashMap;
+use std::sync::{Arc, PoisonError, RwLock};
+
+use pureboot_protocol::{BootRecord, BootRequest, Mac, NodeId, Timestamp};
+use rusqlite::{Connection, OptionalExtension, Row, named_params};
+
+use super::{Json, Store, StoreError, Word};
+
+/// How many machines the site may know that the controller does not; a machine's address is easily made up.
+pub const UNKNOWN_NODES_MAX: u64 = 1_000;
+
+/// A machine as the site knows it.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct CachedNode {
+    /// The controller's id, or the one that the site gave where it was the first to see the machine.
+    pub node_id: NodeId,
+    /// What the machine said of itself, all boots taken together.
+    pub facts: BootRequest,
+    /// What the controller knows; none for a machine that only the site knows.
+    pub known: Option<KnownRecord>,
+    /// Its last request for a script.
+    pub last_seen_at: Option<Timestamp>,
+    /// The version of the record whose installation was last handed out.
+    pub install_given_version: Option<u64>,
+    /// The change by which the site last moved the state in `known`.
+    pub state_seq: Option<u64>,
+}
+
+/// The controller's record of a machine, with what the machine has since reported at the site.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct KnownRecord {
+    /// The record.
+    pub record: BootRecord,
+    /// When the controller gave it.
+    pub fetched_at: Timestamp,
+}
+
+/// Whether an installation may be handed out.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum InstallGiven {
+    /// Now, and never again for this version of the record.
+    Now,
+    /// It has been handed out before.
+    Before,
+}
+
+impl CachedNode {
+    /// A machine of which only the address is known.
+    pub fn new(mac: Mac, node_id: NodeId) -> Self {
+        Self {
+            node_id,
+            facts: BootRequest::new(mac),
+            known: None,
+            last_seen_at: None,
+            install_given_version: None,
+            state_seq: None,
+        }
+    }
+
+    /// The boot interface; there is one node for each.
+    pub fn mac(&self) -> Mac {
+        self.facts.mac
+    }
+
+    /// Takes over what a request says; what it leaves out stays.
+    pub(super) fn learn(&mut self, request: BootRequest) {
+        let old = self.facts.clone();
+        self.facts = BootRequest {
+            mac: old.mac,
+            arch: request.arch.or(old.arch),
+            platform: request.platform.or(old.platform),
+            uuid: request.uuid.or(old.uuid),
+            serial: request.serial.or(old.serial),
+            vendor: request.vendor.or(old.vendor),
+            product: request.product.or(old.product),
+        };
+    }
+}
+
+/// All nodes in memory; written by the store's thread after a commit, and by nobody else.
+#[derive(Debug, Clone, Default)]
+pub(crate) struct Mirror {
+    nodes: Arc<RwLock<HashMap<Mac, CachedNode>>>,
+}
+
+impl Mirror {
+    // A poisoned lock is used on: each write replaces one whole value.
+    fn read<T>(&self, look: impl FnOnce(&HashMap<Mac, CachedNode>) -> T) -> T {
+        look(&self.nodes.read().unwrap_or_else(PoisonError::into_inner))
+    }
+
+    pub(crate) fn put(&self, node: CachedNode) {
+        self.nodes.write().unwrap_or_else(PoisonError::into_inner).insert(node.mac(), node);
+    }
+
+    pub(super) fn replace(&self, nodes: Vec<CachedNode>) {
+        let nodes = nodes.into_iter().map(|node| (node.mac(), node)).collect();
+        *self.nodes.write().unwrap_or_else(PoisonError::into_inner) = nodes;
+    }
+
+    pub(super) fn all(&self) -> Vec<CachedNode> {
+        self.read(|nodes| nodes.values().cloned().collect())
+    }
+}
+
+impl Store {
+    /// The machine with this address, from memory, as of the last commit. Does not wait.
+    pub fn node(&self, mac: Mac) -> Option<CachedNode> {
+        self.nodes.read(|nodes| nodes.get(&mac).cloned())
+    }
+
+    /// The machine with this id, from memory, as of the last commit. Does not wait.
+    pub fn node_by_id(&self, id: NodeId) -> Option<CachedNode> {
+        self.nodes.read(|nodes| nodes.values().find(|node| node.node_id == id).cloned())
+    }
+
+    /// Every machine, from memory, in no order. Does not wait.
+    pub fn nodes(&self) -> Vec<CachedNode> {
+        self.nodes.all()
+    }
+
+    /// How many machines the site knows. Does not wait.
+    pub fn node_count(&self) -> usize {
+        self.nodes.read(HashMap::len)
+    }
+
+    /// Takes over the controller's record of a machine.
+    ///
+    /// While a change by which the site moved the node's state is not acknowledged, the old record stands: the controller's
+    /// answer does not know of that change yet, and would send a machine that has just been installed into its installer again.
+    ///
+    /// # Errors
+    /// See [`StoreError`].
+    pub async fn save_record(
+        &self,
+        record: BootRecord,
+        fetched_at: Timestamp,
+    ) -> Result<CachedNode, StoreError> {
+        let mirror = self.nodes.clone();
+        self.run(move |db| {
+            let transaction = db.transaction()?;
+            let mut node = load(&transaction, record.mac_address)?
+                .unwrap_or_else(|| CachedNode::new(record.mac_address, record.node_id));
+            if !is_state_unacknowledged(&transaction, &node)? {
+                node.node_id = record.node_id;
+                node.known = Some(KnownRecord { record, fetched_at });
+                node.state_seq = None;
+            }
+            save(&transaction, &node)?;
+            transaction.commit()?;
+            mirror.put(node.clone());
+            Ok(node)
+        })
+        .await
+    }
+
+    /// Changes what is known of a machine; none if it is not known at all. Not for what the controller must learn of: that is
+    /// a change, and goes through the outbox.
+    ///
+    /// # Errors
+    /// See [`StoreError`].
+    pub async fn update_node(
+        &self,
+        mac: Mac,
+        update: impl FnOnce(&mut CachedNode) + Send + 'static,
+    ) -> Result<Option<CachedNode>, StoreError> {
+        let mirror = self.nodes.clone();
+        self.run(move |db| {
+            let transaction = db.transaction()?;
+            let Some(mut node) = load(&transaction, mac)? else { return Ok(None) };
+            update(&mut node);
+            node.facts.mac = mac;
+            save(&transaction, &node)?;
+            transaction.commit()?;
+            mirror.put(node.clone());
+            Ok(Some(node))
+        })
+        .await
+    }
+
+    /// Asks to hand out the installation of version `version` of a machine's record, and remembers it before it answers: no
+    /// disk is wiped twice for one wish, whatever happens in between.
+    ///
+    /// # Errors
+    /// See [`StoreError`]; then it must not be handed out.
+    pub async fn mark_install_given(
+        &self,
+        mac: Mac,
+        version: u64,
+    ) -> Result<InstallGiven, StoreError> {
+        let mirror = self.nodes.clone();
+        self.run(move |db| {
+            let transaction = db.transaction()?;
+            // A machine of which nothing could be read may have had it.
+            let Some(mut node) = load(&transaction, mac)? else { return Ok(InstallGiven::Before) };
+            if node.install_given_version >= Some(version) {
+                return Ok(InstallGiven::Before);
+            }
+            node.install_given_version = Some(version);
+            save(&transaction, &node)?;
+            transaction.commit()?;
+            mirror.put(node);
+            Ok(InstallGiven::Now)
+        })
+        .await
+    }
+}
+
+fn is_state_unacknowledged(db: &Connection, node: &CachedNode) -> rusqlite::Result<bool> {
+    let Some(seq) = node.state_seq else { return Ok(false) };
+    db.prepare_cached("SELECT 1 FROM outbox WHERE seq = ?1")?.exists([seq])
+}
+
+/// A node that the site is the first to see.
+pub(super) fn discover(
+    db: &Connection,
+    request: &BootRequest,
+    node_id: NodeId,
+) -> Result<CachedNode, StoreError> {
+    let unknown: u64 = db
+        .prepare_cached("SELECT count(*) FROM nodes WHERE record IS NULL")?
+        .query_row([], |row| row.get(0))?;
+    if unknown >= UNKNOWN_NODES_MAX {
+        return Err(StoreError::Full);
+    }
+    Ok(CachedNode::new(request.mac, node_id))
+}
+
+pub(super) fn read(row: &Row<'_>) -> rusqlite::Result<CachedNode> {
+    let record = row.get::<_, Option<Json<BootRecord>>>("record")?;
+    let fetched_at = row.get::<_, Option<i64>>("fetched_at")?.map(Timestamp::from_unix_ms);
+    Ok(CachedNode {
+        node_id: row.get::<_, Word<_>>("node_id")?.0,
+        facts: row.get::<_, Json<_>>("facts")?.0,
+        known: record
+            .zip(fetched_at)
+            .map(|(Json(record), fetched_at)| KnownRecord { record, fetched_at }),
+        last_seen_at: row.get::<_, Option<i64>>("last_seen_at")?.map(Timestamp::from_unix_ms),
+        install_given_version: row.get("install_given_version")?,
+        state_seq: row.get("state_seq")?,
+    })
+}
+
+/// A row that cannot be read is as good as none, and is replaced when the machine is seen again.
+fn readable<T>(result: rusqlite::Result<Option<T>>) -> rusqlite::Result<Option<T>> {
+    match result {
+        Err(error) if error.sqlite_error_code().is_none() => {
+            log::error!(error:%; "what is known of a node cannot be read; it will be learnt anew");
+            Ok(None)
+        }
+        result => result,
+    }
+}
+
+pub(super) fn load(db: &Connection, mac: Mac) -> rusqlite::Result<Option<CachedNode>> {
+    let mut statement = db.prepare_cached("SELECT * FROM nodes WHERE mac = ?1")?;
+    readable(statement.query_row([Word(mac)], read).optional())
+}
+
+/// The node with this id; the one seen last, where two interfaces have it.
+pub(crate) fn load_by_id(db: &Connection, id: NodeId) -> rusqlite::Result<Option<CachedNode>> {
+    let mut statement =
+        db.prepare_cached("SELECT * FROM nodes WHERE node_id = ?1 ORDER BY last_seen_at DESC")?;
+    readable(statement.query_row([Word(id)], read).optional())
+}
+
+pub(super) fn load_all(db: &Connection) -> rusqlite::Result<Vec<CachedNode>> {
+    let mut nodes = Vec::new();
+    let mut statement = db.prepare("SELECT * FROM nodes")?;
+    let mut rows = statement.query([])?;
+    while let Some(row) = rows.next()? {
+        nodes.extend(readable(read(row).map(Some))?);
+    }
+    Ok(nodes)
+}
+
+pub(crate) fn save(db: &Connection, node: &CachedNode) -> rusqlite::Result<()> {
+    db.prepare_cached(
+        "INSERT INTO nodes (mac, node_id, facts, record, fetched_at, last_seen_at, install_given_version, state_seq)
+         VALUES (:mac, :node_id, :facts, :record, :fetched_at, :last_seen_at, :install_given_version, :state_seq)
+         ON CONFLICT (mac) DO UPDATE SET node_id = :node_id, facts = :facts, record = :record, fetched_at = :fetched_at,
+             last_seen_at = :last_seen_at, install_given_version = :install_given_version, state_seq = :state_seq",
+    )?
+    .execute(named_params! {
+        ":mac": Word(node.mac()),
+        ":node_id": Word(node.node_id),
+        ":facts": Json(&node.facts),
+        ":record": node.known.as_ref().map(|known| Json(&known.record)),
+        ":fetched_at": node.known.as_ref().map(|known| known.fetched_at.unix_ms()),
+        ":last_seen_at": node.last_seen_at.map(Timestamp::unix_ms),
+        ":install_given_version": node.install_given_version,
+        ":state_seq": node.state_seq,
+    })?;
+    Ok(())
+}
