@@ -1,0 +1,430 @@
+//! The flusher against receipts of every kind, and against a controller that loses, repeats and delays them.
+
+use std::collections::{HashSet, VecDeque};
+
+use proptest::prelude::*;
+use pureboot_protocol::{ChangePayload, ClockQuality, NodeEvent, NodeEventKind, NodeId, Timestamp};
+
+use super::*;
+use crate::clock::monotonic;
+use crate::rng::Rng;
+
+fn epoch() -> Epoch {
+    Epoch::from_bytes([7; 16])
+}
+
+fn change(seq: u64) -> Change {
+    Change {
+        seq,
+        id: ChangeId::from_bytes(u128::from(seq).to_be_bytes()),
+        node: NodeId::from_random([1; 16]),
+        base_version: None,
+        prev_seq_same_node: None,
+        at: Timestamp::from_unix_ms(0),
+        clock: ClockQuality::Synced,
+        session: None,
+        payload: ChangePayload::Event(NodeEvent::new(NodeEventKind::BootStarted)),
+    }
+}
+
+fn queued(seqs: std::ops::RangeInclusive<u64>) -> Queued {
+    Queued { epoch: epoch(), changes: seqs.map(change).collect() }
+}
+
+/// The receipt of a controller that has taken everything up to `through`.
+fn receipt(batch: &ChangeBatch, through: u64) -> ChangeReceipt {
+    let taken = batch.items.iter().take_while(|item| item.seq <= through);
+    let result = |item: &Change| ChangeResult {
+        id: item.id,
+        outcome: Outcome::Applied,
+        node_version: None,
+        reason: None,
+    };
+    ChangeReceipt {
+        nonce: batch.nonce,
+        epoch: batch.epoch,
+        acked_through: through,
+        results: taken.map(result).collect(),
+    }
+}
+
+/// A flusher that has just sent `seqs`.
+fn sending(seqs: std::ops::RangeInclusive<u64>) -> (Flush, ChangeBatch) {
+    let mut flush = Flush::new(Rng::from_seed(1));
+    assert!(matches!(flush.poll_output(), Output::Load { items_max: BATCH_ITEMS_MAX, .. }));
+    flush.handle_loaded(queued(seqs));
+    let Output::Deliver(batch) = flush.poll_output() else { panic!("nothing to deliver") };
+    (flush, batch)
+}
+
+fn next(flush: &mut Flush) -> (Vec<Report>, Output) {
+    let mut reports = Vec::new();
+    loop {
+        match flush.poll_output() {
+            Output::Report(report) => reports.push(report),
+            output => return (reports, output),
+        }
+    }
+}
+
+fn pause_after(flush: &mut Flush, now: Instant) -> Duration {
+    match next(flush).1 {
+        Output::Wait(Some(until)) => until - now,
+        other => panic!("{other:?} is no pause"),
+    }
+}
+
+fn fail(flush: &mut Flush, error: DeliveryError, now: Instant) -> Duration {
+    flush.handle_failure(error, now);
+    let pause = pause_after(flush, now);
+    flush.handle_timeout(now + pause);
+    assert!(matches!(next(flush).1, Output::Load { .. }));
+    flush.handle_loaded(queued(1..=1));
+    pause
+}
+
+#[test]
+fn an_empty_outbox_is_waited_on_and_a_new_change_is_sent_at_once() {
+    let mut flush = Flush::new(Rng::from_seed(1));
+    flush.handle_loaded(Queued { epoch: epoch(), changes: vec![] });
+    assert_eq!(flush.poll_output(), Output::Wait(None));
+    flush.handle_queued();
+    assert!(matches!(flush.poll_output(), Output::Load { .. }));
+}
+
+#[test]
+fn q5_a_receipt_that_counts_deletes_what_it_acknowledges_and_the_rest_goes_on() {
+    let (mut flush, batch) = sending(4..=6);
+    assert_eq!(batch.first_seq, 4);
+    let partly = receipt(&batch, 5);
+    flush.handle_receipt(partly.clone(), monotonic());
+    let order = Output::Acknowledge { epoch: epoch(), through: 5, results: partly.results };
+    assert_eq!(next(&mut flush), (vec![Report::Delivered { changes: 2 }], order));
+    flush.handle_acknowledged();
+    assert!(matches!(flush.poll_output(), Output::Load { .. }));
+}
+
+#[test]
+fn c8_a_receipt_that_is_not_exactly_ours_is_refused_as_a_whole() {
+    let now = monotonic();
+    let other = ChangeId::from_bytes([0xee; 16]);
+    type Spoil = fn(&mut ChangeReceipt, ChangeId);
+    let cases: [(Spoil, ReceiptError); 7] = [
+        (|r, other| r.nonce = other, ReceiptError::Nonce),
+        (
+            |r, _| r.epoch = Epoch::from_bytes([8; 16]),
+            ReceiptError::Epoch(Epoch::from_bytes([8; 16])),
+        ),
+        (|r, _| r.acked_through = 7, ReceiptError::Ahead { acked_through: 7, last_sent: 6 }),
+        (
+            |r, _| r.acked_through = u64::MAX,
+            ReceiptError::Ahead { acked_through: u64::MAX, last_sent: 6 },
+        ),
+        (|r, _| r.acked_through = 2, ReceiptError::Behind { acked_through: 2, first_seq: 4 }),
+        (|r, _| r.results.swap(0, 1), ReceiptError::Results { acked: 3, results: 3 }),
+        (|r, _| _ = r.results.pop(), ReceiptError::Results { acked: 3, results: 2 }),
+    ];
+    for (spoil, error) in cases {
+        let (mut flush, batch) = sending(4..=6);
+        let mut spoilt = receipt(&batch, 6);
+        spoil(&mut spoilt, other);
+        flush.handle_receipt(spoilt, now);
+        let (reports, output) = next(&mut flush);
+        assert_eq!(reports, [Report::BadReceipt(error)]);
+        let Output::Wait(Some(until)) = output else { panic!("{output:?} is no pause") };
+        flush.handle_timeout(until);
+        flush.handle_loaded(queued(4..=6));
+        let Output::Deliver(again) = flush.poll_output() else { panic!("not sent again") };
+        assert_eq!(again.items, batch.items);
+        assert_ne!(again.nonce, batch.nonce, "n6: a late answer is known as such");
+    }
+}
+
+#[test]
+fn a_receipt_that_takes_nothing_is_no_progress_and_no_busy_loop() {
+    let (mut flush, batch) = sending(4..=6);
+    let now = monotonic();
+    flush.handle_receipt(receipt(&batch, 3), now);
+    assert!(pause_after(&mut flush, now) >= PAUSE_MIN);
+}
+
+#[test]
+fn c1_pauses_grow_with_jitter_to_five_minutes_and_end_with_a_success() {
+    let now = monotonic();
+    let (mut flush, _) = sending(1..=1);
+    let down = || DeliveryError::Unavailable { status: 502, retry_after: None };
+    let pauses: Vec<_> = (0..400).map(|_| fail(&mut flush, down(), now)).collect();
+    for (pause, ceiling_s) in pauses.iter().zip([2, 4, 8, 16, 32, 64, 128, 256, 300]) {
+        assert!((PAUSE_MIN..=Duration::from_secs(ceiling_s)).contains(pause), "{pause:?}");
+    }
+    assert!(pauses.iter().all(|pause| *pause <= PAUSE_MAX));
+    assert!(pauses.iter().any(|pause| *pause > Duration::from_secs(250)));
+    let different: HashSet<_> = pauses.iter().collect();
+    assert!(different.len() > 300, "jitter");
+    let Output::Deliver(batch) = next(&mut flush).1 else { panic!("nothing to deliver") };
+    flush.handle_receipt(receipt(&batch, 1), now);
+    flush.handle_acknowledged();
+    flush.handle_loaded(queued(1..=1));
+    assert!(fail(&mut flush, down(), now) <= Duration::from_secs(2));
+}
+
+#[test]
+fn c2_a_wish_to_be_left_alone_is_obeyed_within_limits() {
+    let now = monotonic();
+    for (asked_s, obeyed_s) in [(0, 1), (1, 1), (77, 77), (900, 900), (1_000_000_000_000, 900)] {
+        let (mut flush, _) = sending(1..=1);
+        let retry_after = Some(Duration::from_secs(asked_s));
+        flush.handle_failure(DeliveryError::Unavailable { status: 429, retry_after }, now);
+        assert_eq!(pause_after(&mut flush, now), Duration::from_secs(obeyed_s));
+        flush.handle_online();
+        flush.handle_queued();
+        flush.handle_timeout(now);
+        assert!(matches!(next(&mut flush).1, Output::Wait(Some(_))), "nothing cuts it short");
+    }
+}
+
+#[test]
+fn a_line_that_is_back_ends_a_pause_of_our_own() {
+    let now = monotonic();
+    let (mut flush, _) = sending(1..=1);
+    flush.handle_failure(DeliveryError::Unreachable("no route".to_owned()), now);
+    assert!(pause_after(&mut flush, now) >= PAUSE_MIN);
+    flush.handle_queued();
+    assert!(matches!(flush.poll_output(), Output::Wait(Some(_))), "a new change is no reason");
+    flush.handle_online();
+    assert!(matches!(flush.poll_output(), Output::Load { .. }));
+}
+
+#[test]
+fn c9_a_refused_credential_pauses_and_keeps_everything() {
+    let now = monotonic();
+    let (mut flush, batch) = sending(1..=2);
+    flush.handle_failure(DeliveryError::Unauthorized { status: 401 }, now);
+    let (reports, output) = next(&mut flush);
+    assert_eq!(reports, [Report::Failed(DeliveryError::Unauthorized { status: 401 })]);
+    let Output::Wait(Some(until)) = output else { panic!("{output:?} is no pause") };
+    flush.handle_timeout(until);
+    flush.handle_loaded(queued(1..=2));
+    assert!(matches!(flush.poll_output(), Output::Deliver(again) if again.items == batch.items));
+}
+
+#[test]
+fn c10_a_poison_item_is_found_by_halving_and_those_before_it_go_first() {
+    let now = monotonic();
+    let mut flush = Flush::new(Rng::from_seed(1));
+    let (mut first, poison, last) = (1, 37, 100);
+    let mut requests = 0;
+    let blocked = loop {
+        match flush.poll_output() {
+            Output::Load { items_max, .. } => {
+                let through = last.min(first + u64::try_from(items_max).unwrap() - 1);
+                flush.handle_loaded(queued(first..=through));
+            }
+            Output::Deliver(batch) if batch.items.iter().any(|item| item.seq == poison) => {
+                requests += 1;
+                let detail = "no".to_owned();
+                flush.handle_failure(DeliveryError::Refused { status: 422, detail }, now);
+            }
+            Output::Deliver(batch) => {
+                requests += 1;
+                flush.handle_receipt(receipt(&batch, batch.items.last().unwrap().seq), now);
+            }
+            Output::Acknowledge { through, .. } => {
+                first = through + 1;
+                flush.handle_acknowledged();
+            }
+            Output::Report(Report::Blocked { seq, .. }) => break seq,
+            Output::Report(_) => {}
+            Output::Wait(_) => panic!("waits with something to do"),
+        }
+    };
+    assert_eq!((blocked, first), (poison, poison));
+    assert!(requests < 30, "{requests} requests");
+    assert!(matches!(next(&mut flush).1, Output::Wait(Some(_))), "and is tried again later");
+}
+
+#[test]
+fn n9_a_path_that_swallows_large_batches_gets_smaller_ones_and_later_larger_ones_again() {
+    let now = monotonic();
+    let mut flush = Flush::new(Rng::from_seed(1));
+    let mut sizes = Vec::new();
+    let (mut first, mut is_narrow) = (1, true);
+    while sizes.len() < 20 {
+        match flush.poll_output() {
+            Output::Load { items_max, .. } => {
+                flush.handle_loaded(queued(first..=first + u64::try_from(items_max).unwrap() - 1));
+            }
+            Output::Deliver(batch) => {
+                sizes.push(batch.items.len());
+                if is_narrow && batch.items.len() > 2 {
+                    flush.handle_failure(DeliveryError::TimedOut, now);
+                } else {
+                    is_narrow = sizes.len() < 10;
+                    flush.handle_receipt(receipt(&batch, batch.items.last().unwrap().seq), now);
+                }
+            }
+            Output::Acknowledge { through, .. } => {
+                first = through + 1;
+                flush.handle_acknowledged();
+            }
+            Output::Report(_) => {}
+            Output::Wait(until) => flush.handle_timeout(until.unwrap()),
+        }
+    }
+    assert_eq!(
+        sizes,
+        [100, 50, 25, 12, 6, 3, 1, 2, 4, 2, 4, 8, 16, 32, 64, 100, 100, 100, 100, 100]
+    );
+}
+
+#[test]
+fn what_the_controller_sets_aside_is_told_and_does_not_stop_the_rest() {
+    let (mut flush, batch) = sending(1..=3);
+    let mut answer = receipt(&batch, 3);
+    answer.results[1].outcome = Outcome::Parked;
+    answer.results[1].reason = Some("no such node".to_owned());
+    let result = answer.results[1].clone();
+    flush.handle_receipt(answer, monotonic());
+    let (reports, output) = next(&mut flush);
+    assert_eq!(reports, [Report::SetAside { seq: 2, result }, Report::Delivered { changes: 3 }]);
+    assert!(matches!(output, Output::Acknowledge { through: 3, .. }));
+}
+
+/// What happens to one delivery on its way.
+#[derive(Debug, Clone, Copy)]
+enum Fate {
+    Arrives,
+    RequestLost,
+    ReceiptLost,
+    /// The controller answers, and the agent hears an older answer.
+    OlderReceipt,
+    /// Taken only in part.
+    Partly,
+    Refused,
+    /// Taken, and the agent dies before it has deleted the prefix.
+    AgentDies,
+}
+
+fn fate() -> impl Strategy<Value = Fate> {
+    use Fate::*;
+    prop::sample::select(vec![
+        Arrives,
+        RequestLost,
+        ReceiptLost,
+        OlderReceipt,
+        Partly,
+        Refused,
+        AgentDies,
+    ])
+}
+
+/// Takes custody in order, each id once, as FAULTS Q4 and Q6 say.
+#[derive(Default)]
+struct Controller {
+    log: Vec<ChangeId>,
+    taken: HashSet<ChangeId>,
+    acked_through: u64,
+}
+
+impl Controller {
+    fn take(&mut self, batch: &ChangeBatch, items_max: usize) -> ChangeReceipt {
+        assert!(batch.first_seq <= self.acked_through + 1, "a gap");
+        let mut results = Vec::new();
+        for item in batch.items.iter().take(items_max) {
+            let is_new = self.taken.insert(item.id);
+            if is_new {
+                self.log.push(item.id);
+            }
+            let outcome = if is_new { Outcome::Applied } else { Outcome::Duplicate };
+            results.push(ChangeResult { id: item.id, outcome, node_version: None, reason: None });
+            self.acked_through = self.acked_through.max(item.seq);
+        }
+        let acked_through = batch.first_seq - 1 + u64::try_from(results.len()).unwrap();
+        ChangeReceipt { nonce: batch.nonce, epoch: batch.epoch, acked_through, results }
+    }
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig::with_cases(512))]
+    #[test]
+    fn i1_i2_i3_each_change_arrives_exactly_once_and_in_order(
+        seed: u64,
+        total in 1u64..250,
+        bursts in proptest::collection::vec(1u64..40, 1..40),
+        fates in proptest::collection::vec(fate(), 0..40),
+    ) {
+        let mut now = monotonic();
+        let mut flush = Flush::new(Rng::from_seed(seed));
+        let mut controller = Controller::default();
+        let mut outbox: VecDeque<Change> = VecDeque::new();
+        let (mut made, mut bursts) = (0, bursts.into_iter().cycle());
+        let mut fates = fates.into_iter();
+        let mut older: Option<ChangeReceipt> = None;
+        for step in 0.. {
+            prop_assert!(step < 100_000, "it comes to an end");
+            match flush.poll_output() {
+                Output::Load { items_max, .. } => {
+                    let changes = outbox.iter().take(items_max).cloned().collect();
+                    flush.handle_loaded(Queued { epoch: epoch(), changes });
+                }
+                Output::Deliver(batch) => {
+                    let unreachable = || DeliveryError::Unreachable("cut".to_owned());
+                    match fates.next().unwrap_or(Fate::Arrives) {
+                        Fate::Arrives => {
+                            let receipt = controller.take(&batch, usize::MAX);
+                            older = Some(receipt.clone());
+                            flush.handle_receipt(receipt, now);
+                        }
+                        Fate::RequestLost => flush.handle_failure(unreachable(), now),
+                        Fate::ReceiptLost => {
+                            older = Some(controller.take(&batch, usize::MAX));
+                            flush.handle_failure(DeliveryError::TimedOut, now);
+                        }
+                        Fate::OlderReceipt => {
+                            let receipt = controller.take(&batch, usize::MAX);
+                            match older.replace(receipt) {
+                                Some(older) => flush.handle_receipt(older, now),
+                                None => flush.handle_failure(unreachable(), now),
+                            }
+                        }
+                        Fate::Partly => {
+                            let receipt = controller.take(&batch, batch.items.len() / 2);
+                            flush.handle_receipt(receipt, now);
+                        }
+                        Fate::Refused => {
+                            let refused = DeliveryError::Refused { status: 400, detail: String::new() };
+                            flush.handle_failure(refused, now);
+                        }
+                        Fate::AgentDies => {
+                            older = Some(controller.take(&batch, usize::MAX));
+                            flush = Flush::new(Rng::from_seed(seed ^ step));
+                        }
+                    }
+                }
+                Output::Acknowledge { through, .. } => {
+                    while outbox.front().is_some_and(|change| change.seq <= through) {
+                        let gone = outbox.pop_front().unwrap();
+                        prop_assert!(controller.taken.contains(&gone.id), "deleted before it arrived");
+                    }
+                    flush.handle_acknowledged();
+                }
+                Output::Report(_) => {}
+                Output::Wait(until) => {
+                    if made == total && outbox.is_empty() {
+                        break;
+                    }
+                    let burst = bursts.next().unwrap().min(total - made);
+                    outbox.extend((made + 1..=made + burst).map(change));
+                    made += burst;
+                    flush.handle_queued();
+                    if let Some(until) = until {
+                        now = until;
+                        flush.handle_timeout(now);
+                    }
+                }
+            }
+        }
+        let expected: Vec<_> = (1..=total).map(|seq| change(seq).id).collect();
+        prop_assert_eq!(controller.log, expected);
+    }
+}

@@ -1,0 +1,96 @@
+//! What became of changes: for the caller that waits for one, and for the person who asks how the flusher does.
+
+use std::collections::VecDeque;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+
+use pureboot_protocol::{ChangeResult, Epoch, Outcome};
+use smol::channel::{Receiver, Sender, bounded};
+
+use super::flush::Report;
+
+/// A caller that begins to wait after its change was acknowledged still finds the result among so many.
+const RESULTS_MAX: usize = 256;
+
+/// How the flusher does.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Trouble {
+    /// Changes that the controller has parked, since the start of the agent.
+    pub parked: u64,
+    /// Changes that met another one at the controller, since the start of the agent.
+    pub conflicts: u64,
+    /// Why the last attempt has failed; none after one that did not.
+    pub last_error: Option<String>,
+}
+
+/// Shared by the flusher and those who wait.
+#[derive(Debug, Clone, Default)]
+pub(super) struct Outcomes {
+    inner: Arc<Mutex<Inner>>,
+}
+
+#[derive(Debug, Default)]
+struct Inner {
+    epoch: Option<Epoch>,
+    results: VecDeque<(u64, ChangeResult)>,
+    waiting: Vec<(u64, Sender<ChangeResult>)>,
+    trouble: Trouble,
+}
+
+impl Outcomes {
+    fn lock(&self) -> MutexGuard<'_, Inner> {
+        self.inner.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Gets the result of change `seq` when it comes, or at once if it has come.
+    pub(super) fn wait_for(&self, seq: u64) -> Receiver<ChangeResult> {
+        let (sender, receiver) = bounded(1);
+        let mut inner = self.lock();
+        // Those who gave up have dropped their end; who waits is limited by the connections that wait.
+        inner.waiting.retain(|(_, sender)| !sender.is_closed());
+        match inner.results.iter().find(|(found, _)| *found == seq) {
+            Some((_, result)) => _ = sender.try_send(result.clone()),
+            None => inner.waiting.push((seq, sender)),
+        }
+        receiver
+    }
+
+    /// The results of the changes up to `through`, in order.
+    pub(super) fn publish(&self, epoch: Epoch, through: u64, results: &[ChangeResult]) {
+        let mut inner = self.lock();
+        if inner.epoch.replace(epoch) != Some(epoch) {
+            inner.results.clear();
+        }
+        for (seq, result) in (0..=through).rev().zip(results.iter().rev()) {
+            inner.waiting.retain(|(waits_for, sender)| {
+                if *waits_for == seq {
+                    // It may have given up.
+                    let _ = sender.try_send(result.clone());
+                }
+                *waits_for != seq
+            });
+            inner.results.push_back((seq, result.clone()));
+        }
+        let excess = inner.results.len().saturating_sub(RESULTS_MAX);
+        inner.results.drain(..excess);
+    }
+
+    pub(super) fn note(&self, report: &Report) {
+        let mut inner = self.lock();
+        match report {
+            Report::Delivered { .. } => inner.trouble.last_error = None,
+            Report::SetAside { result, .. } => match result.outcome {
+                Outcome::Conflict => inner.trouble.conflicts += 1,
+                _ => inner.trouble.parked += 1,
+            },
+            Report::Failed(error) => inner.trouble.last_error = Some(error.to_string()),
+            Report::Blocked { seq, error } => {
+                inner.trouble.last_error = Some(format!("change {seq}: {error}"));
+            }
+            Report::BadReceipt(error) => inner.trouble.last_error = Some(error.to_string()),
+        }
+    }
+
+    pub(super) fn trouble(&self) -> Trouble {
+        self.lock().trouble.clone()
+    }
+}

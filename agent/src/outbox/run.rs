@@ -1,0 +1,206 @@
+//! The task around the flusher, and the handle by which the rest of the agent writes changes down.
+#![expect(clippy::disallowed_methods, reason = "shell: reads the clock")]
+
+use std::future::Future;
+use std::time::{Duration, Instant};
+
+use pureboot_protocol::{ChangeBatch, ChangeReceipt, ChangeResult};
+use smol::Timer;
+use smol::channel::{Receiver, Sender, bounded};
+use smol::future::FutureExt;
+
+use super::change::NewChange;
+use super::flush::{DeliveryError, Flush, Output, Report};
+use super::outcomes::{Outcomes, Trouble};
+use super::record::{Counts, Recorded};
+use crate::rng::Rng;
+use crate::store::{CachedNode, Store, StoreError};
+
+/// For one batch, from the first packet to the last byte of the receipt, whatever the courier does.
+const DELIVERY_DEADLINE: Duration = Duration::from_secs(30);
+
+/// Carries batches to the controller.
+pub trait Courier {
+    /// Sends the batch and returns the receipt as the controller wrote it; whether it counts is not the courier's concern.
+    ///
+    /// Dropped when it takes too long.
+    fn deliver(
+        &self,
+        batch: &ChangeBatch,
+    ) -> impl Future<Output = Result<ChangeReceipt, DeliveryError>>;
+}
+
+/// The way into the outbox.
+#[derive(Debug, Clone)]
+pub struct Outbox {
+    store: Store,
+    outcomes: Outcomes,
+    queued: Sender<()>,
+    online: Sender<()>,
+}
+
+/// The right to flush an outbox; there is one for each.
+#[derive(Debug)]
+pub struct Flusher {
+    store: Store,
+    outcomes: Outcomes,
+    queued: Receiver<()>,
+    online: Receiver<()>,
+}
+
+impl Outbox {
+    /// The outbox in `store`, and what [`run`] needs to empty it.
+    pub fn new(store: Store) -> (Self, Flusher) {
+        // One signal that waits is as good as many.
+        let (queued, hear_queued) = bounded(1);
+        let (online, hear_online) = bounded(1);
+        let outcomes = Outcomes::default();
+        let flusher = Flusher {
+            store: store.clone(),
+            outcomes: outcomes.clone(),
+            queued: hear_queued,
+            online: hear_online,
+        };
+        (Self { store, outcomes, queued, online }, flusher)
+    }
+
+    /// As [`Store::record`]; the flusher then tries to deliver it at once.
+    ///
+    /// # Errors
+    /// As [`Store::record`].
+    pub async fn record(
+        &self,
+        new: NewChange,
+        effect: impl FnOnce(&mut CachedNode) + Send + 'static,
+    ) -> Result<Recorded, StoreError> {
+        let recorded = self.store.record(new, effect).await?;
+        let _ = self.queued.try_send(());
+        Ok(recorded)
+    }
+
+    /// What the controller did with change `seq`; none if nobody knows by `deadline`. The change stays queued then.
+    pub async fn outcome_of(&self, seq: u64, deadline: Instant) -> Option<ChangeResult> {
+        let result = self.outcomes.wait_for(seq);
+        let give_up = async {
+            Timer::at(deadline).await;
+            None
+        };
+        async { result.recv().await.ok() }.or(give_up).await
+    }
+
+    /// The controller is in reach again: what waits because of a failure is tried now.
+    pub fn line_is_back(&self) {
+        let _ = self.online.try_send(());
+    }
+
+    /// As [`Store::counts`].
+    ///
+    /// # Errors
+    /// As [`Store::counts`].
+    pub async fn counts(&self) -> Result<Counts, StoreError> {
+        self.store.counts().await
+    }
+
+    /// How the flusher does.
+    pub fn trouble(&self) -> Trouble {
+        self.outcomes.trouble()
+    }
+}
+
+/// Empties the outbox for as long as the store's thread lives.
+pub async fn run<C: Courier>(flusher: Flusher, courier: &C, rng: Rng) {
+    let Flusher { store, outcomes, queued, online } = flusher;
+    let mut flush = Flush::new(rng);
+    loop {
+        match flush.poll_output() {
+            Output::Load { items_max, bytes_max } => {
+                match store.pending(items_max, bytes_max).await {
+                    Ok(loaded) => flush.handle_loaded(loaded),
+                    Err(StoreError::Stopped) => return,
+                    Err(error) => {
+                        log::warn!(error:%; "cannot read the outbox");
+                        flush.handle_store_failure(Instant::now());
+                    }
+                }
+            }
+            Output::Deliver(batch) => {
+                let late = async {
+                    Timer::after(DELIVERY_DEADLINE).await;
+                    Err(DeliveryError::TimedOut)
+                };
+                match courier.deliver(&batch).or(late).await {
+                    Ok(receipt) => flush.handle_receipt(receipt, Instant::now()),
+                    Err(error) => flush.handle_failure(error, Instant::now()),
+                }
+            }
+            Output::Acknowledge { epoch, through, results } => {
+                // The controller has them whatever becomes of our own note of it.
+                outcomes.publish(epoch, through, &results);
+                match store.acknowledge(epoch, through, results).await {
+                    Ok(()) => flush.handle_acknowledged(),
+                    Err(StoreError::Stopped) => return,
+                    Err(error) => {
+                        log::warn!(error:%; "cannot delete what the controller has acknowledged");
+                        flush.handle_store_failure(Instant::now());
+                    }
+                }
+            }
+            Output::Report(report) => {
+                log_report(&report);
+                outcomes.note(&report);
+            }
+            Output::Wait(until) => {
+                let timer = async {
+                    match until {
+                        Some(until) => _ = Timer::at(until).await,
+                        None => smol::future::pending().await,
+                    }
+                    Signal::Timeout
+                };
+                let hear =
+                    async { queued.recv().await.map_or(Signal::Closed, |()| Signal::Queued) };
+                let hear_online =
+                    async { online.recv().await.map_or(Signal::Closed, |()| Signal::Online) };
+                match hear.or(hear_online).or(timer).await {
+                    Signal::Queued => flush.handle_queued(),
+                    Signal::Online => flush.handle_online(),
+                    Signal::Timeout => flush.handle_timeout(Instant::now()),
+                    Signal::Closed => return,
+                }
+            }
+        }
+    }
+}
+
+enum Signal {
+    Queued,
+    Online,
+    Timeout,
+    /// Nobody is left who could write a change.
+    Closed,
+}
+
+fn log_report(report: &Report) {
+    match report {
+        Report::Delivered { changes } => {
+            log::info!(changes; "delivered {changes} changes to the controller");
+        }
+        Report::SetAside { seq, result } => log::warn!(
+            seq, id:% = result.id, reason = result.reason.as_deref();
+            "the controller answers '{}' to change {seq}", result.outcome
+        ),
+        Report::Failed(error @ DeliveryError::Unauthorized { .. }) => {
+            log::error!(error:%; "no changes are delivered until the agent is registered anew");
+        }
+        Report::Failed(error) => log::warn!(error:%; "changes wait for the controller"),
+        Report::Blocked { seq, error } => {
+            log::error!(seq, error:%; "the controller refuses change {seq}, and all after it wait");
+        }
+        Report::BadReceipt(error) => {
+            log::error!(error:%; "the receipt does not count, sending the changes again");
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests;
