@@ -98,8 +98,9 @@ fn d8_a_damaged_file_is_kept_and_replaced_and_what_can_be_read_is_saved() {
         ("garbage", false, |bytes| bytes.iter_mut().for_each(|byte| *byte = !*byte)),
         ("another program's", true, |bytes| bytes[68..72].copy_from_slice(b"mine")),
         ("a letter of the schema", true, |bytes| {
-            let at = bytes.windows(9).position(|at| at == b"is_event ").unwrap();
-            bytes[at] = b'I' + 1;
+            let column = b"payload            TEXT";
+            let at = bytes.windows(column.len()).position(|at| at == column).unwrap();
+            bytes[at] ^= 1;
         }),
         ("a page of the nodes", true, |bytes| {
             let page = bytes.windows(6).position(|at| at == b"node-9").unwrap() / 4_096 * 4_096;
