@@ -7,8 +7,9 @@ use serde::{Deserialize, Serialize};
 /// The longest text that a machine may say about itself, in characters.
 pub const FACT_LEN_MAX: usize = 128;
 
-/// The longest kernel command line, in bytes: what x86 kernels read (`COMMAND_LINE_SIZE`).
-const COMMAND_LINE_LEN_MAX: usize = 2_048;
+/// The longest kernel command line of a workflow, in bytes: the 2,048 that x86 kernels read (`COMMAND_LINE_SIZE`), less room
+/// for what the agent adds.
+const COMMAND_LINE_LEN_MAX: usize = 1_792;
 
 /// The characters besides letters, digits and the space that an argument of an iPXE command may hold.
 ///
@@ -73,7 +74,7 @@ pub struct CommandLine(String);
 /// Why a text cannot be a command line.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum CommandLineError {
-    /// Longer than kernels read.
+    /// Longer than fits.
     Long(usize),
     /// A character with a meaning in iPXE, or one that is not printable ASCII.
     Character(char),
@@ -87,7 +88,7 @@ impl fmt::Display for CommandLineError {
             Self::Long(len) => {
                 write!(
                     f,
-                    "the command line has {len} bytes, and kernels read {COMMAND_LINE_LEN_MAX}"
+                    "the command line has {len} bytes, and {COMMAND_LINE_LEN_MAX} fit beside what the agent adds"
                 )
             }
             Self::Character(c) => write!(
@@ -174,6 +175,6 @@ mod tests {
         ] {
             assert_eq!(CommandLine::try_from(text.to_owned()), Err(error));
         }
-        assert_eq!(CommandLine::try_from("a".repeat(2_049)), Err(CommandLineError::Long(2_049)));
+        assert_eq!(CommandLine::try_from("a".repeat(1_793)), Err(CommandLineError::Long(1_793)));
     }
 }
