@@ -296,12 +296,12 @@ fn decide_pending(
         reasons.push(Reason::SecondTimeAlone);
         return (Boot::LocalDisk, reasons, Vec::new());
     }
+    let mut effects = Vec::new();
     if is_alone {
         reasons.push(Reason::FirstTimeAlone);
+        effects.push(Effect::RememberInstall { node: record.node_id, version: record.version });
     }
-    // Remembered online too: the line may be gone when the machine comes back, and one wish is one installation.
-    let remember = Effect::RememberInstall { node: record.node_id, version: record.version };
-    (Boot::Install(Box::new(workflow.clone())), reasons, vec![remember])
+    (Boot::Install(Box::new(workflow.clone())), reasons, effects)
 }
 
 fn decide_new(facts: &Facts<'_>, found: Reason, is_alone: bool) -> Verdict {
