@@ -6,6 +6,7 @@ use std::time::Duration;
 use axum::Router;
 use axum::extract::{Request, State};
 use axum::http::StatusCode;
+use axum::http::header::TRANSFER_ENCODING;
 use axum::middleware::{self, Next};
 use axum::response::Response;
 use axum::routing::{MethodRouter, get, patch, post};
@@ -118,8 +119,19 @@ pub(crate) fn router(app: App) -> Router {
     router
         .layer(RequestBodyLimitLayer::new(BODY_LEN_MAX))
         .layer(TimeoutLayer::with_status_code(StatusCode::REQUEST_TIMEOUT, REQUEST_TIMEOUT))
+        .layer(middleware::from_fn(one_length))
         .layer(middleware::from_fn(correlation::correlate))
         .with_state(app)
+}
+
+/// Refuses a request whose length two readers could take differently (FAULTS H5). hyper lets `Transfer-Encoding` win over
+/// `Content-Length` and hides the latter, so the former alone is reason enough; no client of this API needs it.
+async fn one_length(request: Request, next: Next) -> Result<Response, ApiError> {
+    if request.headers().contains_key(TRANSFER_ENCODING) {
+        let detail = "a request must say its length in Content-Length, not by Transfer-Encoding";
+        return Err(ApiError::bad_request("malformed_request", detail));
+    }
+    Ok(next.run(request).await)
 }
 
 /// Stands before every handler.
