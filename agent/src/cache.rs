@@ -190,6 +190,11 @@ impl Cache {
         self.shared.index().entries().map(entry).collect()
     }
 
+    /// Objects that are being sent at this moment.
+    pub fn streams(&self) -> usize {
+        self.readers.streams()
+    }
+
     /// What is held and how it has been used.
     pub fn stats(&self) -> Stats {
         let index = self.shared.index();

@@ -17,7 +17,7 @@ mod target;
 pub(crate) mod testing;
 mod wire;
 
-pub use answer::{CorrelationId, Response, json, problem, script, success, text};
+pub use answer::{CorrelationId, Response, invalid, json, problem, script, success, text};
 pub use body::{Body, BodyError, chunks, read_body};
 pub use limits::Limits;
 pub use object::{content_type, object_response};

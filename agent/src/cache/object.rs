@@ -148,6 +148,11 @@ impl Readers {
         let permits = Arc::new(Semaphore::new(READS_MAX));
         Arc::new(Self { permits, streams: AtomicUsize::new(0) })
     }
+
+    /// Streams that are being read.
+    pub(super) fn streams(&self) -> usize {
+        self.streams.load(Ordering::Relaxed)
+    }
 }
 
 /// One stream among those that are being read.
@@ -158,7 +163,7 @@ pub struct Reading {
 impl Reading {
     /// How much to read at once, in bytes: less the more streams there are, so that memory is bounded for all of them.
     pub fn chunk_len(&self) -> usize {
-        chunk_len(self.readers.streams.load(Ordering::Relaxed))
+        chunk_len(self.readers.streams())
     }
 }
 

@@ -4,7 +4,7 @@ use std::fmt;
 
 use hyper::header::{self, HeaderMap, HeaderName, HeaderValue};
 use hyper::{Request, StatusCode};
-use pureboot_protocol::{Problem, Success};
+use pureboot_protocol::{FieldError, Problem, Success};
 use serde::Serialize;
 
 use super::Body;
@@ -104,14 +104,32 @@ pub fn problem(
     detail: impl Into<String>,
     correlation_id: &CorrelationId,
 ) -> Response {
+    write_problem(status, code, detail.into(), vec![], correlation_id)
+}
+
+/// Status 422: the request was understood, and fields of it do not hold.
+pub fn invalid(errors: Vec<FieldError>, correlation_id: &CorrelationId) -> Response {
+    let details: Vec<_> =
+        errors.iter().map(|error| format!("{}: {}", error.field, error.message)).collect();
+    let status = StatusCode::UNPROCESSABLE_ENTITY;
+    write_problem(status, "validation_failed", details.join("; "), errors, correlation_id)
+}
+
+fn write_problem(
+    status: StatusCode,
+    code: &str,
+    detail: String,
+    errors: Vec<FieldError>,
+    correlation_id: &CorrelationId,
+) -> Response {
     let problem = Problem {
         kind: "about:blank".to_owned(),
         title: status.canonical_reason().unwrap_or("Error").to_owned(),
         status: status.as_u16(),
-        detail: detail.into(),
+        detail,
         code: code.to_owned(),
         correlation_id: correlation_id.to_string(),
-        errors: vec![],
+        errors,
     };
     let mut response = json(status, &problem);
     let kind = HeaderValue::from_static("application/problem+json");

@@ -36,6 +36,14 @@ impl Body {
         }
     }
 
+    /// Has `told` called once when the connection has taken the last byte of an object; what is cut off before tells nobody.
+    pub fn on_sent(mut self, told: impl FnOnce() + 'static) -> Self {
+        if let Self::Object(object) = &mut self {
+            object.on_sent(Box::new(told));
+        }
+        self
+    }
+
     /// Whether no byte is to come.
     pub fn is_empty(&self) -> bool {
         self.len() == 0

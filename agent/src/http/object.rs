@@ -132,6 +132,7 @@ pub struct ObjectBody {
     /// What has not been handed to hyper, [`next`](Self::next) included.
     rest: Range<u64>,
     next: Next,
+    on_sent: Option<Box<dyn FnOnce()>>,
 }
 
 enum Next {
@@ -146,7 +147,12 @@ enum Next {
 impl ObjectBody {
     /// The bytes of `object` in `range`, which lies within it.
     pub(super) fn new(object: Object, range: Range<u64>) -> Self {
-        Self { reading: object.reading(), object, rest: range, next: Next::Unread }
+        Self { reading: object.reading(), object, rest: range, next: Next::Unread, on_sent: None }
+    }
+
+    /// Has `told` called when the connection has taken the last byte.
+    pub(super) fn on_sent(&mut self, told: Box<dyn FnOnce()>) {
+        self.on_sent = Some(told);
     }
 
     /// How many bytes are still to come.
@@ -189,6 +195,11 @@ impl ObjectBody {
 
     fn hand_out(&mut self, chunk: Bytes) -> Bytes {
         self.rest.start += chunk.len() as u64;
+        if self.len() == 0
+            && let Some(told) = self.on_sent.take()
+        {
+            told();
+        }
         chunk
     }
 
