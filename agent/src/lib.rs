@@ -8,14 +8,17 @@
 //! | [`outbox`] | changes that the controller has not acknowledged yet |
 //! | [`store`] | the thread that owns `state/site.db` |
 //! | [`uplink`] | everything that is said to the controller |
-//! | [`http`] | hyper on the executor, with a limit on everything |
-//! | [`clock`] | where the time comes from |
-//! | [`rng`] | where chance comes from: a seed |
+//! | [`http`], [`exchange`] | hyper on the executor as a server and as a client, with a limit on everything |
+//! | [`clock`], [`rng`], [`log`] | time, chance and the log |
 
 pub mod boot;
 pub mod cache;
 pub mod clock;
+pub mod config;
+pub mod data_dir;
+pub mod exchange;
 pub mod http;
+pub mod log;
 pub mod outbox;
 pub mod rng;
 pub mod store;

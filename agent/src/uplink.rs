@@ -1,1 +1,3 @@
 //! Everything that is said to the controller.
+
+pub mod url;

@@ -1,0 +1,167 @@
+//! The agent's settings: `agent.toml` in the data directory.
+//!
+//! What concerns security is here and only here; the controller's settings for the site cannot change it.
+
+use std::net::{Ipv4Addr, SocketAddr};
+use std::path::PathBuf;
+
+use anyhow::{Context as _, bail};
+use pureboot_protocol::SiteId;
+use serde::{Deserialize, Serialize};
+
+use crate::data_dir::{self, DataDir};
+use crate::uplink::url::{CentralUrl, Scheme};
+
+/// All of `agent.toml`. A key that is not here is an error, so that a misspelt one does not go unnoticed.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Config {
+    /// The site that the agent serves.
+    pub site_id: SiteId,
+    /// The controller.
+    pub central_url: CentralUrl,
+    /// Certificate authorities (PEM) that the controller's certificate must come from; without it, the web's public ones.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub ca_file: Option<PathBuf>,
+    /// Allows `http://` to a controller on another machine: everything, the credential too, can then be read on the way.
+    #[serde(default)]
+    pub allow_plain_http: bool,
+    /// The HTTP boot endpoint.
+    #[serde(default)]
+    pub boot: BootConfig,
+    /// The TFTP server.
+    #[serde(default)]
+    pub tftp: TftpConfig,
+}
+
+/// `[boot]`
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct BootConfig {
+    /// Where machines ask for scripts and files.
+    pub listen: SocketAddr,
+}
+
+/// `[tftp]`
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct TftpConfig {
+    /// Where machines ask for their first file.
+    pub listen: SocketAddr,
+}
+
+impl Default for BootConfig {
+    fn default() -> Self {
+        Self { listen: (Ipv4Addr::UNSPECIFIED, 8080).into() }
+    }
+}
+
+impl Default for TftpConfig {
+    fn default() -> Self {
+        Self { listen: (Ipv4Addr::UNSPECIFIED, 69).into() }
+    }
+}
+
+impl Config {
+    /// Reads and checks the settings.
+    ///
+    /// # Errors
+    /// They are missing, open to others, or do not hold; the text says what to do.
+    pub fn load(data_dir: &DataDir) -> anyhow::Result<Self> {
+        let path = data_dir.config_file();
+        let Some(text) = data_dir::read_private(&path)? else {
+            bail!("there is no {}: run `pureboot-agent init` first", path.display());
+        };
+        Self::parse(&text).with_context(|| format!("{} does not hold", path.display()))
+    }
+
+    /// Reads settings from the text of a file.
+    ///
+    /// # Errors
+    /// The text is not TOML, has unknown keys or values, or a value that is not allowed.
+    pub fn parse(text: &str) -> anyhow::Result<Self> {
+        let config: Self = toml::from_str(text)?;
+        config.check()?;
+        Ok(config)
+    }
+
+    /// Writes the settings whole or not at all.
+    ///
+    /// # Errors
+    /// A value is not allowed, or the file cannot be written.
+    pub fn save(&self, data_dir: &DataDir) -> anyhow::Result<()> {
+        self.check()?;
+        let settings = toml::to_string(self).context("cannot write the settings as TOML")?;
+        data_dir::write_private(&data_dir.config_file(), &format!("{HEADER}{settings}"))
+    }
+
+    fn check(&self) -> anyhow::Result<()> {
+        let is_plain = self.central_url.scheme() == Scheme::Http;
+        if is_plain && !self.central_url.is_loopback() && !self.allow_plain_http {
+            bail!(
+                "central_url is {}: without TLS the credential can be read on the way. Use https://, or allow it with \
+                 allow_plain_http = true (init: --allow-plain-http) where the line is safe by itself",
+                self.central_url
+            );
+        }
+        if is_plain && self.ca_file.is_some() {
+            bail!("ca_file is of no use with {}: use https://", self.central_url);
+        }
+        if self.boot.listen.is_ipv6() || self.tftp.listen.is_ipv6() {
+            bail!("boot.listen and tftp.listen take IPv4 addresses: machines boot by IPv4");
+        }
+        Ok(())
+    }
+}
+
+const HEADER: &str = "\
+# Settings of the PureBoot agent, written by `pureboot-agent init`.
+# After a change: `pureboot-agent check-config`, then start the agent again.
+
+";
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn settings(lines: &str) -> String {
+        format!("site_id = \"0b8f5c1e-6f0e-4d52-9a55-0c8f3f1c2a77\"\n{lines}")
+    }
+
+    #[test]
+    fn settings_survive_their_own_file() {
+        let dir = tempfile::tempdir().expect("a directory");
+        let data_dir = DataDir::create(&dir.path().join("data")).expect("made");
+        assert!(
+            Config::load(&data_dir)
+                .expect_err("nothing there")
+                .to_string()
+                .contains("pureboot-agent init")
+        );
+        let config = Config::parse(&settings("central_url = \"https://boot.example.org\""))
+            .expect("a config");
+        config.save(&data_dir).expect("saved");
+        assert_eq!(Config::load(&data_dir).expect("loaded"), config);
+        assert_eq!(config.boot.listen.port(), 8080);
+        assert_eq!(config.tftp.listen.port(), 69);
+    }
+
+    #[test]
+    fn n8_plain_http_needs_loopback_or_a_decision() {
+        for (lines, holds) in [
+            ("central_url = \"http://127.0.0.1:8000\"", true),
+            ("central_url = \"http://10.0.0.1:8000\"", false),
+            ("central_url = \"http://10.0.0.1:8000\"\nallow_plain_http = true", true),
+            ("central_url = \"http://127.0.0.1\"\nca_file = \"/etc/ca.pem\"", false),
+        ] {
+            assert_eq!(Config::parse(&settings(lines)).is_ok(), holds, "{lines}");
+        }
+    }
+
+    #[test]
+    fn a_misspelt_key_is_named() {
+        let lines = "central_url = \"https://boot.example.org\"\n[tftp]\nlistne = \"0.0.0.0:69\"";
+        let error = format!("{:#}", Config::parse(&settings(lines)).expect_err("no such key"));
+        assert!(error.contains("listne"), "{error}");
+    }
+}
