@@ -21,6 +21,7 @@ pub mod http;
 pub mod log;
 pub mod outbox;
 pub mod rng;
+pub mod status;
 pub mod store;
 pub mod tftp;
 pub mod uplink;

@@ -1,0 +1,356 @@
+//! How the agent is, for people and for programs.
+
+use std::collections::BTreeMap;
+use std::fmt::Write as _;
+
+use pureboot_protocol::{AgentId, Autonomy, SiteId, Timestamp};
+use serde::{Deserialize, Serialize};
+
+/// Everything that `pureboot-agent status` tells.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct Report {
+    /// The agent's version.
+    pub agent_version: String,
+    /// The site that it serves.
+    pub site_id: SiteId,
+    /// The site's name, once the controller has told it.
+    pub site_name: Option<String>,
+    /// Who the agent is to the controller, once it has joined.
+    pub agent_id: Option<AgentId>,
+    /// What the site may decide alone.
+    pub autonomy_level: Autonomy,
+    /// When the agent was started.
+    pub started_at: Timestamp,
+    /// Since then.
+    pub uptime_seconds: u64,
+    /// Whether it has joined the site.
+    pub membership: Membership,
+    /// What it listens on.
+    pub services: BTreeMap<String, pureboot_protocol::Service>,
+    /// The controller's address.
+    pub central_url: String,
+    /// The line to the controller.
+    pub line: LineReport,
+    /// When the controller last answered.
+    pub last_online_at: Option<Timestamp>,
+    /// The heartbeat that was answered last.
+    pub last_heartbeat_at: Option<Timestamp>,
+    /// Different machines that asked for a script within the last hour.
+    pub nodes_seen_last_hour: u64,
+    /// Machines that the agent remembers.
+    pub nodes_known: u64,
+    /// Transfers to machines that are under way.
+    pub active_boots: u64,
+    /// Content.
+    pub cache: CacheReport,
+    /// Changes that the controller has not acknowledged.
+    pub queue_pending: u64,
+    /// Changes that the controller has parked since the agent's start.
+    pub queue_parked: u64,
+    /// The oldest of them.
+    pub queue_oldest_at: Option<Timestamp>,
+    /// Use of the file system that holds the data directory, 0 to 100.
+    pub disk_usage_percent: f64,
+}
+
+/// Whether the agent has joined its site.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(tag = "state", rename_all = "snake_case")]
+pub enum Membership {
+    /// The token has not been redeemed yet.
+    Joining,
+    /// Joined.
+    Joined,
+    /// The controller does not accept the agent; it serves on with what it knows.
+    Refused {
+        /// The controller's words.
+        reason: String,
+        /// Since when.
+        since: Timestamp,
+    },
+}
+
+/// The line to the controller.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(tag = "state", rename_all = "snake_case")]
+pub enum LineReport {
+    /// Not tried yet.
+    Untried,
+    /// Answered at the last call.
+    Connected,
+    /// Some calls fail.
+    Degraded {
+        /// Since when.
+        since: Timestamp,
+    },
+    /// Away.
+    Offline {
+        /// Since when.
+        since: Timestamp,
+    },
+}
+
+impl LineReport {
+    /// The line in one word.
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::Untried => "untried",
+            Self::Connected => "online",
+            Self::Degraded { .. } => "degraded",
+            Self::Offline { .. } => "offline",
+        }
+    }
+
+    /// Since when the controller is away.
+    pub fn offline_since(self) -> Option<Timestamp> {
+        match self {
+            Self::Offline { since } => Some(since),
+            Self::Untried | Self::Connected | Self::Degraded { .. } => None,
+        }
+    }
+}
+
+/// Content.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct CacheReport {
+    /// Names.
+    pub entries: u64,
+    /// Bytes.
+    pub size_bytes: u64,
+    /// Requests that it could answer, of all since the start, 0 to 1.
+    pub hit_rate: Option<f64>,
+}
+
+/// The verdict behind the exit code.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Health {
+    /// Nothing to do.
+    Ok,
+    /// Serving, but a person may want to look: the reasons.
+    Degraded(Vec<String>),
+}
+
+/// From here on a file system counts as nearly full.
+const DISK_USAGE_MAX_PERCENT: f64 = 95.0;
+
+impl Report {
+    /// Whether all is well.
+    pub fn health(&self) -> Health {
+        let mut reasons = Vec::new();
+        match &self.membership {
+            Membership::Joined => {}
+            Membership::Joining => reasons.push("the site has not been joined yet".to_owned()),
+            Membership::Refused { reason, .. } => {
+                reasons.push(format!("the controller refuses this agent: {reason}"));
+            }
+        }
+        match self.line {
+            LineReport::Untried | LineReport::Connected => {}
+            LineReport::Degraded { .. } => {
+                reasons.push("some calls to the controller fail".to_owned())
+            }
+            LineReport::Offline { .. } => reasons.push("the controller is out of reach".to_owned()),
+        }
+        for (name, service) in &self.services {
+            if !service.running {
+                reasons.push(format!("{name} on {} does not run", service.address));
+            }
+        }
+        if self.disk_usage_percent > DISK_USAGE_MAX_PERCENT {
+            reasons.push(format!("the disk is {:.0} % full", self.disk_usage_percent));
+        }
+        if reasons.is_empty() { Health::Ok } else { Health::Degraded(reasons) }
+    }
+
+    /// The report as a person reads it, at `now`.
+    pub fn render(&self, now: Timestamp) -> String {
+        let mut text = String::new();
+        let mut row = |name: &str, value: String| {
+            _ = writeln!(text, "{name:<11} {value}");
+        };
+        let site = match &self.site_name {
+            Some(name) => format!("{name} ({})", self.site_id),
+            None => self.site_id.to_string(),
+        };
+        row("site", site);
+        row("agent", format!("{}, up {}", self.agent_version, span(self.uptime_seconds)));
+        row(
+            "membership",
+            match &self.membership {
+                Membership::Joining => "joining".to_owned(),
+                Membership::Joined => format!("joined, autonomy {}", self.autonomy_level),
+                Membership::Refused { reason, since } => {
+                    format!("refused for {}: {reason}", ago(now, *since))
+                }
+            },
+        );
+        let line = match self.line {
+            LineReport::Untried => "not tried yet".to_owned(),
+            LineReport::Connected => "connected".to_owned(),
+            LineReport::Degraded { since } => format!("degraded for {}", ago(now, since)),
+            LineReport::Offline { since } => {
+                format!("OFFLINE for {}, since {since}", ago(now, since))
+            }
+        };
+        row("controller", format!("{}, {line}", self.central_url));
+        row(
+            "heartbeat",
+            self.last_heartbeat_at.map_or("none answered yet".to_owned(), |at| {
+                format!("answered {} ago", ago(now, at))
+            }),
+        );
+        for (name, service) in &self.services {
+            let state = if service.running { "" } else { ", NOT RUNNING" };
+            row(name, format!("{}{state}", service.address));
+        }
+        row(
+            "nodes",
+            format!(
+                "{} seen in the last hour, {} known, {} transfers under way",
+                self.nodes_seen_last_hour, self.nodes_known, self.active_boots
+            ),
+        );
+        let hits = self
+            .cache
+            .hit_rate
+            .map_or("not asked yet".to_owned(), |rate| format!("{:.0} % hits", rate * 100.0));
+        row(
+            "cache",
+            format!("{} names, {}, {hits}", self.cache.entries, size(self.cache.size_bytes)),
+        );
+        let oldest = self
+            .queue_oldest_at
+            .map_or(String::new(), |at| format!(", the oldest for {}", ago(now, at)));
+        let parked = match self.queue_parked {
+            0 => String::new(),
+            parked => format!(", {parked} parked there"),
+        };
+        row(
+            "queue",
+            format!("{} changes wait for the controller{oldest}{parked}", self.queue_pending),
+        );
+        row("disk", format!("{:.0} % used", self.disk_usage_percent));
+        match self.health() {
+            Health::Ok => row("health", "ok".to_owned()),
+            Health::Degraded(reasons) => row("health", format!("degraded: {}", reasons.join("; "))),
+        }
+        text
+    }
+}
+
+fn ago(now: Timestamp, then: Timestamp) -> String {
+    span(u64::try_from(now.seconds_since(then)).unwrap_or(0))
+}
+
+/// A span of time in its two largest units.
+fn span(seconds: u64) -> String {
+    let (days, hours, minutes) = (seconds / 86_400, seconds / 3_600 % 24, seconds / 60 % 60);
+    match (days, hours, minutes) {
+        (0, 0, 0) => format!("{seconds} s"),
+        (0, 0, _) => format!("{minutes} min {} s", seconds % 60),
+        (0, _, _) => format!("{hours} h {minutes} min"),
+        _ => format!("{days} d {hours} h"),
+    }
+}
+
+/// A number of bytes in the decimal unit that fits.
+#[expect(clippy::cast_precision_loss, reason = "three digits are shown")]
+pub fn size(bytes: u64) -> String {
+    match bytes {
+        0..1_000 => format!("{bytes} B"),
+        1_000..1_000_000 => format!("{:.1} kB", bytes as f64 / 1e3),
+        1_000_000..1_000_000_000 => format!("{:.1} MB", bytes as f64 / 1e6),
+        _ => format!("{:.1} GB", bytes as f64 / 1e9),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use expect_test::expect;
+    use pureboot_protocol::Service;
+
+    use super::*;
+
+    fn report() -> Report {
+        Report {
+            agent_version: "0.1.0".to_owned(),
+            site_id: SiteId::from_random([7; 16]),
+            site_name: Some("berlin".to_owned()),
+            agent_id: Some(AgentId::from_random([9; 16])),
+            autonomy_level: Autonomy::Limited,
+            started_at: Timestamp::from_unix_ms(0),
+            uptime_seconds: 93_784,
+            membership: Membership::Joined,
+            services: BTreeMap::from([
+                ("http".to_owned(), Service { running: true, address: "0.0.0.0:8080".to_owned() }),
+                ("tftp".to_owned(), Service { running: true, address: "0.0.0.0:69".to_owned() }),
+            ]),
+            central_url: "https://boot.example.org:443".to_owned(),
+            line: LineReport::Connected,
+            last_online_at: Some(Timestamp::from_unix_ms(93_779_000)),
+            last_heartbeat_at: Some(Timestamp::from_unix_ms(93_779_000)),
+            nodes_seen_last_hour: 12,
+            nodes_known: 40,
+            active_boots: 2,
+            cache: CacheReport { entries: 7, size_bytes: 123_456_789, hit_rate: Some(0.995) },
+            queue_pending: 0,
+            queue_parked: 0,
+            queue_oldest_at: None,
+            disk_usage_percent: 41.7,
+        }
+    }
+
+    #[test]
+    fn a_person_reads_how_the_agent_is() {
+        expect![[r#"
+            site        berlin (07070707-0707-4707-8707-070707070707)
+            agent       0.1.0, up 1 d 2 h
+            membership  joined, autonomy limited
+            controller  https://boot.example.org:443, connected
+            heartbeat   answered 5 s ago
+            http        0.0.0.0:8080
+            tftp        0.0.0.0:69
+            nodes       12 seen in the last hour, 40 known, 2 transfers under way
+            cache       7 names, 123.5 MB, 100 % hits
+            queue       0 changes wait for the controller
+            disk        42 % used
+            health      ok
+        "#]]
+        .assert_eq(&report().render(Timestamp::from_unix_ms(93_784_000)));
+    }
+
+    #[test]
+    fn a_person_reads_what_is_wrong() {
+        let mut report = report();
+        report.site_name = None;
+        report.membership = Membership::Refused {
+            reason: "the token has expired (401, token_refused)".to_owned(),
+            since: Timestamp::from_unix_ms(93_000_000),
+        };
+        report.line = LineReport::Offline { since: Timestamp::from_unix_ms(86_400_000) };
+        report.last_heartbeat_at = None;
+        report.services.insert(
+            "tftp".to_owned(),
+            Service { running: false, address: "0.0.0.0:69".to_owned() },
+        );
+        report.cache = CacheReport { entries: 0, size_bytes: 0, hit_rate: None };
+        report.queue_pending = 3;
+        report.queue_parked = 1;
+        report.queue_oldest_at = Some(Timestamp::from_unix_ms(93_700_000));
+        expect![[r#"
+            site        07070707-0707-4707-8707-070707070707
+            agent       0.1.0, up 1 d 2 h
+            membership  refused for 13 min 4 s: the token has expired (401, token_refused)
+            controller  https://boot.example.org:443, OFFLINE for 2 h 3 min, since 1970-01-02T00:00:00.000Z
+            heartbeat   none answered yet
+            http        0.0.0.0:8080
+            tftp        0.0.0.0:69, NOT RUNNING
+            nodes       12 seen in the last hour, 40 known, 2 transfers under way
+            cache       0 names, 0 B, not asked yet
+            queue       3 changes wait for the controller, the oldest for 1 min 24 s, 1 parked there
+            disk        42 % used
+            health      degraded: the controller refuses this agent: the token has expired (401, token_refused); the controller is out of reach; tftp on 0.0.0.0:69 does not run
+        "#]]
+        .assert_eq(&report.render(Timestamp::from_unix_ms(93_784_000)));
+    }
+}

@@ -1,0 +1,271 @@
+//! The controller as the agent sees it: a handful of typed questions over one kept connection.
+
+use std::cell::RefCell;
+use std::fmt;
+use std::rc::Rc;
+use std::time::Duration;
+
+use futures_rustls::TlsConnector;
+use http_body_util::Full;
+use hyper::body::Bytes;
+use hyper::header::{AUTHORIZATION, CONTENT_TYPE, HOST, RETRY_AFTER};
+use hyper::{Method, Request, Response, StatusCode};
+use pureboot_protocol::{
+    BootRecord, ChangeBatch, ChangeReceipt, Heartbeat, HeartbeatAnswer, Mac, Page, Problem,
+    RegistrationAnswer, RegistrationRequest, Secret,
+};
+use rustls::pki_types::ServerName;
+use serde::Serialize;
+use serde::de::DeserializeOwned;
+use smol::LocalExecutor;
+use smol::net::TcpStream;
+
+use crate::exchange::{Connection, ExchangeError, within};
+use crate::uplink::url::{CentralUrl, Scheme};
+
+/// For calls that nobody waits for: name, connection, handshake and answer together.
+pub const UNHURRIED: Duration = Duration::from_secs(10);
+
+/// For calls that find out whether the controller is in reach.
+pub const CHECK: Duration = Duration::from_secs(5);
+
+/// For questions that a booting machine waits for.
+pub const AT_BOOT: Duration = Duration::from_millis(700);
+
+/// Why the controller gave no usable answer.
+#[derive(Debug, thiserror::Error)]
+pub enum CallError {
+    /// The host's name or address leads nowhere.
+    #[error("cannot connect to {authority}: {error}")]
+    Connect {
+        /// Host and port.
+        authority: String,
+        /// What the system said.
+        error: std::io::Error,
+    },
+    /// Somebody answers there, but not with a certificate that the pinned authorities vouch for, or not in TLS.
+    #[error("no trusted TLS with {authority}: {error}")]
+    Tls {
+        /// Host and port.
+        authority: String,
+        /// What rustls said.
+        error: std::io::Error,
+    },
+    /// The exchange was late or broke off.
+    #[error(transparent)]
+    Exchange(#[from] ExchangeError),
+    /// The controller refused.
+    #[error("the controller refused: {0}")]
+    Refused(Refusal),
+    /// Something answered that is not the controller's API, such as a captive portal.
+    #[error("the answer is not the controller's: {0}")]
+    Foreign(String),
+}
+
+/// A refusal in the controller's own words.
+#[derive(Debug, Clone)]
+pub struct Refusal {
+    /// The HTTP status.
+    pub status: StatusCode,
+    /// The stable code.
+    pub code: String,
+    /// The sentence.
+    pub detail: String,
+    /// When to come back, as far as the controller said.
+    pub retry_after: Option<Duration>,
+}
+
+impl fmt::Display for Refusal {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{} ({}, {})", self.detail, self.status.as_u16(), self.code)
+    }
+}
+
+impl CallError {
+    /// Whether the line is to blame and not the request.
+    pub fn is_line_trouble(&self) -> bool {
+        match self {
+            Self::Refused(refusal) => refusal.status.is_server_error(),
+            Self::Connect { .. } | Self::Tls { .. } | Self::Exchange(_) | Self::Foreign(_) => true,
+        }
+    }
+}
+
+/// A client for one controller. Cheap to share within the executor's thread.
+pub struct Controller {
+    url: CentralUrl,
+    tls: Option<TlsConnector>,
+    executor: Rc<LocalExecutor<'static>>,
+    credential: RefCell<Option<Secret>>,
+    idle: RefCell<Option<Connection>>,
+}
+
+impl Controller {
+    /// A client that has not called yet; `tls` is needed for `https`.
+    pub fn new(executor: Rc<LocalExecutor<'static>>, url: CentralUrl, tls: TlsConnector) -> Self {
+        let tls = (url.scheme() == Scheme::Https).then_some(tls);
+        Self { url, tls, executor, credential: RefCell::new(None), idle: RefCell::new(None) }
+    }
+
+    /// Where it calls.
+    pub fn url(&self) -> &CentralUrl {
+        &self.url
+    }
+
+    /// Sends `credential` with every call from now on.
+    pub fn authenticate(&self, credential: Secret) {
+        *self.credential.borrow_mut() = Some(credential);
+    }
+
+    /// Asks whether the controller is there.
+    ///
+    /// # Errors
+    /// It is not, or something else is.
+    pub async fn check(&self) -> Result<(), CallError> {
+        let _alive: serde_json::Value = self.call(Method::GET, "/readyz", None, CHECK).await?;
+        Ok(())
+    }
+
+    /// Redeems a token.
+    ///
+    /// # Errors
+    /// No answer, or a refusal.
+    pub async fn register(
+        &self,
+        request: &RegistrationRequest,
+    ) -> Result<RegistrationAnswer, CallError> {
+        self.post("/api/v1/agents/register", request, UNHURRIED).await
+    }
+
+    /// Says that the agent lives.
+    ///
+    /// # Errors
+    /// No answer, or a refusal.
+    pub async fn heartbeat(&self, heartbeat: &Heartbeat) -> Result<HeartbeatAnswer, CallError> {
+        self.post("/api/v1/agents/heartbeat", heartbeat, CHECK).await
+    }
+
+    /// Hands over changes.
+    ///
+    /// # Errors
+    /// No answer, or a refusal.
+    pub async fn deliver(&self, batch: &ChangeBatch) -> Result<ChangeReceipt, CallError> {
+        self.post("/api/v1/agents/changes", batch, UNHURRIED).await
+    }
+
+    /// What the controller knows of one machine, for a machine that waits; none if nothing.
+    ///
+    /// # Errors
+    /// No answer in time, a refusal, or an answer about another machine.
+    pub async fn node(&self, mac: Mac) -> Result<Option<BootRecord>, CallError> {
+        let path = format!("/api/v1/agents/nodes?mac={mac}");
+        let page: Page<BootRecord> = self.call(Method::GET, &path, None, AT_BOOT).await?;
+        match page.data.into_iter().next() {
+            Some(record) if record.mac_address != mac => Err(CallError::Foreign(format!(
+                "asked for {mac}, told about {}",
+                record.mac_address
+            ))),
+            record => Ok(record),
+        }
+    }
+
+    async fn post<Q: Serialize, A: DeserializeOwned>(
+        &self,
+        path: &str,
+        question: &Q,
+        budget: Duration,
+    ) -> Result<A, CallError> {
+        let body = serde_json::to_vec(question)
+            .expect("every type of the protocol can be written as JSON");
+        self.call(Method::POST, path, Some(body), budget).await
+    }
+
+    async fn call<A: DeserializeOwned>(
+        &self,
+        method: Method,
+        path: &str,
+        body: Option<Vec<u8>>,
+        budget: Duration,
+    ) -> Result<A, CallError> {
+        let request = self.request(method, path, body);
+        let answer = within(budget, async {
+            if let Some(kept) = self.idle.take().filter(Connection::is_open) {
+                match self.exchange(kept, request.clone(), budget).await {
+                    // The controller may have closed the kept connection a moment ago. Every call may be sent twice: a
+                    // registration, a heartbeat and a batch all name themselves.
+                    Err(ExchangeError::Broken(_)) => {}
+                    settled => return Ok(settled?),
+                }
+            }
+            Ok::<_, CallError>(self.exchange(self.connect().await?, request, budget).await?)
+        })
+        .await?;
+        let retry_after = answer
+            .headers()
+            .get(RETRY_AFTER)
+            .and_then(|value| value.to_str().ok()?.parse().ok())
+            .map(Duration::from_secs);
+        let (status, body) = (answer.status(), answer.into_body());
+        if status.is_success() {
+            return serde_json::from_slice(&body).map_err(|error| {
+                CallError::Foreign(format!(
+                    "{status} with a body that does not fit the API: {error}"
+                ))
+            });
+        }
+        match serde_json::from_slice::<Problem>(&body) {
+            Ok(problem) => Err(CallError::Refused(Refusal {
+                status,
+                code: problem.code,
+                detail: problem.detail,
+                retry_after,
+            })),
+            Err(_) => Err(CallError::Foreign(format!("{status} without a problem document"))),
+        }
+    }
+
+    async fn exchange(
+        &self,
+        mut connection: Connection,
+        request: Request<Full<Bytes>>,
+        budget: Duration,
+    ) -> Result<Response<Bytes>, ExchangeError> {
+        let answer = connection.exchange(request, budget).await?;
+        if connection.is_open() {
+            *self.idle.borrow_mut() = Some(connection);
+        }
+        Ok(answer)
+    }
+
+    fn request(&self, method: Method, path: &str, body: Option<Vec<u8>>) -> Request<Full<Bytes>> {
+        let mut request =
+            Request::builder().method(method).uri(path).header(HOST, self.url.authority());
+        if let Some(credential) = &*self.credential.borrow() {
+            request = request.header(AUTHORIZATION, format!("Bearer {}", credential.reveal()));
+        }
+        if body.is_some() {
+            request = request.header(CONTENT_TYPE, "application/json");
+        }
+        request
+            .body(Full::new(Bytes::from(body.unwrap_or_default())))
+            .expect("a method, a path of parsed ids and fixed header names make a request")
+    }
+
+    async fn connect(&self) -> Result<Connection, CallError> {
+        let authority = self.url.authority();
+        let stream = TcpStream::connect((self.url.host(), self.url.port()))
+            .await
+            .map_err(|error| CallError::Connect { authority: authority.clone(), error })?;
+        // A failure costs speed only.
+        _ = stream.set_nodelay(true);
+        let Some(tls) = &self.tls else {
+            return Ok(Connection::open(&self.executor, stream).await?);
+        };
+        let name = ServerName::try_from(self.url.host().to_owned()).map_err(|error| {
+            CallError::Tls { authority: authority.clone(), error: std::io::Error::other(error) }
+        })?;
+        let stream =
+            tls.connect(name, stream).await.map_err(|error| CallError::Tls { authority, error })?;
+        Ok(Connection::open(&self.executor, stream).await?)
+    }
+}

@@ -1,0 +1,174 @@
+//! How the agent stands with its controller: joined or not, in reach or not, under which settings.
+
+use std::cell::{Cell, RefCell};
+
+use pureboot_protocol::{AgentId, Autonomy, ClockQuality, SiteConfig, Timestamp};
+
+use crate::status::{LineReport, Membership};
+use crate::store::Identity;
+use crate::uplink::connectivity::{Connectivity, Line};
+use crate::uplink::controller::CallError;
+
+/// Clocks that differ by more than this are not synced, in seconds.
+const CLOCK_OFFSET_MAX_S: i64 = 60;
+
+/// The seconds between heartbeats before the controller has said anything.
+const HEARTBEAT_INTERVAL_S: u32 = 60;
+
+/// Shared by all that speaks to the controller or decides by it; lives on the executor's thread.
+#[derive(Debug)]
+pub struct Standing {
+    identity: RefCell<Option<Identity>>,
+    membership: RefCell<Membership>,
+    connectivity: RefCell<Connectivity>,
+    last_heartbeat_at: Cell<Option<Timestamp>>,
+    clock: Cell<ClockQuality>,
+}
+
+impl Standing {
+    /// The standing at start: what a former life of the agent has kept.
+    pub fn new(identity: Option<Identity>) -> Self {
+        let membership = if identity.is_some() { Membership::Joined } else { Membership::Joining };
+        Self {
+            identity: RefCell::new(identity),
+            membership: RefCell::new(membership),
+            connectivity: RefCell::new(Connectivity::new(None)),
+            last_heartbeat_at: Cell::new(None),
+            clock: Cell::new(ClockQuality::Unsynced),
+        }
+    }
+
+    /// The agent has joined, or has been given other settings.
+    pub fn join(&self, identity: Identity) {
+        *self.identity.borrow_mut() = Some(identity);
+        *self.membership.borrow_mut() = Membership::Joined;
+    }
+
+    /// The controller has been called: what came of it says how the line is and whether the agent is welcome.
+    pub fn learn<T>(&self, outcome: &Result<T, CallError>, now: Timestamp) {
+        let mut connectivity = self.connectivity.borrow_mut();
+        let news = match outcome {
+            Err(error) if error.is_line_trouble() => connectivity.handle_failure(now),
+            _ => connectivity.handle_answer(now),
+        };
+        match (news, outcome) {
+            (None, _) => {}
+            (Some(Line::Untried), Ok(_)) => log::info!("the controller answers"),
+            (Some(Line::Offline { since }), Ok(_)) => {
+                log::info!("the controller answers again, it was away since {since}")
+            }
+            (Some(Line::Offline { since }), Err(error)) => {
+                log::warn!(error:%; "the controller is away since {since}; the site goes on alone");
+            }
+            (Some(_), Err(error)) => log::warn!(error:%; "a call to the controller failed"),
+            (Some(_), Ok(_)) => log::info!("the controller answers again"),
+        }
+        drop(connectivity);
+        if let Err(CallError::Refused(refusal)) = outcome
+            && matches!(refusal.status.as_u16(), 401 | 403)
+        {
+            self.refuse(refusal.to_string(), now);
+        }
+    }
+
+    /// The controller does not accept the agent.
+    pub fn refuse(&self, reason: String, now: Timestamp) {
+        let mut membership = self.membership.borrow_mut();
+        match &mut *membership {
+            Membership::Refused { reason: former, .. } => *former = reason,
+            other => {
+                log::error!(
+                    "the controller refuses this agent: {reason}; boots go on; make a new token for the site and run \
+                     `pureboot-agent init --rejoin`"
+                );
+                *other = Membership::Refused { reason, since: now };
+            }
+        }
+    }
+
+    /// A heartbeat was answered by a controller whose clock shows `server_time`.
+    pub fn handle_heartbeat(&self, server_time: Timestamp, now: Timestamp) {
+        self.last_heartbeat_at.set(Some(now));
+        let is_synced = now.seconds_since(server_time).abs() <= CLOCK_OFFSET_MAX_S;
+        self.clock.set(if is_synced { ClockQuality::Synced } else { ClockQuality::Unsynced });
+        if self.identity.borrow().is_some() {
+            *self.membership.borrow_mut() = Membership::Joined;
+        }
+    }
+
+    /// Who the agent is to the controller, once it has joined.
+    pub fn agent_id(&self) -> Option<AgentId> {
+        self.identity.borrow().as_ref().map(|identity| identity.agent_id)
+    }
+
+    /// The site's settings, once the controller has told them.
+    pub fn site_config(&self) -> Option<SiteConfig> {
+        self.identity.borrow().as_ref().map(|identity| identity.config.clone())
+    }
+
+    /// Everything that was kept about the agent's identity.
+    pub fn identity(&self) -> Option<Identity> {
+        self.identity.borrow().clone()
+    }
+
+    /// The version of the site's settings; 0 before any.
+    pub fn config_version(&self) -> u64 {
+        self.identity.borrow().as_ref().map_or(0, |identity| identity.config_version)
+    }
+
+    /// What the site may decide alone. Before the controller has said anything: as little as possible.
+    pub fn autonomy(&self) -> Autonomy {
+        self.identity
+            .borrow()
+            .as_ref()
+            .map_or(Autonomy::Readonly, |identity| identity.config.autonomy_level)
+    }
+
+    /// The seconds between heartbeats.
+    pub fn heartbeat_interval_s(&self) -> u32 {
+        self.identity
+            .borrow()
+            .as_ref()
+            .map_or(HEARTBEAT_INTERVAL_S, |identity| identity.config.heartbeat_interval)
+    }
+
+    /// The line as the last calls found it.
+    pub fn line(&self) -> Line {
+        self.connectivity.borrow().line()
+    }
+
+    /// Whether a question to the controller is worth a machine's time.
+    pub fn is_worth_asking(&self) -> bool {
+        self.agent_id().is_some() && !matches!(self.line(), Line::Offline { .. })
+    }
+
+    /// When the controller last answered.
+    pub fn last_online_at(&self) -> Option<Timestamp> {
+        self.connectivity.borrow().last_online_at()
+    }
+
+    /// When a heartbeat was last answered.
+    pub fn last_heartbeat_at(&self) -> Option<Timestamp> {
+        self.last_heartbeat_at.get()
+    }
+
+    /// How far this machine's clock can be trusted.
+    pub fn clock(&self) -> ClockQuality {
+        self.clock.get()
+    }
+
+    /// Whether the agent has joined.
+    pub fn membership(&self) -> Membership {
+        self.membership.borrow().clone()
+    }
+
+    /// The line in the words of the status report.
+    pub fn line_report(&self) -> LineReport {
+        match self.line() {
+            Line::Untried => LineReport::Untried,
+            Line::Connected => LineReport::Connected,
+            Line::Degraded { since, .. } => LineReport::Degraded { since },
+            Line::Offline { since } => LineReport::Offline { since },
+        }
+    }
+}
