@@ -9,6 +9,7 @@
 //! | [`store`] | the thread that owns `state/site.db` |
 //! | [`uplink`] | everything that is said to the controller |
 //! | [`http`], [`exchange`] | hyper on the executor as a server and as a client, with a limit on everything |
+//! | [`manage`], [`status`], [`vitals`] | how the agent is, for people and for the controller |
 //! | [`clock`], [`rng`], [`log`] | time, chance and the log |
 
 pub mod boot;
@@ -19,9 +20,11 @@ pub mod data_dir;
 pub mod exchange;
 pub mod http;
 pub mod log;
+pub mod manage;
 pub mod outbox;
 pub mod rng;
 pub mod status;
 pub mod store;
 pub mod tftp;
 pub mod uplink;
+pub mod vitals;

@@ -1,0 +1,209 @@
+//! What is measured about the running agent, for the controller's heartbeat and for the person who asks.
+
+use std::cell::Cell;
+use std::collections::BTreeMap;
+use std::net::SocketAddr;
+use std::path::Path;
+use std::rc::Rc;
+use std::time::Instant;
+
+use nix::sys::statvfs::statvfs;
+use pureboot_protocol::{Heartbeat, Service, SiteId, Timestamp};
+
+use crate::cache::Cache;
+use crate::cache::manage::NodeCache;
+use crate::outbox::{Counts, Outbox};
+use crate::status::{CacheReport, Report};
+use crate::store::Store;
+use crate::uplink::heartbeat;
+use crate::uplink::standing::Standing;
+use crate::{clock, data_dir::DataDir};
+
+const HOUR_S: i64 = 3_600;
+
+/// The parts that can be asked how they are.
+pub struct Vitals {
+    /// The site that the agent serves.
+    pub site_id: SiteId,
+    /// The controller's address.
+    pub central_url: String,
+    /// Where the data are.
+    pub data_dir: DataDir,
+    /// How the agent stands with its controller.
+    pub standing: Rc<Standing>,
+    /// What is remembered of nodes.
+    pub store: Store,
+    /// What waits for the controller.
+    pub outbox: Outbox,
+    /// Content.
+    pub cache: Cache,
+    /// TFTP transfers under way.
+    pub transfers: Rc<Cell<usize>>,
+    /// What the agent listens on; a service that has ended is taken to be not running.
+    pub services: BTreeMap<&'static str, Listening>,
+    /// The start, by the wall clock.
+    pub started_at: Timestamp,
+    /// The start, by the monotonic clock.
+    pub started: Instant,
+}
+
+/// One service, as long as it runs; its clones are the same service.
+#[derive(Debug, Clone)]
+pub struct Listening {
+    address: SocketAddr,
+    is_running: Rc<Cell<bool>>,
+}
+
+impl Listening {
+    /// A service that runs, bound to `address`.
+    pub fn new(address: SocketAddr) -> Self {
+        Self { address, is_running: Rc::new(Cell::new(true)) }
+    }
+
+    /// It has ended.
+    pub fn end(&self) {
+        self.is_running.set(false);
+    }
+}
+
+impl Vitals {
+    fn services(&self) -> BTreeMap<String, Service> {
+        let service = |(name, listening): (&&str, &Listening)| {
+            let service = Service {
+                running: listening.is_running.get(),
+                address: listening.address.to_string(),
+            };
+            ((*name).to_owned(), service)
+        };
+        self.services.iter().map(service).collect()
+    }
+
+    /// The services that no longer run.
+    pub fn stopped_services(&self) -> Vec<&'static str> {
+        self.services
+            .iter()
+            .filter(|(_, service)| !service.is_running.get())
+            .map(|(name, _)| *name)
+            .collect()
+    }
+
+    /// Different machines that asked for a script within the last hour.
+    fn nodes_seen_last_hour(&self, now: Timestamp) -> u64 {
+        let is_recent = |at: Timestamp| now.seconds_since(at) < HOUR_S;
+        count(
+            self.store
+                .nodes()
+                .iter()
+                .filter(|node| node.last_seen_at.is_some_and(is_recent))
+                .count(),
+        )
+    }
+
+    /// What is remembered of nodes, as the cache's report shows it.
+    pub fn node_cache(&self) -> NodeCache {
+        let nodes = self.store.nodes();
+        let fetched = nodes.iter().filter_map(|node| Some(node.known.as_ref()?.fetched_at));
+        NodeCache { count: count(nodes.len()), oldest_entry: fetched.min() }
+    }
+
+    fn active_boots(&self) -> u64 {
+        count(self.transfers.get() + self.cache.streams())
+    }
+
+    fn uptime_seconds(&self) -> u64 {
+        clock::monotonic().saturating_duration_since(self.started).as_secs()
+    }
+
+    /// What waits; a store that does not answer is reported by other means.
+    async fn queue(&self) -> Counts {
+        self.outbox.counts().await.unwrap_or(Counts { pending: 0, oldest_at: None })
+    }
+
+    async fn disk_usage_percent(&self) -> f64 {
+        let root = self.data_dir.root().to_owned();
+        smol::unblock(move || disk_usage_percent(&root)).await
+    }
+
+    /// The report for a person.
+    pub async fn report(&self) -> Report {
+        let now = clock::now();
+        let queue = self.queue().await;
+        let stats = self.cache.stats();
+        Report {
+            agent_version: env!("CARGO_PKG_VERSION").to_owned(),
+            site_id: self.site_id,
+            site_name: self.standing.site_config().map(|config| config.site_name),
+            agent_id: self.standing.agent_id(),
+            autonomy_level: self.standing.autonomy(),
+            started_at: self.started_at,
+            uptime_seconds: self.uptime_seconds(),
+            membership: self.standing.membership(),
+            services: self.services(),
+            central_url: self.central_url.clone(),
+            line: self.standing.line_report(),
+            last_online_at: self.standing.last_online_at(),
+            last_heartbeat_at: self.standing.last_heartbeat_at(),
+            nodes_seen_last_hour: self.nodes_seen_last_hour(now),
+            nodes_known: count(self.store.node_count()),
+            active_boots: self.active_boots(),
+            cache: CacheReport {
+                entries: stats.entries,
+                size_bytes: stats.size_bytes,
+                hit_rate: stats.hit_rate(),
+            },
+            queue_pending: queue.pending,
+            queue_parked: self.outbox.trouble().parked,
+            queue_oldest_at: queue.oldest_at,
+            disk_usage_percent: self.disk_usage_percent().await,
+        }
+    }
+}
+
+impl heartbeat::Vitals for Vitals {
+    async fn measure(&self) -> Heartbeat {
+        let now = clock::now();
+        let queue = self.queue().await;
+        let trouble = self.outbox.trouble();
+        let stats = self.cache.stats();
+        let offline_since = self.standing.line_report().offline_since();
+        Heartbeat {
+            site_id: self.site_id,
+            timestamp: now,
+            agent_version: env!("CARGO_PKG_VERSION").to_owned(),
+            uptime_seconds: self.uptime_seconds(),
+            services: self.services(),
+            nodes_seen_last_hour: self.nodes_seen_last_hour(now),
+            active_boots: self.active_boots(),
+            cache_hit_rate: stats.hit_rate(),
+            disk_usage_percent: self.disk_usage_percent().await,
+            cache_size_bytes: stats.size_bytes,
+            cache_entries: stats.entries,
+            node_cache_entries: count(self.store.node_count()),
+            last_sync_at: None,
+            last_sync_result: None,
+            pending_sync_items: 0,
+            is_online: offline_since.is_none(),
+            last_online_at: self.standing.last_online_at(),
+            offline_duration_seconds: offline_since
+                .map_or(0, |since| u64::try_from(now.seconds_since(since)).unwrap_or(0)),
+            pending_queue_items: queue.pending,
+            failed_queue_items: trouble.parked,
+            conflicts_pending: trouble.conflicts,
+            config_version: self.standing.config_version(),
+            command_results: Vec::new(),
+        }
+    }
+}
+
+fn count(len: usize) -> u64 {
+    u64::try_from(len).unwrap_or(u64::MAX)
+}
+
+/// Of the blocks that this user may fill, how many are; as `df` counts.
+#[expect(clippy::cast_precision_loss, reason = "a percentage is shown with no decimals")]
+fn disk_usage_percent(path: &Path) -> f64 {
+    let Ok(disk) = statvfs(path) else { return 0.0 };
+    let used = disk.blocks().saturating_sub(disk.blocks_free()) as f64;
+    let usable = used + disk.blocks_available() as f64;
+    if usable > 0.0 { 100.0 * used / usable } else { 0.0 }
+}
