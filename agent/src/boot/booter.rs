@@ -1,0 +1,320 @@
+//! From one machine's question to its script: asks who may know, decides, remembers, renders.
+
+mod question;
+
+use std::rc::Rc;
+use std::time::Duration;
+
+use pureboot_protocol::{
+    BootId, BootRecord, BootRequest, ChangePayload, Lifecycle, Mac, NodeEvent, NodeEventKind,
+    NodeId, RegisterNode, Timestamp,
+};
+use pureboot_templates::BaseUrl;
+use smol::Timer;
+
+use self::question::Questions;
+use crate::boot::decide::{Decision, Effect, Facts, Freshness, Knowledge, Mode, decide};
+use crate::boot::render::{Renderer, Scene};
+use crate::clock;
+use crate::outbox::{NewChange, Outbox};
+use crate::store::{CachedNode, KnownRecord, Store, StoreError};
+use crate::uplink::connectivity::Line;
+use crate::uplink::controller::Controller;
+use crate::uplink::standing::Standing;
+
+/// How long a machine waits for the disk. With the controller's 700 ms it stays below the 2 s that every script has.
+const DISK_PATIENCE: Duration = Duration::from_millis(1_000);
+
+/// Answers machines; lives on the executor's thread.
+pub struct Booter {
+    store: Store,
+    outbox: Outbox,
+    standing: Rc<Standing>,
+    questions: Questions,
+    renderer: Renderer,
+}
+
+/// What was found out about a machine.
+enum Found {
+    Known { record: Box<BootRecord>, freshness: Freshness },
+    Unknown,
+    Unreachable,
+}
+
+/// Why a decision cannot be carried out.
+#[derive(Debug, thiserror::Error)]
+enum Unkept {
+    #[error("the disk did not answer within {} ms", DISK_PATIENCE.as_millis())]
+    Late,
+    #[error(transparent)]
+    Store(#[from] StoreError),
+}
+
+impl Booter {
+    /// Answers from `store` and `controller`.
+    pub fn new(
+        store: Store,
+        outbox: Outbox,
+        standing: Rc<Standing>,
+        controller: Rc<Controller>,
+        renderer: Renderer,
+    ) -> Self {
+        let questions = Questions::new(controller, Rc::clone(&standing));
+        Self { store, outbox, standing, questions, renderer }
+    }
+
+    /// The first script, which has the machine ask again and say more about itself.
+    pub fn autoexec(&self, base: BaseUrl) -> String {
+        self.renderer.autoexec(&self.scene(base, new_session()))
+    }
+
+    /// The script for a machine whose question cannot be understood.
+    pub fn error(&self, base: BaseUrl, message: &str) -> String {
+        log::warn!("a machine gets the error script: {message}");
+        self.renderer.error(&self.scene(base, new_session()), message)
+    }
+
+    /// The script for a machine that asks; `named` is the boot session that its first script named.
+    pub async fn script(
+        &self,
+        request: BootRequest,
+        named: Option<BootId>,
+        base: BaseUrl,
+    ) -> String {
+        let mac = request.mac;
+        let found = self.find(mac).await;
+        let session = self.session(mac, named).await;
+        let scene = Scene { platform: request.platform, ..self.scene(base, session) };
+        let decision = self.decide(&request, &found, scene.mode);
+        let script = match self.renderer.decision(&scene, &decision) {
+            Ok(script) => script,
+            Err(unrenderable) => {
+                log::error!(mac:%; "a decision cannot be put into a script: {unrenderable}");
+                return unrenderable.script;
+            }
+        };
+        log::info!(
+            mac:%, session:%, boot:? = decision.boot;
+            "{mac} boots: {}", sentences(&decision)
+        );
+        match self.keep(&decision, request, session).await {
+            Ok(()) => script,
+            Err(error) if decision.effects.iter().any(is_needed_for_safety) => {
+                log::error!(mac:%, error:%; "no installer is given, because it could not be remembered");
+                self.renderer.error(
+                    &scene,
+                    &format!("the agent could not remember the installation: {error}"),
+                )
+            }
+            Err(error) => {
+                log::error!(mac:%, error:%; "a boot is served and could not be written down");
+                script
+            }
+        }
+    }
+
+    /// The session that the machine is in already, unless it is another machine's.
+    async fn session(&self, mac: Mac, named: Option<BootId>) -> BootId {
+        let Some(named) = named else { return new_session() };
+        match in_time(self.store.session_mac(named)).await {
+            Ok(owner) if owner.is_none_or(|owner| owner == mac) => named,
+            _ => new_session(),
+        }
+    }
+
+    fn scene(&self, base: BaseUrl, session: BootId) -> Scene {
+        Scene { base, session, platform: None, mode: mode(self.standing.line()) }
+    }
+
+    async fn find(&self, mac: Mac) -> Found {
+        if self.standing.is_worth_asking() {
+            match self.questions.ask(mac).await {
+                Some(Some(record)) => return self.learn(record).await,
+                Some(None) => return Found::Unknown,
+                None => {}
+            }
+        }
+        match self.store.node(mac).and_then(|node| node.known) {
+            Some(known) => Found::Known {
+                freshness: Freshness::Past { age: age(known.fetched_at, clock::now()) },
+                record: Box::new(known.record),
+            },
+            None => Found::Unreachable,
+        }
+    }
+
+    /// Keeps what the controller says, unless the machine has reported something that the controller does not know yet.
+    async fn learn(&self, record: BootRecord) -> Found {
+        let saved = in_time(self.store.save_record(record.clone(), clock::now())).await;
+        let node = match saved {
+            Ok(node) => Some(node),
+            Err(error) => {
+                log::warn!(error:%, mac:% = record.mac_address; "what the controller says could not be kept");
+                self.store.node(record.mac_address).filter(|node| node.state_seq.is_some())
+            }
+        };
+        match node.and_then(|node| node.known) {
+            Some(known) if known.record != record => {
+                Found::Known { record: Box::new(known.record), freshness: Freshness::Cached }
+            }
+            _ => Found::Known { record: Box::new(record), freshness: Freshness::Asked },
+        }
+    }
+
+    fn decide(&self, request: &BootRequest, found: &Found, mode: Mode) -> Decision {
+        let knowledge = match found {
+            Found::Known { record, freshness } => {
+                Knowledge::Known { record, freshness: *freshness }
+            }
+            Found::Unknown => Knowledge::Unknown,
+            Found::Unreachable => Knowledge::Unreachable,
+        };
+        let given = self.store.node(request.mac).and_then(|node| node.install_given_version);
+        let install_given = match found {
+            Found::Known { record, .. } => given >= Some(record.version),
+            Found::Unknown | Found::Unreachable => false,
+        };
+        decide(&Facts {
+            request,
+            knowledge,
+            mode,
+            autonomy: self.standing.autonomy(),
+            install_given,
+        })
+    }
+
+    /// Writes down what a decision rests on, before the machine acts on it.
+    async fn keep(
+        &self,
+        decision: &Decision,
+        request: BootRequest,
+        session: BootId,
+    ) -> Result<(), Unkept> {
+        in_time(async {
+            let now = clock::now();
+            let before = self.store.node(decision.mac).map(|node| node.facts);
+            let node = self.store.begin_session(session, request, new_node(), now).await?;
+            for effect in &decision.effects {
+                match effect {
+                    Effect::Discover => {}
+                    Effect::RememberInstall { version, .. } => {
+                        _ = self.store.mark_install_given(decision.mac, *version).await?;
+                    }
+                }
+            }
+            let is_discovered = decision.effects.contains(&Effect::Discover);
+            if is_discovered || node.known.is_some() && before.as_ref() != Some(&node.facts) {
+                self.register(&node, session, now).await?;
+            }
+            if is_discovered || node.known.is_some() {
+                let event = ChangePayload::Event(NodeEvent::new(NodeEventKind::BootStarted));
+                self.record(node.node_id, session, now, event, |_| {}).await?;
+            }
+            Ok::<_, StoreError>(())
+        })
+        .await
+    }
+
+    /// Tells the controller about a machine, and remembers it as discovered where nothing else is known.
+    async fn register(
+        &self,
+        node: &CachedNode,
+        session: BootId,
+        now: Timestamp,
+    ) -> Result<(), StoreError> {
+        let payload = RegisterNode { request: node.facts.clone(), ip_address: None };
+        let effect = move |node: &mut CachedNode| {
+            if node.known.is_none() {
+                node.known = Some(KnownRecord { record: discovered(node), fetched_at: now });
+            }
+        };
+        self.record(node.node_id, session, now, ChangePayload::Registration(payload), effect).await
+    }
+
+    async fn record(
+        &self,
+        node: NodeId,
+        session: BootId,
+        at: Timestamp,
+        payload: ChangePayload,
+        effect: impl FnOnce(&mut CachedNode) + Send + 'static,
+    ) -> Result<(), StoreError> {
+        // Before the agent has joined there is nobody to tell.
+        let Some(agent) = self.standing.agent_id() else { return Ok(()) };
+        let clock = self.standing.clock();
+        let change = NewChange {
+            agent,
+            node,
+            base_version: None,
+            at,
+            clock,
+            session: Some(session),
+            payload,
+        };
+        self.outbox.record(change, effect).await.map(|_| ())
+    }
+}
+
+/// The record of a machine that only this site knows.
+fn discovered(node: &CachedNode) -> BootRecord {
+    BootRecord {
+        node_id: node.node_id,
+        mac_address: node.mac(),
+        hostname: None,
+        state: Lifecycle::Discovered,
+        workflow: None,
+        version: 0,
+    }
+}
+
+/// Without this effect on disk the same wish could wipe a disk twice.
+fn is_needed_for_safety(effect: &Effect) -> bool {
+    match effect {
+        Effect::RememberInstall { .. } => true,
+        Effect::Discover => false,
+    }
+}
+
+/// The decision's reasons in one line.
+fn sentences(decision: &Decision) -> String {
+    let reasons: Vec<_> = decision.reasons.iter().map(ToString::to_string).collect();
+    reasons.join("; ")
+}
+
+/// The line in the words of the decision.
+pub(super) fn mode(line: Line) -> Mode {
+    match line {
+        Line::Connected => Mode::Online,
+        Line::Untried | Line::Degraded { .. } => Mode::Degraded,
+        Line::Offline { since } => Mode::Offline { since },
+    }
+}
+
+fn age(then: Timestamp, now: Timestamp) -> Duration {
+    Duration::from_secs(u64::try_from(now.seconds_since(then)).unwrap_or(0))
+}
+
+async fn in_time<T, E>(work: impl Future<Output = Result<T, E>>) -> Result<T, Unkept>
+where
+    Unkept: From<E>,
+{
+    let late = async {
+        Timer::after(DISK_PATIENCE).await;
+        Err(Unkept::Late)
+    };
+    smol::future::or(async { Ok(work.await?) }, late).await
+}
+
+fn new_session() -> BootId {
+    BootId::from_random(random())
+}
+
+fn new_node() -> NodeId {
+    NodeId::from_random(random())
+}
+
+fn random() -> [u8; 16] {
+    let mut bytes = [0; 16];
+    getrandom::fill(&mut bytes).expect("a system that has started has random numbers");
+    bytes
+}

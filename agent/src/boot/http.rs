@@ -1,0 +1,363 @@
+//! What machines reach over HTTP: scripts, files, and a place to report to (API.md §4). No secret is behind any of it.
+
+use std::rc::Rc;
+use std::time::Duration;
+
+use hyper::body::Incoming;
+use hyper::header::{self, HeaderValue};
+use hyper::http::request::Parts;
+use hyper::{Method, Request, StatusCode};
+use pureboot_protocol::{
+    BootId, BootRequest, ChangeId, ContentKey, Lifecycle, NodeEvent, NodeEventKind, SiteId,
+    Success, Timestamp,
+};
+use pureboot_templates::BaseUrl;
+use serde::Serialize;
+use serde::de::DeserializeOwned;
+use smol::LocalExecutor;
+
+use crate::boot::booter::Booter;
+use crate::boot::report::{self, NodeReport, Report};
+use crate::boot::reporter::{Refused, Reporter, Taken};
+use crate::boot::request::{self, RequestError};
+use crate::cache::Cache;
+use crate::clock;
+use crate::http::{
+    Connection, CorrelationId, Response, Service, Target, content_type, invalid, json,
+    object_response, problem, read_body, script, text,
+};
+use crate::store::StoreError;
+use crate::vitals::Vitals;
+
+/// The longest report, in bytes.
+const REPORT_LEN_MAX: usize = 64 * 1024;
+
+/// How long a report may take to come in.
+const REPORT_TIME: Duration = Duration::from_secs(10);
+
+/// Answers machines.
+pub struct BootService {
+    /// Runs what outlives an answer.
+    pub executor: Rc<LocalExecutor<'static>>,
+    /// Scripts.
+    pub booter: Rc<Booter>,
+    /// Reports.
+    pub reporter: Rc<Reporter>,
+    /// Files.
+    pub cache: Cache,
+    /// Health.
+    pub vitals: Rc<Vitals>,
+}
+
+impl Service for BootService {
+    async fn handle(&self, request: Request<Incoming>, connection: Connection) -> Response {
+        let id = CorrelationId::of(&request);
+        let target = match Target::parse(request.uri()) {
+            Ok(target) => target,
+            Err(error) if is_boot_question(request.uri().path()) => {
+                return script(self.booter.error(base(connection), &error.to_string()));
+            }
+            Err(_) => return not_found(&request, &id),
+        };
+        let segments = target.segments();
+        if let ["api", "v1", "report"] | ["api", "v1", "nodes", _, "event"] = segments.as_slice() {
+            return self.take_report(request, &segments, &id).await;
+        }
+        if request.method() != Method::GET && request.method() != Method::HEAD {
+            return method_not_allowed(request.method(), "GET, HEAD", &id);
+        }
+        let query = request.uri().query().unwrap_or_default().to_owned();
+        match segments.as_slice() {
+            ["autoexec.ipxe" | "boot.ipxe"] => self.autoexec(connection),
+            ["boot", mac] => self.boot(request::parse_path(mac, &query), &query, connection).await,
+            ["api", "v1", "boot"] => {
+                self.boot(request::parse_query(&query), &query, connection).await
+            }
+            ["files", _, ..] => {
+                self.file(&target.rest(1), request::session(&query), request, &id).await
+            }
+            ["objects", sha256] => self.object(sha256, request, &id).await,
+            ["health"] => json(StatusCode::OK, &self.health().await),
+            ["healthz"] => text(StatusCode::OK, "text/plain", "ok\n"),
+            ["readyz"] => self.ready(&id),
+            _ => not_found(&request, &id),
+        }
+    }
+}
+
+impl BootService {
+    fn autoexec(&self, connection: Connection) -> Response {
+        script(self.booter.autoexec(base(connection)))
+    }
+
+    /// Always 200: firmware shows a script to whoever stands before it, and a status to nobody.
+    async fn boot(
+        &self,
+        request: Result<BootRequest, RequestError>,
+        query: &str,
+        connection: Connection,
+    ) -> Response {
+        script(match request {
+            Ok(request) => {
+                self.booter.script(request, request::session(query), base(connection)).await
+            }
+            Err(error) => self.booter.error(base(connection), &error.to_string()),
+        })
+    }
+
+    async fn file(
+        &self,
+        name: &str,
+        session: Option<BootId>,
+        request: Request<Incoming>,
+        id: &CorrelationId,
+    ) -> Response {
+        let Ok(key) = name.parse::<ContentKey>() else { return not_found(&request, id) };
+        let Some(object) = self.cache.find(&key).await else {
+            let detail = format!("the cache of this site does not hold {key}");
+            return problem(StatusCode::NOT_FOUND, "content_not_found", detail, id);
+        };
+        let (parts, _) = request.into_parts();
+        let response = object_response(&parts, content_type(&key), object).await;
+        self.watch_installer(session, &key, &parts, response).await
+    }
+
+    /// A node that is pending and has taken all of its workflow's kernel has started its installer, whether or not the
+    /// installer ever says so: without this a machine whose installer is silent would install in a loop.
+    async fn watch_installer(
+        &self,
+        session: Option<BootId>,
+        key: &ContentKey,
+        request: &Parts,
+        response: Response,
+    ) -> Response {
+        let is_whole = request.method == Method::GET && response.status() == StatusCode::OK;
+        let Some(session) = session.filter(|_| is_whole) else { return response };
+        let node = match self.reporter.node_of(session).await {
+            Ok(node) => node,
+            Err(error) => {
+                log::warn!(session:%, error:%; "cannot tell whose kernel {key} is");
+                None
+            }
+        };
+        let is_start = |node: &crate::store::CachedNode| {
+            node.known.as_ref().is_some_and(|known| {
+                known.record.state == Lifecycle::Pending
+                    && known
+                        .record
+                        .workflow
+                        .as_ref()
+                        .is_some_and(|workflow| workflow.boot.starts_with() == key)
+            })
+        };
+        let Some(mac) = node.filter(is_start).map(|node| node.mac()) else { return response };
+        let (executor, reporter) = (Rc::clone(&self.executor), Rc::clone(&self.reporter));
+        response.map(|body| {
+            body.on_sent(move || {
+                let report = async move {
+                    let event = NodeEvent::new(NodeEventKind::InstallStarted);
+                    if let Err(error) = reporter.report(mac, session, event).await {
+                        log::error!(mac:%, session:%, error:%; "an installation began and could not be written down");
+                    }
+                };
+                executor.spawn(report).detach();
+            })
+        })
+    }
+
+    async fn object(
+        &self,
+        sha256: &str,
+        request: Request<Incoming>,
+        id: &CorrelationId,
+    ) -> Response {
+        let Ok(hash) = sha256.parse() else { return not_found(&request, id) };
+        let Some(object) = self.cache.find_by_hash(hash).await else {
+            let detail = format!("the cache of this site holds no object {hash}");
+            return problem(StatusCode::NOT_FOUND, "content_not_found", detail, id);
+        };
+        let (parts, _) = request.into_parts();
+        object_response(&parts, "application/octet-stream", object).await
+    }
+
+    async fn take_report(
+        &self,
+        request: Request<Incoming>,
+        segments: &[&str],
+        id: &CorrelationId,
+    ) -> Response {
+        if request.method() != Method::POST {
+            return method_not_allowed(request.method(), "POST", id);
+        }
+        let deadline = clock::monotonic() + REPORT_TIME;
+        let body = match read_body(request.into_body(), REPORT_LEN_MAX, deadline).await {
+            Ok(body) => body,
+            Err(error) => return error.answer(id),
+        };
+        let taken = match segments {
+            ["api", "v1", "nodes", node, "event"] => {
+                let Ok(node) = node.parse() else {
+                    let detail = format!("'{node}' is not a node's id");
+                    return problem(StatusCode::BAD_REQUEST, "invalid_node_id", detail, id);
+                };
+                match parse::<NodeReport>(&body, |report| &report.event, id) {
+                    Ok(report) => self.reporter.report_by_id(node, report.boot, report.event).await,
+                    Err(response) => return *response,
+                }
+            }
+            _ => match parse::<Report>(&body, |report| &report.event, id) {
+                Ok(report) => {
+                    self.reporter.report(report.mac_address, report.boot, report.event).await
+                }
+                Err(response) => return *response,
+            },
+        };
+        match taken {
+            Ok(taken) => answer(&taken),
+            Err(error) => refuse(&error, id),
+        }
+    }
+
+    /// Ready to serve machines; an agent without its controller is.
+    fn ready(&self, id: &CorrelationId) -> Response {
+        let stopped = self.vitals.stopped_services();
+        if stopped.is_empty() {
+            return text(StatusCode::OK, "text/plain", "ready\n");
+        }
+        let detail = format!("not running: {}", stopped.join(", "));
+        problem(StatusCode::SERVICE_UNAVAILABLE, "service_stopped", detail, id)
+    }
+
+    async fn health(&self) -> HealthView {
+        let report = self.vitals.report().await;
+        let offline_since = report.line.offline_since();
+        HealthView {
+            mode: report.line.as_str(),
+            site_id: report.site_id,
+            is_online: offline_since.is_none(),
+            offline_duration_seconds: offline_since
+                .map_or(0, |since| clock::now().seconds_since(since).max(0)),
+            last_online_at: report.last_online_at,
+            cache_hit_rate: report.cache.hit_rate,
+            nodes_seen: report.nodes_seen_last_hour,
+            disk_usage_percent: report.disk_usage_percent,
+            queue_stats: QueueStats {
+                pending: report.queue_pending,
+                processing: 0,
+                failed: report.queue_parked,
+                total: report.queue_pending + report.queue_parked,
+            },
+        }
+    }
+}
+
+/// `GET /health`
+#[derive(Serialize)]
+struct HealthView {
+    mode: &'static str,
+    site_id: SiteId,
+    is_online: bool,
+    offline_duration_seconds: i64,
+    last_online_at: Option<Timestamp>,
+    cache_hit_rate: Option<f64>,
+    nodes_seen: u64,
+    disk_usage_percent: f64,
+    queue_stats: QueueStats,
+}
+
+#[derive(Serialize)]
+struct QueueStats {
+    pending: u64,
+    /// What is on its way is pending until it is acknowledged.
+    processing: u64,
+    failed: u64,
+    total: u64,
+}
+
+/// What a machine is told about its report.
+#[derive(Serialize)]
+struct TakenView {
+    /// The controller's outcome, or `queued`.
+    status: &'static str,
+    offline: bool,
+    queue_id: ChangeId,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    node_version: Option<u64>,
+}
+
+fn answer(taken: &Taken) -> Response {
+    let (status, word) = match &taken.result {
+        Some(result) => (StatusCode::OK, result.outcome.as_str()),
+        None => (StatusCode::ACCEPTED, "queued"),
+    };
+    let view = TakenView {
+        status: word,
+        offline: taken.is_offline,
+        queue_id: taken.id,
+        node_version: taken.result.as_ref().and_then(|result| result.node_version),
+    };
+    json(status, &Success::new(view))
+}
+
+fn refuse(error: &Refused, id: &CorrelationId) -> Response {
+    let (status, code) = match error {
+        Refused::Session { .. } => (StatusCode::FORBIDDEN, "unknown_boot_session"),
+        Refused::Unknown(_) => (StatusCode::NOT_FOUND, "node_not_found"),
+        Refused::NotJoined => (StatusCode::SERVICE_UNAVAILABLE, "not_joined"),
+        Refused::Store(StoreError::Full | StoreError::Io(_)) => {
+            (StatusCode::INSUFFICIENT_STORAGE, "storage_full")
+        }
+        Refused::Store(StoreError::Busy | StoreError::Damaged(_) | StoreError::Stopped) => {
+            (StatusCode::SERVICE_UNAVAILABLE, "storage_busy")
+        }
+        Refused::Store(StoreError::Other(_)) => {
+            (StatusCode::INTERNAL_SERVER_ERROR, "storage_failed")
+        }
+    };
+    log::warn!(correlation_id:% = id; "a report was not taken: {error}");
+    let mut response = problem(status, code, error.to_string(), id);
+    if status.is_server_error() {
+        response.headers_mut().insert(header::RETRY_AFTER, HeaderValue::from_static(RETRY_AFTER_S));
+    }
+    response
+}
+
+/// When a machine whose report was not taken should report again.
+const RETRY_AFTER_S: &str = "5";
+
+/// Reads a report, and refuses one whose event does not hold.
+fn parse<T: DeserializeOwned>(
+    body: &[u8],
+    event: impl Fn(&T) -> &NodeEvent,
+    id: &CorrelationId,
+) -> Result<T, Box<Response>> {
+    let report = serde_json::from_slice::<T>(body).map_err(|error| {
+        let detail = format!("the body is not a report: {error}");
+        Box::new(problem(StatusCode::BAD_REQUEST, "invalid_report", detail, id))
+    })?;
+    let errors = report::check(event(&report));
+    if errors.is_empty() { Ok(report) } else { Err(Box::new(invalid(errors, id))) }
+}
+
+/// Whether a path asks for a script, whatever stands where the address should be.
+fn is_boot_question(path: &str) -> bool {
+    path.strip_prefix("/boot/").is_some_and(|mac| !mac.contains('/'))
+}
+
+/// Where the machine reached the agent, which is what every URL in its script begins with.
+fn base(connection: Connection) -> BaseUrl {
+    let unspecified = (std::net::Ipv4Addr::UNSPECIFIED, 0).into();
+    BaseUrl::from(connection.local.unwrap_or(unspecified))
+}
+
+fn not_found(request: &Request<Incoming>, id: &CorrelationId) -> Response {
+    let detail = format!("there is no {} here", request.uri().path());
+    problem(StatusCode::NOT_FOUND, "not_found", detail, id)
+}
+
+fn method_not_allowed(method: &Method, allowed: &'static str, id: &CorrelationId) -> Response {
+    let detail = format!("{method} is not for this; it takes {allowed}");
+    let mut response = problem(StatusCode::METHOD_NOT_ALLOWED, "method_not_allowed", detail, id);
+    response.headers_mut().insert(header::ALLOW, HeaderValue::from_static(allowed));
+    response
+}
