@@ -477,13 +477,13 @@ impl Site {
     }
 }
 
-/// The boot session that a script's URLs and command line name.
+/// The boot session that a script names.
 ///
 /// # Errors
 /// The script names none.
 pub fn boot_of(script: &str) -> Result<String> {
     const UUID_LEN: usize = 36;
-    let found = script.match_indices("boot=").find_map(|(at, mark)| {
+    let found = script.match_indices("Boot session ").find_map(|(at, mark)| {
         let id = script.get(at + mark.len()..at + mark.len() + UUID_LEN)?;
         id.chars().all(|c| c.is_ascii_hexdigit() || c == '-').then(|| id.to_owned())
     });
