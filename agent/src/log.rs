@@ -1,7 +1,7 @@
 //! Log lines on standard error: a time, a level, a sentence, and fields to search for.
 //!
 //! Whatever reaches a line may have come from the network, so control characters are escaped and a line is cut at
-//! [`LINE_LEN_MAX`].
+//! 2,048 bytes.
 
 use std::fmt::Write as _;
 use std::io::Write as _;
