@@ -8,6 +8,7 @@
 //! | [`outbox`] | changes that the controller has not acknowledged yet |
 //! | [`store`] | the thread that owns `state/site.db` |
 //! | [`uplink`] | everything that is said to the controller |
+//! | [`dhcp`] | which loader a machine is told to fetch, beside the DHCP server that leases the addresses |
 //! | [`http`], [`exchange`] | hyper on the executor as a server and as a client, with a limit on everything |
 //! | [`manage`], [`status`], [`vitals`] | how the agent is, for people and for the controller |
 //! | [`clock`], [`rng`], [`log`] | time, chance and the log |
@@ -17,6 +18,7 @@ pub mod cache;
 pub mod clock;
 pub mod config;
 pub mod data_dir;
+pub mod dhcp;
 pub mod exchange;
 pub mod http;
 pub mod log;
