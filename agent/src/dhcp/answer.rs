@@ -425,7 +425,7 @@ fn emit(request: &Request, kind: MessageType, choice: &Choice, us: Ipv4Addr) -> 
 
 /// Puts option 82 last (RFC 3046 §2.2), as it came: `dhcproto` would read it and write its own order.
 fn append_relay_info(packet: &mut Vec<u8>, relay_info: &[u8]) {
-    packet.pop_if(|last| *last == OptionCode::End.into());
+    packet.pop_if(|last| *last == u8::from(OptionCode::End));
     for chunk in relay_info.chunks(usize::from(u8::MAX)) {
         packet.push(OptionCode::RelayAgentInformation.into());
         packet.push(u8::try_from(chunk.len()).unwrap_or(u8::MAX));

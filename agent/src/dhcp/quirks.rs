@@ -23,6 +23,9 @@ const ASKS_AGAIN_WITHIN: Duration = Duration::from_secs(60);
 /// How many ignored offers of mode A make a lesson.
 const IGNORED_MAX: u8 = 2;
 
+/// Option 43 for the boot ROM of a Raspberry Pi: a menu and its prompt (PXE 2.1 §2.2.2, tags 6, 10 and 9).
+pub const PI_MENU: &[u8] = b"\x06\x01\x03\x0a\x04\x00PXE\x09\x14\x00\x00\x11Raspberry Pi Boot\xff";
+
 /// The form of an offer.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum OfferMode {
@@ -40,9 +43,7 @@ impl OfferMode {
         match self {
             Self::Direct => Some(&[6, 1, 8, 0xff]),
             Self::BootServer => None,
-            Self::PiMenu => {
-                Some(b"\x06\x01\x03\x0a\x04\x00PXE\x09\x14\x00\x00\x11Raspberry Pi Boot\xff")
-            }
+            Self::PiMenu => Some(PI_MENU),
         }
     }
 }
