@@ -4,6 +4,7 @@
 //! A machine that asks for an address also asks who boots it. [`serve`] hears that on the ports 67 and 4011, [`answer`] decides
 //! without I/O what to say or why to be silent, and everything that it needs for that is a table: [`arch`] from the codes of
 //! firmware to the kind of loader, [`loaders`] from the kind to a file, [`quirks`] from the model to the form of the answer.
+//! [`snippet`] writes the same tables down for a DHCP server that names the loader itself.
 
 pub mod answer;
 pub mod arch;
@@ -13,5 +14,6 @@ pub mod packet;
 pub mod quirks;
 mod recent;
 pub mod serve;
+pub mod snippet;
 
 pub use config::DhcpConfig;
