@@ -253,11 +253,13 @@ impl Answerer {
         if !is_booting(request) {
             return Err(Reason::NotBooting(request.class.escape_ascii().to_string()));
         }
-        *lesson = match request.kind {
-            MessageType::Discover => self.learned.learn(request.mac, Sight::Asked, now),
-            MessageType::Request => self.learned.learn(request.mac, Sight::WentOn, now),
+        let sight = match (request.kind, arrival.port) {
+            (MessageType::Discover, _) => Some(Sight::Asked),
+            (MessageType::Request, Port::Dhcp) => Some(Sight::Leased),
+            (MessageType::Request, Port::BootServer) => Some(Sight::WentOn),
             _ => None,
         };
+        *lesson = sight.and_then(|sight| self.learned.learn(request.mac, sight, now));
         let kind = match (request.kind, arrival.port) {
             (MessageType::Discover, Port::Dhcp) => MessageType::Offer,
             (MessageType::Inform, _) | (MessageType::Request, Port::BootServer) => MessageType::Ack,
@@ -293,7 +295,14 @@ impl Answerer {
             return Ok(self.script(sign, family, us));
         }
         let identity = arch::identify(&claims)?;
-        if self.recent.breaks_loop(request.mac, identity.loader, request.xid, now) {
+        // EDK2 comes to port 4011 with another transaction, which is not another start.
+        let is_loop = match request.kind {
+            MessageType::Discover => {
+                self.recent.breaks_loop(request.mac, identity.loader, request.xid, now)
+            }
+            _ => self.recent.has_broken_loop(request.mac),
+        };
+        if is_loop {
             return Ok(self.script(IpxeSign::Loop, identity.family, us));
         }
         let file = self.loaders.get(identity.loader).ok_or(Reason::NoLoader(identity.loader))?;

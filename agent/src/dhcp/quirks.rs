@@ -151,7 +151,9 @@ pub enum Sight {
     Asked,
     /// It was offered a loader.
     Offered(OfferMode),
-    /// It went on: a REQUEST, a transfer by TFTP or HTTP.
+    /// It sent a REQUEST to the server that leases addresses, so it is content with the offers that it has.
+    Leased,
+    /// It did what an offer is for: it came to port 4011 or fetched a file by TFTP or HTTP.
     WentOn,
 }
 
@@ -200,6 +202,17 @@ impl Learned {
             Sight::Asked => self.learn_asked(mac, now),
             Sight::Offered(mode) => {
                 self.learn_offered(mac, mode, now);
+                None
+            }
+            Sight::Leased => {
+                // Whether mode B has worked is seen at port 4011.
+                if self
+                    .waiting
+                    .get(&mac)
+                    .is_some_and(|waiting| waiting.mode != OfferMode::BootServer)
+                {
+                    self.waiting.remove(&mac);
+                }
                 None
             }
             Sight::WentOn => self.learn_went_on(mac, now),

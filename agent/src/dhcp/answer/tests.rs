@@ -372,6 +372,25 @@ fn a_loader_that_asks_like_firmware_is_caught_by_the_loop_guard() {
 }
 
 #[test]
+fn the_request_on_port_4011_gets_what_the_offer_named() {
+    let mut answerer = answerer();
+    let start = monotonic();
+    let mut scripts = Vec::new();
+    for n in 0..4_u32 {
+        let now = start + Duration::from_secs(u64::from(n) * 9);
+        // EDK2 chooses another transaction for its second question.
+        for (kind, xid, port) in
+            [(DISCOVER, 2 * n, Port::Dhcp), (REQUEST, 2 * n + 1, Port::BootServer)]
+        {
+            let ask = Ask::new(kind, PXE_X64, Some(7)).xid(xid).bytes();
+            let reply = answerer.handle_packet(&arrival(&ask, port), now).unwrap();
+            scripts.push(matches!(reply.boot, Boot::Script(_)));
+        }
+    }
+    assert_eq!(scripts, [false, false, false, false, false, false, true, true]);
+}
+
+#[test]
 fn who_does_not_boot_gets_no_answer() {
     for class in [&b""[..], b"MSFT 5.0", b"udhcp 1.36", b"android-dhcp-13", b"xPXEClient", b"PXE"] {
         let reason = silence(&Ask::new(DISCOVER, class, Some(7)), Port::Dhcp);

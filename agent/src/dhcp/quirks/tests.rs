@@ -78,15 +78,17 @@ fn a_question_heard_twice_is_not_an_ignored_offer() {
 #[test]
 fn a_client_that_goes_on_has_not_ignored_the_offer() {
     let client = mac("52:54:00:12:34:56");
-    let mut learned = Learned::default();
-    let start = monotonic();
-    for second in [0, 10, 20, 30, 40] {
-        let now = start + Duration::from_secs(second);
-        assert_eq!(learned.learn(client, Sight::Asked, now), None);
-        learned.learn(client, Sight::Offered(OfferMode::Direct), now);
-        assert_eq!(learned.learn(client, Sight::WentOn, now + Duration::from_secs(1)), None);
+    for sight in [Sight::Leased, Sight::WentOn] {
+        let mut learned = Learned::default();
+        let start = monotonic();
+        for second in [0, 10, 20, 30, 40] {
+            let now = start + Duration::from_secs(second);
+            assert_eq!(learned.learn(client, Sight::Asked, now), None);
+            learned.learn(client, Sight::Offered(OfferMode::Direct), now);
+            assert_eq!(learned.learn(client, sight, now + Duration::from_secs(1)), None);
+        }
+        assert_eq!(learned.mode(client), None);
     }
-    assert_eq!(learned.mode(client), None);
 }
 
 #[test]
@@ -95,6 +97,7 @@ fn success_after_mode_b_is_remembered_once() {
     let mut learned = Learned::default();
     let start = monotonic();
     play(&mut learned, client, &[0, 4, 12]);
+    assert_eq!(learned.learn(client, Sight::Leased, start + Duration::from_secs(13)), None);
     let worked = Some(Lesson { mac: client, has_worked: true });
     assert_eq!(learned.learn(client, Sight::WentOn, start + Duration::from_secs(14)), worked);
     assert_eq!(learned.learn(client, Sight::WentOn, start + Duration::from_secs(15)), None);
