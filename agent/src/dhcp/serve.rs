@@ -11,8 +11,12 @@ use std::time::{Duration, Instant};
 
 use anyhow::{Context, bail};
 use nix::ifaddrs;
+use nix::net::if_::if_nametoindex;
+use nix::sys::socket::{setsockopt, sockopt};
 use pureboot_protocol::Mac;
 use smol::channel::Receiver;
+use smol::future::FutureExt;
+use smol::stream::StreamExt;
 use smol::{Async, Timer};
 use socket2::{Domain, Protocol, Socket, Type};
 
@@ -23,8 +27,13 @@ use crate::clock;
 
 /// The longest datagram that is read whole. Firmware sends less than 1,500 bytes; of a longer one the last options are lost.
 const DATAGRAM_LEN_MAX: usize = 2_048;
+/// What waits in the kernel when 1,000 machines are switched on in one moment; a datagram takes about 1 KB there.
+const RECEIVE_BUFFER_LEN: usize = 1 << 20;
 /// How long an interface's address is believed.
 const ADDRESS_LIFETIME: Duration = Duration::from_secs(1);
+/// How often the interfaces are looked at: a network that is configured anew may have made one again under the same name, and
+/// a socket stays bound to the one that is gone.
+const INTERFACE_CHECK: Duration = Duration::from_secs(5);
 /// The pause after a failed read: a link that is down fails again at once.
 const ERROR_PAUSE: Duration = Duration::from_millis(100);
 
@@ -106,6 +115,8 @@ impl Observer for LogObserver {
 #[derive(Debug)]
 pub struct Listener {
     interface: String,
+    /// The interface's number when the socket was bound to it.
+    index: u32,
     port: Port,
     socket: Async<UdpSocket>,
     /// The interface's address and when it was read.
@@ -113,6 +124,32 @@ pub struct Listener {
 }
 
 impl Listener {
+    fn bind(interface: &str, port: Port) -> anyhow::Result<Self> {
+        let number = port.number();
+        let index = if_nametoindex(interface)
+            .with_context(|| format!("there is no interface '{interface}'"))?;
+        let socket = bind_port(interface, number)?;
+        Ok(Self { interface: interface.to_owned(), index, port, socket, address: None })
+    }
+
+    /// Binds anew where the interface was made again.
+    fn follow_interface(&mut self) {
+        let is_same = |index| index == self.index;
+        if if_nametoindex(self.interface.as_str()).map_or(true, is_same) {
+            return;
+        }
+        let (interface, port) = (self.interface.clone(), self.port.number());
+        match Self::bind(&interface, self.port) {
+            Ok(listener) => {
+                *self = listener;
+                log::info!(interface:%, port; "listening again on port {port} of {interface}, which was made anew");
+            }
+            Err(error) => {
+                log::warn!(interface:%, port; "cannot listen on {interface}, which was made anew: {error:#}");
+            }
+        }
+    }
+
     /// The address on this interface, looked up again when the last answer is old: it may come late or change.
     fn address(&mut self, now: Instant) -> Option<Ipv4Addr> {
         let fresh = self
@@ -136,8 +173,7 @@ pub fn bind(interfaces: &[String]) -> anyhow::Result<Vec<Listener>> {
     let mut listeners = Vec::with_capacity(2 * interfaces.len());
     for interface in interfaces {
         for port in [Port::Dhcp, Port::BootServer] {
-            let socket = bind_port(interface, port.number())?;
-            listeners.push(Listener { interface: interface.clone(), port, socket, address: None });
+            listeners.push(Listener::bind(interface, port)?);
         }
         match interface_address(interface) {
             Some(address) => {
@@ -160,6 +196,7 @@ pub async fn run(
 ) {
     let mut buffer = [0; DATAGRAM_LEN_MAX];
     let mut first = 0;
+    let mut interface_check = Timer::interval(INTERFACE_CHECK);
     loop {
         let received = async {
             let (index, received) =
@@ -172,7 +209,12 @@ pub async fn run(
                 Err(_) => future::pending().await,
             }
         };
-        match smol::future::or(received, fetched).await {
+        let check_due = async {
+            interface_check.next().await;
+            Input::CheckDue
+        };
+        match received.or(fetched).or(check_due).await {
+            Input::CheckDue => listeners.iter_mut().for_each(Listener::follow_interface),
             Input::Fetch(mac) => {
                 if let Some(lesson) = answerer.handle_fetch(mac, clock::monotonic()) {
                     observer.observe(&Event::Learned(lesson));
@@ -204,6 +246,7 @@ pub async fn run(
 enum Input {
     Datagram(usize, io::Result<(usize, SocketAddr)>),
     Fetch(Mac),
+    CheckDue,
 }
 
 /// Takes the next datagram, beginning at the listener `first`; answers which listener it is from.
@@ -279,7 +322,7 @@ fn interface_address(interface: &str) -> Option<Ipv4Addr> {
 
 fn bind_port(interface: &str, port: u16) -> anyhow::Result<Async<UdpSocket>> {
     // Sharing the port would take the unicast requests from the server that has it: first see whether anybody does. Then
-    // share it nevertheless, because a DHCP server that is started later must not fail on our account.
+    // share it nevertheless, because a DHCP server that is started later must not fail on our account where it shares too.
     let bound = bind_to(interface, port, false).and_then(|probe| {
         let port = probe.local_addr()?.as_socket_ipv4().map_or(port, |address| address.port());
         drop(probe);
@@ -295,6 +338,9 @@ fn bind_to(interface: &str, port: u16, is_shared: bool) -> io::Result<Socket> {
     socket.bind_device(Some(interface.as_bytes()))?;
     socket.set_broadcast(true)?;
     socket.set_reuse_address(is_shared)?;
+    // As much as the host allows without the capability CAP_NET_ADMIN, and all of it with that: neither is worth failing for.
+    _ = socket.set_recv_buffer_size(RECEIVE_BUFFER_LEN);
+    _ = setsockopt(&socket, sockopt::RcvBufForce, &RECEIVE_BUFFER_LEN);
     socket.bind(&SocketAddrV4::new(Ipv4Addr::UNSPECIFIED, port).into())?;
     Ok(socket)
 }
