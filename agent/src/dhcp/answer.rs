@@ -23,6 +23,9 @@ use super::recent::Recent;
 /// Where PXE clients ask a boot server for their file (PXE 2.1 §2.2.3).
 pub const BOOT_SERVER_PORT: u16 = 4011;
 
+/// How much of an unknown vendor class a report quotes, in bytes.
+const CLASS_LEN_SHOWN: usize = 64;
+
 /// The port that a datagram came in on.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Port {
@@ -146,7 +149,7 @@ pub enum Reason {
     #[error(transparent)]
     Unreadable(#[from] ParseError),
     /// Not a machine that wants to boot.
-    #[error("the request is not for booting (vendor class {0:?})")]
+    #[error("the request is not for booting (vendor class '{0}')")]
     NotBooting(String),
     /// A message for the server that leases addresses.
     #[error("{0:?} on port {1} is for the DHCP server that leases addresses")]
@@ -234,32 +237,28 @@ impl Answerer {
             lesson: None,
         })?;
         let client = Client { mac: request.mac, xid: request.xid };
-        let mut lesson = None;
-        self.answer(&request, arrival, &mut lesson, now)
-            .map(|(choice, destination, packet)| {
-                let Choice { boot, file, .. } = choice;
-                Reply { packet, destination, client, boot, file, lesson }
-            })
-            .map_err(|reason| Silence { client: Some(client), reason, lesson })
+        let sign = self.ipxe_sign(&request, now);
+        let sight = sight(&request, arrival.port, sign);
+        let lesson = sight.and_then(|sight| self.learned.learn(request.mac, sight, now));
+        match self.answer(&request, arrival, sign, now) {
+            Ok((Choice { boot, file, .. }, destination, packet)) => {
+                Ok(Reply { packet, destination, client, boot, file, lesson })
+            }
+            Err(reason) => Err(Silence { client: Some(client), reason, lesson }),
+        }
     }
 
     fn answer(
         &mut self,
         request: &Request,
         arrival: &Arrival<'_>,
-        lesson: &mut Option<Lesson>,
+        sign: Option<IpxeSign>,
         now: Instant,
     ) -> Result<(Choice, Destination, Vec<u8>), Reason> {
         if !is_booting(request) {
-            return Err(Reason::NotBooting(request.class.escape_ascii().to_string()));
+            let class = request.class.get(..CLASS_LEN_SHOWN).unwrap_or(&request.class);
+            return Err(Reason::NotBooting(class.escape_ascii().to_string()));
         }
-        let sight = match (request.kind, arrival.port) {
-            (MessageType::Discover, _) => Some(Sight::Asked),
-            (MessageType::Request, Port::Dhcp) => Some(Sight::Leased),
-            (MessageType::Request, Port::BootServer) => Some(Sight::WentOn),
-            _ => None,
-        };
-        *lesson = sight.and_then(|sight| self.learned.learn(request.mac, sight, now));
         let kind = match (request.kind, arrival.port) {
             (MessageType::Discover, Port::Dhcp) => MessageType::Offer,
             (MessageType::Inform, _) | (MessageType::Request, Port::BootServer) => MessageType::Ack,
@@ -269,7 +268,7 @@ impl Answerer {
         if !self.recent.admit(request.mac, now) {
             return Err(Reason::TooOften);
         }
-        let choice = self.choose(request, arrival.address, now)?;
+        let choice = self.choose(request, sign, arrival.address, now)?;
         if let (MessageType::Offer, Boot::Loader { identity, mode }) = (kind, &choice.boot) {
             let transaction = (request.xid, request.secs);
             let is_full_class = !is_bare_class(request);
@@ -283,18 +282,23 @@ impl Answerer {
     }
 
     /// What the machine is told to load.
-    fn choose(&mut self, request: &Request, us: Ipv4Addr, now: Instant) -> Result<Choice, Reason> {
-        let claims = Claims {
+    fn choose(
+        &mut self,
+        request: &Request,
+        sign: Option<IpxeSign>,
+        us: Ipv4Addr,
+        now: Instant,
+    ) -> Result<Choice, Reason> {
+        if let Some(sign) = sign {
+            let family = arch::family_of(&request.class).unwrap_or(Family::Pxe);
+            return Ok(self.script(sign, family, us));
+        }
+        let identity = arch::identify(&Claims {
             mac: request.mac,
             class: &request.class,
             codes: &request.codes,
             undi: request.undi,
-        };
-        if let Some(sign) = self.ipxe_sign(request, now) {
-            let family = arch::family_of(&request.class).unwrap_or(Family::Pxe);
-            return Ok(self.script(sign, family, us));
-        }
-        let identity = arch::identify(&claims)?;
+        })?;
         // EDK2 comes to port 4011 with another transaction, which is not another start.
         let is_loop = match request.kind {
             MessageType::Discover => {
@@ -352,6 +356,19 @@ fn is_booting(request: &Request) -> bool {
         || arch::is_uboot_class(&request.class)
         || request.has_ipxe_options
         || request.has_ipxe_class
+}
+
+/// What a request shows about the offer before it.
+fn sight(request: &Request, port: Port, sign: Option<IpxeSign>) -> Option<Sight> {
+    match (request.kind, port) {
+        _ if !is_booting(request) => None,
+        // The loader that the firmware was offered runs.
+        (MessageType::Discover, _) if sign.is_some() => Some(Sight::WentOn),
+        (MessageType::Discover, _) => Some(Sight::Asked),
+        (MessageType::Request, Port::Dhcp) => Some(Sight::Leased),
+        (MessageType::Request, Port::BootServer) => Some(Sight::WentOn),
+        _ => None,
+    }
 }
 
 /// Where the answer goes (RFC 2131 §4.1; PXE 2.1 §2.2.3 for port 4011).

@@ -153,7 +153,7 @@ pub enum Sight {
     Offered(OfferMode),
     /// It sent a REQUEST to the server that leases addresses, so it is content with the offers that it has.
     Leased,
-    /// It did what an offer is for: it came to port 4011 or fetched a file by TFTP or HTTP.
+    /// It did what an offer is for: it came to port 4011, fetched a file by TFTP or HTTP, or runs the loader.
     WentOn,
 }
 

@@ -1,3 +1,4 @@
+mod firmware;
 mod properties;
 
 use std::collections::BTreeMap;
@@ -168,13 +169,19 @@ fn an_http_client_gets_a_url_with_the_address_and_nothing_of_tftp() {
 
 #[test]
 fn a_url_that_the_header_cannot_hold_stands_in_option_67_alone() {
-    let name = "a".repeat(LOADER_FILE_LEN_MAX);
-    let loaders: Loaders = toml::from_str(&format!("x64 = {name:?}")).unwrap();
-    let ask = Ask::new(DISCOVER, b"HTTPClient", Some(0x10)).bytes();
-    let mut answerer = Answerer::new(loaders, 65_535, []);
-    let reply = answerer.handle_packet(&arrival(&ask, Port::Dhcp), monotonic()).expect("an offer");
-    assert_eq!(option(&reply.packet, 67).map(String::from_utf8), Some(Ok(reply.file)));
-    assert_eq!(text(&reply.packet[108..236]), "");
+    let before = "http://10.9.0.2:65535/files/bootloaders/".len();
+    for (url_len, is_in_header) in [(LOADER_FILE_LEN_MAX, true), (LOADER_FILE_LEN_MAX + 1, false)] {
+        let name = "a".repeat(url_len - before);
+        let loaders: Loaders = toml::from_str(&format!("x64 = {name:?}")).unwrap();
+        let ask = Ask::new(DISCOVER, b"HTTPClient", Some(0x10)).bytes();
+        let reply = Answerer::new(loaders, 65_535, [])
+            .handle_packet(&arrival(&ask, Port::Dhcp), monotonic())
+            .expect("an offer");
+        assert_eq!(reply.file.len(), url_len);
+        assert_eq!(option(&reply.packet, 67).as_deref(), Some(reply.file.as_bytes()));
+        let in_header = if is_in_header { reply.file.as_str() } else { "" };
+        assert_eq!(text(&reply.packet[108..236]), in_header);
+    }
 }
 
 #[test]
@@ -288,9 +295,9 @@ fn a_client_that_ignores_the_offer_twice_is_offered_mode_b() {
 }
 
 #[test]
-fn a_fetch_or_a_request_shows_that_the_offer_was_understood() {
+fn what_follows_an_offer_shows_that_it_was_understood() {
     let mac = Mac::from_bytes(MACHINE).unwrap();
-    for is_fetch in [true, false] {
+    for follower in [None, Some((REQUEST, PXE_X64)), Some((DISCOVER, b"PXEClient"))] {
         let mut answerer = answerer();
         let start = monotonic();
         for second in [0, 10, 20, 30] {
@@ -298,11 +305,12 @@ fn a_fetch_or_a_request_shows_that_the_offer_was_understood() {
             let ask = Ask::new(DISCOVER, PXE_X64, Some(7)).bytes();
             let reply = answerer.handle_packet(&arrival(&ask, Port::Dhcp), now).unwrap();
             assert!(option(&reply.packet, 43).is_some());
-            if is_fetch {
-                assert_eq!(answerer.handle_fetch(mac, now), None);
+            if let Some((kind, class)) = follower {
+                let next = Ask::new(kind, class, Some(7)).bytes();
+                let answer = answerer.handle_packet(&arrival(&next, Port::Dhcp), now);
+                assert_eq!(answer.is_ok(), kind == DISCOVER);
             } else {
-                let request = Ask::new(REQUEST, PXE_X64, Some(7)).bytes();
-                answerer.handle_packet(&arrival(&request, Port::Dhcp), now).unwrap_err();
+                assert_eq!(answerer.handle_fetch(mac, now), None);
             }
         }
     }
