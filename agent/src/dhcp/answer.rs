@@ -223,6 +223,7 @@ impl Answerer {
 
     /// Takes note that a machine has fetched something by TFTP or HTTP.
     pub fn handle_fetch(&mut self, mac: Mac, now: Instant) -> Option<Lesson> {
+        self.recent.note_gone_on(mac);
         self.learned.learn(mac, Sight::WentOn, now)
     }
 
@@ -240,6 +241,9 @@ impl Answerer {
         let sign = self.ipxe_sign(&request, now);
         let sight = sight(&request, arrival.port, sign);
         let lesson = sight.and_then(|sight| self.learned.learn(request.mac, sight, now));
+        if matches!(sight, Some(Sight::Leased | Sight::WentOn)) {
+            self.recent.note_gone_on(request.mac);
+        }
         match self.answer(&request, arrival, sign, now) {
             Ok((Choice { boot, file, .. }, destination, packet)) => {
                 Ok(Reply { packet, destination, client, boot, file, lesson })
@@ -290,6 +294,7 @@ impl Answerer {
         now: Instant,
     ) -> Result<Choice, Reason> {
         if let Some(sign) = sign {
+            self.recent.note_ipxe(request.mac);
             let family = arch::family_of(&request.class).unwrap_or(Family::Pxe);
             return Ok(self.script(sign, family, us));
         }

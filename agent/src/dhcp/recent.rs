@@ -34,6 +34,9 @@ struct Machine {
     refilled_at: Instant,
     /// At most [`LOOP_STARTS`], the newest last.
     starts: VecDeque<Start>,
+    /// Whether the machine has gone on since its last DISCOVER, so that the next one is no repetition even if it has the same
+    /// transaction: iPXE may draw the same number each time that it is loaded.
+    has_gone_on: bool,
     /// When firmware with a full vendor class was last offered a loader.
     firmware_at: Option<Instant>,
     /// The last DISCOVER's transaction if a loop was broken in it.
@@ -75,13 +78,29 @@ impl Recent {
         if is_full_class {
             machine.firmware_at = Some(now);
         }
-        if secs > FRESH_SECS_MAX || machine.starts.iter().any(|start| start.xid == xid) {
+        let is_known = machine.starts.iter().any(|start| start.xid == xid);
+        let has_gone_on = std::mem::take(&mut machine.has_gone_on);
+        if !has_gone_on && (secs > FRESH_SECS_MAX || is_known) {
             return;
         }
         if machine.starts.len() >= LOOP_STARTS {
             machine.starts.pop_front();
         }
         machine.starts.push_back(Start { xid, loader, at: now });
+    }
+
+    /// Notes that a machine asked for its lease, came to port 4011 or fetched a file: its last question is answered.
+    pub(super) fn note_gone_on(&mut self, mac: Mac) {
+        if let Some(machine) = self.machines.get_mut(&mac) {
+            machine.has_gone_on = true;
+        }
+    }
+
+    /// Notes that iPXE has made itself known: the loader is no loop, however often the machine starts.
+    pub(super) fn note_ipxe(&mut self, mac: Mac) {
+        if let Some(machine) = self.machines.get_mut(&mac) {
+            machine.starts.clear();
+        }
     }
 
     /// Whether a machine that begins the transaction `xid` and is about to be offered `loader` has come back from it too often.
@@ -93,11 +112,12 @@ impl Recent {
         now: Instant,
     ) -> bool {
         let machine = self.machine(mac, now);
-        if machine.broken_loop == Some(xid) {
+        let may_repeat = !machine.has_gone_on;
+        if may_repeat && machine.broken_loop == Some(xid) {
             return true;
         }
         let counts = |start: &&Start| {
-            start.xid != xid
+            !(may_repeat && start.xid == xid)
                 && start.loader == loader
                 && now.saturating_duration_since(start.at) <= LOOP_WINDOW
         };
@@ -106,6 +126,7 @@ impl Recent {
         if is_loop {
             // The next start is the firmware's again and gets its loader.
             machine.starts.clear();
+            machine.has_gone_on = false;
         }
         is_loop
     }
@@ -133,6 +154,7 @@ impl Recent {
             tokens: BURST,
             refilled_at: now,
             starts: VecDeque::with_capacity(LOOP_STARTS),
+            has_gone_on: false,
             firmware_at: None,
             broken_loop: None,
         })
@@ -164,6 +186,25 @@ mod tests {
             is_loop
         };
         requests.iter().map(ask).collect()
+    }
+
+    #[test]
+    fn a_loop_is_seen_although_every_round_has_the_same_transaction() {
+        let mut recent = Recent::default();
+        let start = monotonic();
+        let round = |recent: &mut Recent, second: u64, secs: u16| {
+            let now = start + Duration::from_secs(second);
+            let is_loop = recent.breaks_loop(mac(1), LOADER, 7, now);
+            if !is_loop {
+                recent.note_start(mac(1), LOADER, (7, secs), true, now);
+            }
+            is_loop
+        };
+        for (second, is_loop) in [(0, false), (9, false), (18, false), (27, true), (36, false)] {
+            assert_eq!(round(&mut recent, second, 0), is_loop, "{second}");
+            assert_eq!(round(&mut recent, second + 4, 4), is_loop, "{second}, asked again");
+            recent.note_gone_on(mac(1));
+        }
     }
 
     #[test]

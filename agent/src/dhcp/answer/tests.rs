@@ -300,7 +300,7 @@ fn what_follows_an_offer_shows_that_it_was_understood() {
     for follower in [None, Some((REQUEST, PXE_X64)), Some((DISCOVER, b"PXEClient"))] {
         let mut answerer = answerer();
         let start = monotonic();
-        for second in [0, 10, 20, 30] {
+        for second in [0, 25, 50, 75] {
             let now = start + Duration::from_secs(second);
             let ask = Ask::new(DISCOVER, PXE_X64, Some(7)).bytes();
             let reply = answerer.handle_packet(&arrival(&ask, Port::Dhcp), now).unwrap();
@@ -369,7 +369,8 @@ fn a_loader_that_asks_like_firmware_is_caught_by_the_loop_guard() {
     let start = monotonic();
     let mut boots = Vec::new();
     for n in 0..5_u32 {
-        let ask = Ask::new(DISCOVER, PXE_X64, Some(7)).xid(n).bytes();
+        // The firmware has its transaction, the loader the same one each time.
+        let ask = Ask::new(DISCOVER, PXE_X64, Some(7)).xid(n.min(1)).bytes();
         let now = start + Duration::from_secs(u64::from(n) * 9);
         answerer.handle_fetch(Mac::from_bytes(MACHINE).unwrap(), now);
         boots.push(answerer.handle_packet(&arrival(&ask, Port::Dhcp), now).unwrap().boot);
@@ -377,6 +378,21 @@ fn a_loader_that_asks_like_firmware_is_caught_by_the_loop_guard() {
     let scripts: Vec<_> = boots.iter().map(|boot| matches!(boot, Boot::Script(_))).collect();
     assert_eq!(scripts, [false, false, false, true, false]);
     assert_eq!(boots[3], Boot::Script(IpxeSign::Loop));
+}
+
+#[test]
+fn a_machine_that_reaches_its_script_may_start_as_often_as_it_likes() {
+    let mut answerer = answerer();
+    let start = monotonic();
+    for n in 0..8_u32 {
+        let now = start + Duration::from_secs(u64::from(n) * 5);
+        let firmware = Ask::new(DISCOVER, PXE_X64, Some(7)).xid(n).bytes();
+        let reply = answerer.handle_packet(&arrival(&firmware, Port::Dhcp), now).unwrap();
+        assert!(matches!(reply.boot, Boot::Loader { .. }), "{n}");
+        let ipxe = Ask::new(DISCOVER, PXE_X64, Some(7)).with(175, &[]).bytes();
+        let reply = answerer.handle_packet(&arrival(&ipxe, Port::Dhcp), now).unwrap();
+        assert_eq!(reply.boot, Boot::Script(IpxeSign::Options));
+    }
 }
 
 #[test]
