@@ -225,6 +225,18 @@ mod tests {
     fn repetitions_are_no_loop() {
         assert_eq!(play(&[(0, 1, 0), (4, 1, 4), (12, 1, 12), (28, 1, 28)]), [false; 4]);
         assert_eq!(play(&[(0, 1, 0), (4, 2, 4), (12, 3, 12), (28, 4, 28)]), [false; 4]);
+        assert_eq!(play(&[(0, 1, 0), (1, 1, 1), (2, 1, 2), (3, 1, 3), (10, 2, 0)]), [false; 5]);
+    }
+
+    #[test]
+    fn starts_with_another_loader_are_no_loop() {
+        let mut recent = Recent::default();
+        let now = monotonic();
+        for xid in 0..3 {
+            recent.note_start(mac(1), LOADER, (xid, 0), true, now);
+        }
+        assert!(!recent.breaks_loop(mac(1), LoaderKind::Bios, 3, now));
+        assert!(recent.breaks_loop(mac(1), LOADER, 3, now));
     }
 
     #[test]

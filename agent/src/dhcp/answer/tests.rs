@@ -365,19 +365,26 @@ fn a_bare_class_after_a_loader_is_ipxe_and_before_it_is_a_rom() {
 
 #[test]
 fn a_loader_that_asks_like_firmware_is_caught_by_the_loop_guard() {
-    let mut answerer = answerer();
-    let start = monotonic();
-    let mut boots = Vec::new();
-    for n in 0..5_u32 {
-        // The firmware has its transaction, the loader the same one each time.
-        let ask = Ask::new(DISCOVER, PXE_X64, Some(7)).xid(n.min(1)).bytes();
-        let now = start + Duration::from_secs(u64::from(n) * 9);
-        answerer.handle_fetch(Mac::from_bytes(MACHINE).unwrap(), now);
-        boots.push(answerer.handle_packet(&arrival(&ask, Port::Dhcp), now).unwrap().boot);
+    for is_fetch_seen in [true, false] {
+        let mut answerer = answerer();
+        let start = monotonic();
+        let mut boots = Vec::new();
+        for n in 0..5_u32 {
+            // The firmware has its transaction, the loader the same one each time.
+            let ask = |kind| Ask::new(kind, PXE_X64, Some(7)).xid(n.min(1)).bytes();
+            let now = start + Duration::from_secs(u64::from(n) * 9);
+            let reply = answerer.handle_packet(&arrival(&ask(DISCOVER), Port::Dhcp), now);
+            boots.push(reply.unwrap().boot);
+            if is_fetch_seen {
+                answerer.handle_fetch(Mac::from_bytes(MACHINE).unwrap(), now);
+            } else {
+                answerer.handle_packet(&arrival(&ask(REQUEST), Port::Dhcp), now).unwrap_err();
+            }
+        }
+        let scripts: Vec<_> = boots.iter().map(|boot| matches!(boot, Boot::Script(_))).collect();
+        assert_eq!(scripts, [false, false, false, true, false]);
+        assert_eq!(boots[3], Boot::Script(IpxeSign::Loop));
     }
-    let scripts: Vec<_> = boots.iter().map(|boot| matches!(boot, Boot::Script(_))).collect();
-    assert_eq!(scripts, [false, false, false, true, false]);
-    assert_eq!(boots[3], Boot::Script(IpxeSign::Loop));
 }
 
 #[test]
