@@ -1,1 +1,11 @@
-//! TFTP (RFC 1350, 2347, 2348, 2349, 7440).
+//! TFTP (RFC 1350) with the options of RFC 2347, 2348, 2349 and 7440.
+//!
+//! | module | what it is |
+//! |---|---|
+//! | [`packet`] | datagrams from and to bytes |
+//! | [`options`] | what a machine asks for against what it gets |
+//! | [`name`] | the name of a file as a key |
+
+pub mod name;
+pub mod options;
+pub mod packet;
