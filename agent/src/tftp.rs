@@ -5,7 +5,9 @@
 //! | [`packet`] | datagrams from and to bytes |
 //! | [`options`] | what a machine asks for against what it gets |
 //! | [`name`] | the name of a file as a key |
+//! | [`transfer`] | one transfer, without I/O |
 
 pub mod name;
 pub mod options;
 pub mod packet;
+pub mod transfer;
