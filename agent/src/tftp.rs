@@ -6,7 +6,9 @@
 //! | [`options`] | what a machine asks for against what it gets |
 //! | [`name`] | the name of a file as a key |
 //! | [`transfer`] | one transfer, without I/O |
+//! | [`limits`] | which request may begin a transfer |
 
+pub mod limits;
 pub mod name;
 pub mod options;
 pub mod packet;
