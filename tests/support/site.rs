@@ -477,14 +477,15 @@ impl Site {
     }
 }
 
-/// The boot session that a script names.
+/// The boot session that a script tells people of, or that a command line names.
 ///
 /// # Errors
 /// The script names none.
 pub fn boot_of(script: &str) -> Result<String> {
     const UUID_LEN: usize = 36;
-    let found = script.match_indices("Boot session ").find_map(|(at, mark)| {
-        let id = script.get(at + mark.len()..at + mark.len() + UUID_LEN)?;
+    let found = ["Boot session ", "boot="].into_iter().find_map(|mark| {
+        let at = script.find(mark)? + mark.len();
+        let id = script.get(at..at + UUID_LEN)?;
         id.chars().all(|c| c.is_ascii_hexdigit() || c == '-').then(|| id.to_owned())
     });
     found.with_context(|| format!("no boot session in the script:\n{script}"))

@@ -108,6 +108,8 @@ pub async fn serve<L: Listener, S: Service + 'static>(
                         drop(seat);
                     };
                     executor.spawn(answering).detach();
+                    // Whoever waits to be accepted may be gone already: each gets its turn to leave before the next is counted.
+                    smol::future::yield_now().await;
                 } else {
                     // One line each would let a flood fill the log.
                     log::debug!(connection:?; "closing a connection at once, there are too many");

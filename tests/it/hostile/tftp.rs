@@ -249,7 +249,7 @@ fn f11_sources_that_would_loop_get_no_answer() -> Result<()> {
             );
         }
         // Asked after all of them and answered: the others have been handled by now.
-        let honest = Client::new(agent.into(), Ipv4Addr::UNSPECIFIED)?;
+        let honest = Client::new(agent.into(), Ipv4Addr::LOCALHOST)?;
         ensure!(honest.read(FILE, &[])?.bytes == content, "the honest file has changed");
         for socket in low.into_iter().flatten() {
             socket.set_read_timeout(Some(Duration::from_millis(200)))?;
