@@ -7,9 +7,11 @@
 //! | [`name`] | the name of a file as a key |
 //! | [`transfer`] | one transfer, without I/O |
 //! | [`limits`] | which request may begin a transfer |
+//! | [`serve`] | the sockets |
 
 pub mod limits;
 pub mod name;
 pub mod options;
 pub mod packet;
+pub mod serve;
 pub mod transfer;

@@ -15,6 +15,9 @@ const NAME_LEN_MAX: usize = 255;
 /// The most options in a request or an OACK, known and unknown. RFC 2348, 2349 and 7440 define four.
 const OPTIONS_MAX: usize = 8;
 
+/// The length of the shortest packet, an ACK, in bytes.
+const PACKET_LEN_MIN: usize = 4;
+
 const READ_REQUEST: u16 = 1;
 const WRITE_REQUEST: u16 = 2;
 const DATA: u16 = 3;
@@ -162,6 +165,7 @@ impl<'a> Packet<'a> {
         let short = ParseError::Short(datagram.len());
         let (opcode, rest) = split_u16(datagram).ok_or(short)?;
         match opcode {
+            READ_REQUEST | WRITE_REQUEST if datagram.len() < PACKET_LEN_MIN => Err(short),
             READ_REQUEST | WRITE_REQUEST if datagram.len() > REQUEST_LEN_MAX => {
                 Err(ParseError::RequestLong(datagram.len()))
             }
@@ -454,6 +458,9 @@ mod tests {
             b"\0\x05\0",
             b"\0\x07abc",
             b"\xff\xff",
+            b"\0\x01",
+            b"\0\x01a",
+            b"\0\x02a",
             b"\0\x06tsize",
         ] {
             let error = Packet::parse(bytes).unwrap_err();
@@ -467,7 +474,7 @@ mod tests {
         let longer = format!("a|octet|{}", "a".repeat(513));
         let many = format!("a|octet|{}", "o|1|".repeat(9));
         for (text, error) in [
-            ("", ParseError::Truncated("file name")),
+            ("ab", ParseError::Truncated("file name")),
             ("abc", ParseError::Truncated("file name")),
             ("abc|octet", ParseError::Truncated("mode")),
             ("abc|binary|", ParseError::Mode),

@@ -72,6 +72,8 @@ pub enum Outcome {
     Refused(ErrorCode),
     /// The machine fell silent, or repeated itself without end.
     Silent,
+    /// It had to make room for another.
+    Displaced,
     /// The file could not be read.
     ReadFailed,
 }
@@ -214,6 +216,20 @@ impl Transfer {
             State::Offering(_) => self.state = State::Finished(Outcome::Silent),
             State::Sending(flight) => {
                 self.state = State::Finished(flight.given_up());
+            }
+            State::Failing | State::Finished(_) => {}
+        }
+    }
+
+    /// Learns that it has to make room for another transfer, perhaps to the same machine.
+    pub fn handle_displaced(&mut self) {
+        let is_all_sent = |flight: &Flight| flight.given_up() == Outcome::Unconfirmed;
+        match &self.state {
+            State::Sending(flight) if is_all_sent(flight) => {
+                self.state = State::Finished(Outcome::Unconfirmed);
+            }
+            State::Offering(_) | State::Sending(_) => {
+                self.state = State::Finished(Outcome::Displaced);
             }
             State::Failing | State::Finished(_) => {}
         }

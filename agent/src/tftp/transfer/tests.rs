@@ -124,6 +124,7 @@ impl Transcript {
             ("data", Some(block)) => {
                 self.packet(Packet::Data { block: on_the_wire(block), data: b"" })
             }
+            ("displace", None) => self.transfer.handle_displaced(),
             ("gone", None) => self.transfer.handle_unreachable(),
             ("slow", None) => self.waiting = Some(Vec::new()),
             ("read", None) => {
@@ -540,6 +541,37 @@ fn a_machine_that_leaves_after_the_last_block_most_likely_has_it() {
         700ms data 1 (10 bytes)
         1500ms data 1 (10 bytes)
         10000ms done: Unconfirmed
+    "#]],
+    );
+}
+
+#[test]
+fn a_transfer_makes_room() {
+    check(
+        10,
+        "tsize 0",
+        "displace",
+        expect![[r#"
+        0ms oack tsize 10
+        0ms done: Displaced
+    "#]],
+    );
+    check(
+        1000,
+        "",
+        "displace",
+        expect![[r#"
+        0ms data 1 (512 bytes)
+        0ms done: Displaced
+    "#]],
+    );
+    check(
+        10,
+        "",
+        "displace",
+        expect![[r#"
+        0ms data 1 (10 bytes)
+        0ms done: Unconfirmed
     "#]],
     );
 }
