@@ -8,9 +8,9 @@ use std::collections::{BTreeMap, HashMap};
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 use std::time::{Duration, Instant};
 
-/// The ports that answer whatever they are sent, so that two programs would never stop talking (F11): none, chargen, TFTP
+/// The ports that answer whatever they are sent, so that two programs would never stop talking (F11): none, echo, chargen, TFTP
 /// itself, DNS.
-const PORTS_REFUSED: [u16; 4] = [0, 19, 53, 69];
+const PORTS_REFUSED: [u16; 5] = [0, 7, 19, 53, 69];
 /// How long a machine has to answer before its transfer may have to make room.
 const ANSWER_MIN: Duration = Duration::from_millis(100);
 
