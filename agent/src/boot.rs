@@ -2,6 +2,7 @@
 //!
 //! `request` reads the question, `decide` answers it from what is known, `render` puts the answer into words that iPXE
 //! understands, `report` reads what machines report; none of them knows a socket, a clock or a database. `booter` and `reporter`
+//! are the shell around them, `http` and `library` are what machines reach over HTTP and TFTP.
 
 pub mod decide;
 pub mod render;
@@ -10,4 +11,5 @@ pub mod request;
 
 pub mod booter;
 pub mod http;
+pub mod library;
 pub mod reporter;

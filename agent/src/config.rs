@@ -10,6 +10,7 @@ use pureboot_protocol::SiteId;
 use serde::{Deserialize, Serialize};
 
 use crate::data_dir::{self, DataDir};
+use crate::dhcp::DhcpConfig;
 use crate::uplink::url::{CentralUrl, Scheme};
 
 /// All of `agent.toml`. A key that is not here is an error, so that a misspelt one does not go unnoticed.
@@ -32,6 +33,9 @@ pub struct Config {
     /// The TFTP server.
     #[serde(default)]
     pub tftp: TftpConfig,
+    /// ProxyDHCP, off unless switched on.
+    #[serde(default)]
+    pub dhcp: DhcpConfig,
 }
 
 /// `[boot]`
@@ -107,6 +111,9 @@ impl Config {
         if is_plain && self.ca_file.is_some() {
             bail!("ca_file is of no use with {}: use https://", self.central_url);
         }
+        if self.dhcp.enabled && self.dhcp.interfaces.is_empty() {
+            bail!("dhcp is enabled without an interface: name one, as in interfaces = [\"br0\"]");
+        }
         if self.boot.listen.is_ipv6() || self.tftp.listen.is_ipv6() {
             bail!("boot.listen and tftp.listen take IPv4 addresses: machines boot by IPv4");
         }
@@ -156,6 +163,16 @@ mod tests {
         ] {
             assert_eq!(Config::parse(&settings(lines)).is_ok(), holds, "{lines}");
         }
+    }
+
+    #[test]
+    fn proxydhcp_is_off_and_wants_an_interface() {
+        let url = "central_url = \"https://boot.example.org\"\n";
+        let config = Config::parse(&settings(url)).expect("a config");
+        assert!(!config.dhcp.enabled);
+        assert!(Config::parse(&settings(&format!("{url}[dhcp]\nenabled = true"))).is_err());
+        let lines = format!("{url}[dhcp]\nenabled = true\ninterfaces = [\"br0\"]");
+        assert_eq!(Config::parse(&settings(&lines)).expect("a config").dhcp.interfaces, ["br0"]);
     }
 
     #[test]

@@ -3,18 +3,22 @@
 //! | module | what it is |
 //! |---|---|
 //! | [`tftp`] | RFC 1350 and its options: a transfer without I/O, and the sockets around it |
+//! | [`dhcp`] | which loader a machine is told to fetch, beside the DHCP server that leases the addresses |
 //! | [`boot`] | from a machine's question to its script |
 //! | [`cache`] | verified content, by hash on disk and by name in an index |
 //! | [`outbox`] | changes that the controller has not acknowledged yet |
 //! | [`store`] | the thread that owns `state/site.db` |
 //! | [`uplink`] | everything that is said to the controller |
-//! | [`dhcp`] | which loader a machine is told to fetch, beside the DHCP server that leases the addresses |
 //! | [`http`], [`exchange`] | hyper on the executor as a server and as a client, with a limit on everything |
 //! | [`manage`], [`status`], [`vitals`] | how the agent is, for people and for the controller |
+//! | [`agent`] | binds, opens, puts the parts together |
+//! | [`cli`], [`config`], [`data_dir`] | what people type and write, and where it lies |
 //! | [`clock`], [`rng`], [`log`] | time, chance and the log |
 
+pub mod agent;
 pub mod boot;
 pub mod cache;
+pub mod cli;
 pub mod clock;
 pub mod config;
 pub mod data_dir;

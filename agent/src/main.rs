@@ -1,3 +1,7 @@
-//! The command line of the agent.
+//! `pureboot-agent`
 
-fn main() {}
+use std::process::ExitCode;
+
+fn main() -> ExitCode {
+    pureboot_agent::cli::run()
+}

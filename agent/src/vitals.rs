@@ -2,7 +2,6 @@
 
 use std::cell::Cell;
 use std::collections::BTreeMap;
-use std::net::SocketAddr;
 use std::path::Path;
 use std::rc::Rc;
 use std::time::Instant;
@@ -39,52 +38,20 @@ pub struct Vitals {
     pub cache: Cache,
     /// TFTP transfers under way.
     pub transfers: Rc<Cell<usize>>,
-    /// What the agent listens on; a service that has ended is taken to be not running.
-    pub services: BTreeMap<&'static str, Listening>,
+    /// What the agent listens on, and where. A listener lives as long as the agent: one that could not be bound ended its start.
+    pub services: BTreeMap<&'static str, String>,
     /// The start, by the wall clock.
     pub started_at: Timestamp,
     /// The start, by the monotonic clock.
     pub started: Instant,
 }
 
-/// One service, as long as it runs; its clones are the same service.
-#[derive(Debug, Clone)]
-pub struct Listening {
-    address: SocketAddr,
-    is_running: Rc<Cell<bool>>,
-}
-
-impl Listening {
-    /// A service that runs, bound to `address`.
-    pub fn new(address: SocketAddr) -> Self {
-        Self { address, is_running: Rc::new(Cell::new(true)) }
-    }
-
-    /// It has ended.
-    pub fn end(&self) {
-        self.is_running.set(false);
-    }
-}
-
 impl Vitals {
     fn services(&self) -> BTreeMap<String, Service> {
-        let service = |(name, listening): (&&str, &Listening)| {
-            let service = Service {
-                running: listening.is_running.get(),
-                address: listening.address.to_string(),
-            };
-            ((*name).to_owned(), service)
+        let service = |(name, address): (&&str, &String)| {
+            ((*name).to_owned(), Service { running: true, address: address.clone() })
         };
         self.services.iter().map(service).collect()
-    }
-
-    /// The services that no longer run.
-    pub fn stopped_services(&self) -> Vec<&'static str> {
-        self.services
-            .iter()
-            .filter(|(_, service)| !service.is_running.get())
-            .map(|(name, _)| *name)
-            .collect()
     }
 
     /// Different machines that asked for a script within the last hour.

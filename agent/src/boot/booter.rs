@@ -11,6 +11,7 @@ use pureboot_protocol::{
 };
 use pureboot_templates::BaseUrl;
 use smol::Timer;
+use smol::channel::Sender;
 
 use self::question::Questions;
 use crate::boot::decide::{Decision, Effect, Facts, Freshness, Knowledge, Mode, decide};
@@ -32,6 +33,8 @@ pub struct Booter {
     standing: Rc<Standing>,
     questions: Questions,
     renderer: Renderer,
+    /// Who has come as far as asking for a script; nobody needs to listen.
+    sightings: Sender<Mac>,
 }
 
 /// What was found out about a machine.
@@ -51,16 +54,17 @@ enum Unkept {
 }
 
 impl Booter {
-    /// Answers from `store` and `controller`.
+    /// Answers from `store` and `controller`; every machine that asks is named to `sightings`.
     pub fn new(
         store: Store,
         outbox: Outbox,
         standing: Rc<Standing>,
         controller: Rc<Controller>,
         renderer: Renderer,
+        sightings: Sender<Mac>,
     ) -> Self {
         let questions = Questions::new(controller, Rc::clone(&standing));
-        Self { store, outbox, standing, questions, renderer }
+        Self { store, outbox, standing, questions, renderer, sightings }
     }
 
     /// The first script, which has the machine ask again and say more about itself.
@@ -82,6 +86,8 @@ impl Booter {
         base: BaseUrl,
     ) -> String {
         let mac = request.mac;
+        // ProxyDHCP learns from it. Where it is off or busy, nothing is lost but a lesson.
+        _ = self.sightings.try_send(mac);
         let found = self.find(mac).await;
         let session = self.session(mac, named).await;
         let scene = Scene { platform: request.platform, ..self.scene(base, session) };

@@ -1,0 +1,326 @@
+//! The running agent: binds, opens, puts the parts together, and waits for the end.
+
+use std::cell::Cell;
+use std::collections::{BTreeMap, BTreeSet};
+use std::net::SocketAddr;
+use std::rc::Rc;
+
+use anyhow::{Context as _, anyhow};
+use async_signal::{Signal, Signals};
+use pureboot_protocol::Mac;
+use smol::LocalExecutor;
+use smol::channel::{Receiver, Sender, bounded};
+use smol::future::FutureExt as _;
+use smol::net::TcpListener;
+use smol::net::unix::UnixListener;
+use smol::stream::StreamExt as _;
+
+use crate::boot::booter::Booter;
+use crate::boot::http::BootService;
+use crate::boot::library::BootLibrary;
+use crate::boot::render::Renderer;
+use crate::boot::reporter::Reporter;
+use crate::cache::Cache;
+use crate::config::Config;
+use crate::data_dir::DataDir;
+use crate::dhcp::answer::Answerer;
+use crate::dhcp::loaders::Loaders;
+use crate::dhcp::serve::LogObserver;
+use crate::http::Limits;
+use crate::manage::Management;
+use crate::outbox::{Flusher, Outbox};
+use crate::rng::Rng;
+use crate::store::{Quota, Store, StoreOptions};
+use crate::uplink::controller::Controller;
+use crate::uplink::run::Uplink;
+use crate::uplink::standing::Standing;
+use crate::uplink::tls;
+use crate::vitals::Vitals;
+use crate::{clock, dhcp, http, manage, store, tftp};
+
+/// Machines that have asked for a script and that ProxyDHCP has not taken note of yet; more are not told to it.
+const SIGHTINGS_MAX: usize = 64;
+
+/// Runs the agent until SIGTERM or SIGINT; `announce` gets one line once machines can be served.
+///
+/// # Errors
+/// Something that the agent cannot do without is missing or has ended; the text says what.
+pub fn run(config: Config, data_dir: DataDir, announce: impl FnOnce(&str)) -> anyhow::Result<()> {
+    let _lock = store::lock_data_dir(data_dir.root())?;
+    if store::is_volatile(data_dir.root()) {
+        log::warn!(
+            "{} lies in memory: what machines report is lost with the power",
+            data_dir.root().display()
+        );
+    }
+    let executor = Rc::new(LocalExecutor::new());
+    #[expect(clippy::disallowed_methods, reason = "shell: the program's one wait")]
+    smol::block_on(executor.run(async {
+        let agent = Agent::assemble(&executor, config, data_dir).await?;
+        agent.serve(announce).await
+    }))
+}
+
+/// The parts, put together and not yet started.
+struct Agent {
+    shared: Shared,
+    sockets: Sockets,
+    flusher: Flusher,
+    renderer: Renderer,
+    rng: Rng,
+}
+
+/// What several parts hold.
+struct Shared {
+    executor: Rc<LocalExecutor<'static>>,
+    config: Config,
+    data_dir: DataDir,
+    store: Store,
+    outbox: Outbox,
+    cache: Cache,
+    standing: Rc<Standing>,
+    controller: Rc<Controller>,
+    /// TFTP transfers under way.
+    transfers: Rc<Cell<usize>>,
+}
+
+impl Agent {
+    async fn assemble(
+        executor: &Rc<LocalExecutor<'static>>,
+        config: Config,
+        data_dir: DataDir,
+    ) -> anyhow::Result<Self> {
+        let sockets = Sockets::bind(&config, &data_dir).await?;
+        let options =
+            StoreOptions { data_dir: data_dir.root().to_owned(), quota: Quota::default() };
+        let store = Store::open(options).await.context("cannot open the site's database")?;
+        let cache = Cache::open(&data_dir.cache()).context("cannot open the cache")?;
+        let identity = store.load_identity().await.context("cannot read who this agent is")?;
+        let tls = tls::connector(config.ca_file.as_deref())?;
+        let controller = Controller::new(Rc::clone(executor), config.central_url.clone(), tls);
+        let (outbox, flusher) = Outbox::new(store.clone());
+        let seed = getrandom::u64().context("the system has no random numbers")?;
+        log::info!(seed; "starting agent {} for site {}", env!("CARGO_PKG_VERSION"), config.site_id);
+        let shared = Shared {
+            executor: Rc::clone(executor),
+            config,
+            data_dir,
+            store,
+            outbox,
+            cache,
+            standing: Rc::new(Standing::new(identity)),
+            controller: Rc::new(controller),
+            transfers: Rc::default(),
+        };
+        let renderer = Renderer::new().context("the templates do not compile")?;
+        Ok(Self { shared, sockets, flusher, renderer, rng: Rng::from_seed(seed) })
+    }
+
+    /// Starts every part as a task and waits for the end.
+    async fn serve(self, announce: impl FnOnce(&str)) -> anyhow::Result<()> {
+        let mut signals =
+            Signals::new([Signal::Term, Signal::Int]).context("cannot listen for signals")?;
+        let store = self.shared.store.clone();
+        let listening = self.sockets.describe();
+        let uplink = self.start();
+        announce(&listening);
+        let asked_to_stop = async {
+            signals.next().await;
+            log::info!("asked to stop");
+            Ok(())
+        };
+        let store_ended = async {
+            store.stopped().await;
+            Err(anyhow!("the thread that owns the site's database has ended"))
+        };
+        // What is under way is cut off: whatever was answered is on disk already, and kill -9 is a normal way to stop.
+        asked_to_stop.or(store_ended).or(uplink.run()).await
+    }
+
+    /// Starts to serve machines; what is returned is to be run for the controller's sake.
+    fn start(self) -> Uplink<Vitals> {
+        let Self { shared, sockets, flusher, renderer, rng } = self;
+        let (sightings, seen) = bounded(SIGHTINGS_MAX);
+        let vitals = Rc::new(shared.vitals(&sockets));
+        let booter = Rc::new(shared.booter(renderer, sightings));
+        let agent_url = format!("http://{}", sockets.http_address);
+        shared.recover_cache();
+        shared.serve_management(sockets.management, &vitals);
+        shared.serve_dhcp(sockets.dhcp, sockets.http_address.port(), seen);
+        shared.serve_tftp(sockets.tftp, &booter, sockets.http_address.port());
+        shared.serve_http(sockets.http, booter, &vitals);
+        Uplink {
+            controller: shared.controller,
+            standing: shared.standing,
+            store: shared.store,
+            outbox: shared.outbox,
+            flusher,
+            vitals,
+            data_dir: shared.data_dir,
+            config: shared.config,
+            agent_url,
+            rng,
+        }
+    }
+}
+
+impl Shared {
+    fn vitals(&self, sockets: &Sockets) -> Vitals {
+        let mut services = BTreeMap::from([
+            ("http", sockets.http_address.to_string()),
+            ("tftp", sockets.tftp_address.to_string()),
+        ]);
+        if self.config.dhcp.enabled {
+            services.insert(
+                "dhcp",
+                format!("{}, ports 67 and 4011", self.config.dhcp.interfaces.join(", ")),
+            );
+        }
+        Vitals {
+            site_id: self.config.site_id,
+            central_url: self.config.central_url.to_string(),
+            data_dir: self.data_dir.clone(),
+            standing: Rc::clone(&self.standing),
+            store: self.store.clone(),
+            outbox: self.outbox.clone(),
+            cache: self.cache.clone(),
+            transfers: Rc::clone(&self.transfers),
+            services,
+            started_at: clock::now(),
+            started: clock::monotonic(),
+        }
+    }
+
+    fn booter(&self, renderer: Renderer, sightings: Sender<Mac>) -> Booter {
+        Booter::new(
+            self.store.clone(),
+            self.outbox.clone(),
+            Rc::clone(&self.standing),
+            Rc::clone(&self.controller),
+            renderer,
+            sightings,
+        )
+    }
+
+    /// After the loss of the index: brings back what is on disk, while machines are served already.
+    fn recover_cache(&self) {
+        let cache = self.cache.clone();
+        self.spawn(async move {
+            match cache.recover().await {
+                Ok(0) => {}
+                Ok(objects) => {
+                    log::info!(objects; "brought {objects} objects back into the cache's index")
+                }
+                Err(error) => log::error!("the cache's index is not complete: {error:#}"),
+            }
+        });
+    }
+
+    fn serve_management(&self, listener: UnixListener, vitals: &Rc<Vitals>) {
+        let service = Rc::new(Management { vitals: Rc::clone(vitals), cache: self.cache.clone() });
+        let executor = Rc::clone(&self.executor);
+        self.spawn(
+            async move { http::serve(&executor, listener, Limits::default(), service).await },
+        );
+    }
+
+    fn serve_http(&self, listener: TcpListener, booter: Rc<Booter>, vitals: &Rc<Vitals>) {
+        let reporter =
+            Reporter::new(self.store.clone(), self.outbox.clone(), Rc::clone(&self.standing));
+        let service = Rc::new(BootService {
+            executor: Rc::clone(&self.executor),
+            booter,
+            reporter: Rc::new(reporter),
+            cache: self.cache.clone(),
+            vitals: Rc::clone(vitals),
+        });
+        let executor = Rc::clone(&self.executor);
+        self.spawn(
+            async move { http::serve(&executor, listener, Limits::default(), service).await },
+        );
+    }
+
+    fn serve_tftp(&self, listener: tftp::serve::Listener, booter: &Rc<Booter>, http_port: u16) {
+        let library =
+            BootLibrary { booter: Rc::clone(booter), cache: self.cache.clone(), http_port };
+        let executor = Rc::clone(&self.executor);
+        let transfers = Rc::clone(&self.transfers);
+        let limits = tftp::limits::Limits::default();
+        self.spawn(async move {
+            match tftp::serve::serve(listener, Rc::new(library), executor, limits, transfers).await {}
+        });
+    }
+
+    fn serve_dhcp(
+        &self,
+        listeners: Vec<dhcp::serve::Listener>,
+        http_port: u16,
+        seen: Receiver<Mac>,
+    ) {
+        if listeners.is_empty() {
+            return;
+        }
+        tell_missing_loaders(&self.config.dhcp.loaders, &self.cache);
+        let answerer = Answerer::new(self.config.dhcp.loaders.clone(), http_port, []);
+        self.spawn(dhcp::serve::run(listeners, answerer, seen, LogObserver));
+    }
+
+    fn spawn(&self, task: impl Future<Output = ()> + 'static) {
+        self.executor.spawn(task).detach();
+    }
+}
+
+/// Machines whose loader is not there get an offer that leads nowhere, so somebody should know before they do.
+fn tell_missing_loaders(loaders: &Loaders, cache: &Cache) {
+    let held: BTreeSet<_> = cache.entries().into_iter().map(|entry| entry.key).collect();
+    let missing: Vec<_> = loaders
+        .iter()
+        .filter(|(_, file)| !held.contains(file.key()))
+        .map(|(_, file)| file.key().to_string())
+        .collect();
+    if !missing.is_empty() {
+        log::warn!(
+            "ProxyDHCP offers loaders that the cache does not hold: {}; put them there with `pureboot-agent cache add`",
+            missing.join(", ")
+        );
+    }
+}
+
+/// Bound before anything else, so that a taken port is told at once.
+struct Sockets {
+    http: TcpListener,
+    http_address: SocketAddr,
+    tftp: tftp::serve::Listener,
+    tftp_address: SocketAddr,
+    /// Empty where ProxyDHCP is off.
+    dhcp: Vec<dhcp::serve::Listener>,
+    management: UnixListener,
+}
+
+impl Sockets {
+    /// The line that whoever started the agent waits for.
+    fn describe(&self) -> String {
+        format!("listening on tftp://{} http://{}", self.tftp_address, self.http_address)
+    }
+
+    async fn bind(config: &Config, data_dir: &DataDir) -> anyhow::Result<Self> {
+        let cure = "is another server using it, or does the agent lack the right to ports below 1024 (CAP_NET_BIND_SERVICE)?";
+        let http = TcpListener::bind(config.boot.listen).await.with_context(|| {
+            format!("cannot listen on {} for HTTP boot; {cure}", config.boot.listen)
+        })?;
+        let tftp = tftp::serve::Listener::bind(config.tftp.listen)
+            .with_context(|| format!("cannot listen on {} for TFTP; {cure}", config.tftp.listen))?;
+        Ok(Self {
+            http_address: http.local_addr().context("cannot tell the port of HTTP boot")?,
+            http,
+            tftp_address: tftp.local_addr(),
+            tftp,
+            dhcp: if config.dhcp.enabled {
+                dhcp::serve::bind(&config.dhcp.interfaces)?
+            } else {
+                Vec::new()
+            },
+            management: manage::bind(&data_dir.socket())?,
+        })
+    }
+}

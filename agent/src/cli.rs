@@ -1,0 +1,87 @@
+//! The command line: what can be typed, and where it leads.
+
+mod cache;
+mod check_config;
+mod dhcp_snippet;
+mod init;
+mod start;
+mod status;
+
+use std::path::PathBuf;
+use std::process::ExitCode;
+
+use argh::FromArgs;
+
+use crate::data_dir;
+
+/// Boots the machines of one site: TFTP and HTTP boot from verified copies, with the controller and without it.
+#[derive(FromArgs, Debug)]
+#[argh(
+    note = "First time: `pureboot-agent init --site-id ID --central-url URL --token-file FILE`, then `pureboot-agent start`.",
+    note = "PUREBOOT_LOG=debug makes the log tell more (error, warn, info, debug, trace).",
+    error_code(0, "done; for status: all is well"),
+    error_code(1, "failed, or the arguments are wrong; for status: degraded"),
+    error_code(3, "status: the agent is not running")
+)]
+struct Arguments {
+    /// print the version and end
+    #[argh(switch, short = 'V')]
+    version: bool,
+    #[argh(subcommand)]
+    command: Option<Command>,
+}
+
+#[derive(FromArgs, Debug)]
+#[argh(subcommand)]
+enum Command {
+    Init(init::Init),
+    Start(start::Start),
+    Status(status::Status),
+    CheckConfig(check_config::CheckConfig),
+    Cache(cache::Cache),
+    DhcpSnippet(dhcp_snippet::DhcpSnippet),
+}
+
+/// Reads the arguments and does what they say; what goes wrong has been printed when this returns.
+pub fn run() -> ExitCode {
+    let arguments: Arguments = argh::from_env();
+    let done = match arguments.command {
+        _ if arguments.version => print(&format!("pureboot-agent {}\n", env!("CARGO_PKG_VERSION"))),
+        None => Err(anyhow::anyhow!(
+            "say what to do: init, start, status, check-config, cache or dhcp-snippet (--help tells more)"
+        )),
+        Some(Command::Init(init)) => init.run(),
+        Some(Command::Start(start)) => start.run(),
+        Some(Command::Status(status)) => status.run(),
+        Some(Command::CheckConfig(check_config)) => check_config.run(),
+        Some(Command::Cache(cache)) => cache.run(),
+        Some(Command::DhcpSnippet(snippet)) => snippet.run(),
+    };
+    done.unwrap_or_else(|error| {
+        complain(&format!("{error:#}"));
+        ExitCode::FAILURE
+    })
+}
+
+/// Where the agent keeps everything, as the help texts name it.
+fn default_data_dir() -> PathBuf {
+    data_dir::DEFAULT.into()
+}
+
+/// Writes `text` to standard output. A reader that has left (`| head`) is no failure.
+#[expect(clippy::unnecessary_wraps, reason = "so that a command ends with `print(…)`")]
+fn print(text: &str) -> anyhow::Result<ExitCode> {
+    use std::io::Write as _;
+
+    let mut stdout = std::io::stdout().lock();
+    _ = stdout.write_all(text.as_bytes()).and_then(|()| stdout.flush());
+    Ok(ExitCode::SUCCESS)
+}
+
+/// Writes one line to standard error.
+fn complain(text: &str) {
+    use std::io::Write as _;
+
+    // There is nobody else to tell.
+    _ = writeln!(std::io::stderr(), "pureboot-agent: {text}");
+}

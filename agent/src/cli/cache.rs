@@ -1,0 +1,163 @@
+//! `pureboot-agent cache …`
+
+use std::fmt::Write as _;
+use std::fs::File;
+use std::io::{IsTerminal as _, Read as _};
+use std::path::{Path, PathBuf};
+use std::process::ExitCode;
+use std::time::Duration;
+
+use anyhow::{Context as _, ensure};
+use argh::FromArgs;
+use http_body_util::StreamBody;
+use hyper::Request;
+use hyper::body::{Bytes, Frame};
+use hyper::header::CONTENT_LENGTH;
+use pureboot_protocol::{ContentKey, Success};
+use serde::{Deserialize, Serialize};
+use smol::stream::{self, Stream};
+
+use crate::data_dir::DataDir;
+use crate::manage::client::{ask, send};
+use crate::status::size;
+
+/// A copy that moves is not hurried; one that stands still is ended by the agent.
+const PATIENCE: Duration = Duration::from_secs(24 * 3_600);
+
+const CHUNK_LEN: usize = 256 * 1024;
+
+/// put content into the running agent's cache and look at it
+#[derive(FromArgs, Debug)]
+#[argh(subcommand, name = "cache")]
+pub(super) struct Cache {
+    #[argh(subcommand)]
+    command: Command,
+}
+
+#[derive(FromArgs, Debug)]
+#[argh(subcommand)]
+enum Command {
+    Add(Add),
+    Ls(Ls),
+}
+
+/// copy a file into the cache under a name such as bootloaders/undionly.kpxe or images/debian/linux
+#[derive(FromArgs, Debug)]
+#[argh(subcommand, name = "add")]
+struct Add {
+    /// category/path; the category is one of bootloaders, scripts, templates, images
+    #[argh(positional)]
+    name: ContentKey,
+    /// the file
+    #[argh(positional)]
+    file: PathBuf,
+    /// directory that holds all that the agent keeps (default: /var/lib/pureboot)
+    #[argh(option, default = "super::default_data_dir()")]
+    data_dir: PathBuf,
+}
+
+/// list what the cache holds
+#[derive(FromArgs, Debug)]
+#[argh(subcommand, name = "ls")]
+struct Ls {
+    /// print JSON for programs
+    #[argh(switch)]
+    json: bool,
+    /// directory that holds all that the agent keeps (default: /var/lib/pureboot)
+    #[argh(option, default = "super::default_data_dir()")]
+    data_dir: PathBuf,
+}
+
+/// One name, as the agent lists it.
+#[derive(Debug, Serialize, Deserialize)]
+struct Entry {
+    category: String,
+    path: String,
+    size_bytes: u64,
+    sha256: String,
+}
+
+impl Cache {
+    pub(super) fn run(self) -> anyhow::Result<ExitCode> {
+        match self.command {
+            Command::Add(add) => add.run(),
+            Command::Ls(ls) => ls.run(),
+        }
+    }
+}
+
+impl Add {
+    fn run(self) -> anyhow::Result<ExitCode> {
+        let socket = DataDir::open(&self.data_dir)?.socket();
+        let (body, len) = upload(&self.file)?;
+        let request = Request::put(format!("/api/v1/agent/cache/{}", self.name))
+            .header(CONTENT_LENGTH, len)
+            .body(body)
+            .context("cannot ask the agent")?;
+        let added: Success<Entry> = send(&socket, request, PATIENCE)?;
+        let Entry { category, path, size_bytes, sha256 } = added.data;
+        super::print(&format!("{category}/{path}: {}, sha256 {sha256}\n", size(size_bytes)))
+    }
+}
+
+type Chunks =
+    StreamBody<std::pin::Pin<Box<dyn Stream<Item = Result<Frame<Bytes>, std::io::Error>>>>>;
+
+/// The file as the body of a request, with its length; tells how far it is on a terminal.
+fn upload(path: &Path) -> anyhow::Result<(Chunks, u64)> {
+    let file = File::open(path).with_context(|| format!("cannot open {}", path.display()))?;
+    let metadata = file.metadata().with_context(|| format!("cannot look at {}", path.display()))?;
+    ensure!(metadata.is_file(), "{} is not a regular file", path.display());
+    let len = metadata.len();
+    let is_watched = std::io::stderr().is_terminal();
+    let chunks = stream::try_unfold((file, 0), move |(mut file, sent)| async move {
+        let mut chunk = vec![0; CHUNK_LEN];
+        // This program has nothing else to do while it reads.
+        let read = file.read(&mut chunk)?;
+        chunk.truncate(read);
+        if is_watched {
+            progress(sent, len);
+        }
+        let frame = (read > 0).then(|| Frame::data(Bytes::from(chunk)));
+        Ok(frame.map(|frame| (frame, (file, sent + read as u64))))
+    });
+    Ok((StreamBody::new(Box::pin(chunks)), len))
+}
+
+fn progress(sent: u64, len: u64) {
+    use std::io::Write as _;
+
+    let end = if sent >= len { "\n" } else { "" };
+    // Nobody is harmed by a lost progress line.
+    _ = write!(std::io::stderr(), "\r{} of {}   {end}", size(sent), size(len));
+}
+
+impl Ls {
+    fn run(self) -> anyhow::Result<ExitCode> {
+        let socket = DataDir::open(&self.data_dir)?.socket();
+        let entries: Success<Vec<Entry>> = ask(&socket, "/api/v1/agent/cache/entries")?;
+        if self.json {
+            return super::print(&format!("{}\n", serde_json::to_string_pretty(&entries.data)?));
+        }
+        super::print(&table(&entries.data))
+    }
+}
+
+fn table(entries: &[Entry]) -> String {
+    if entries.is_empty() {
+        return "the cache is empty; `pureboot-agent cache add CATEGORY/PATH FILE` puts something in\n".to_owned();
+    }
+    let name = |entry: &Entry| format!("{}/{}", entry.category, entry.path);
+    let width = entries.iter().map(|entry| name(entry).len()).max().unwrap_or(0);
+    let mut text = format!("{:<width$}  {:>10}  SHA-256\n", "NAME", "SIZE");
+    for entry in entries {
+        _ = writeln!(
+            text,
+            "{:<width$}  {:>10}  {}",
+            name(entry),
+            size(entry.size_bytes),
+            entry.sha256
+        );
+    }
+    text
+}

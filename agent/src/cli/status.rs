@@ -1,0 +1,52 @@
+//! `pureboot-agent status`
+
+use std::path::PathBuf;
+use std::process::ExitCode;
+
+use argh::FromArgs;
+use pureboot_protocol::Success;
+
+use crate::clock;
+use crate::data_dir::DataDir;
+use crate::manage::client::{AskError, ask};
+use crate::status::{Health, Report};
+
+/// The exit code for "not running", as init scripts expect it (LSB).
+const NOT_RUNNING: u8 = 3;
+
+/// tell how the running agent is; exit code 0: well, 1: degraded, 3: not running
+#[derive(FromArgs, Debug)]
+#[argh(subcommand, name = "status")]
+pub(super) struct Status {
+    /// print JSON for programs
+    #[argh(switch)]
+    json: bool,
+    /// directory that holds all that the agent keeps (default: /var/lib/pureboot)
+    #[argh(option, default = "super::default_data_dir()")]
+    data_dir: PathBuf,
+}
+
+impl Status {
+    pub(super) fn run(self) -> anyhow::Result<ExitCode> {
+        let data_dir = DataDir::open(&self.data_dir)?;
+        let report: Report =
+            match ask::<Success<Report>>(&data_dir.socket(), "/api/v1/agent/status") {
+                Ok(answer) => answer.data,
+                Err(error @ AskError::NotRunning { .. }) => {
+                    super::complain(&error.to_string());
+                    return Ok(ExitCode::from(NOT_RUNNING));
+                }
+                Err(error) => return Err(error.into()),
+            };
+        let text = if self.json {
+            format!("{}\n", serde_json::to_string_pretty(&report)?)
+        } else {
+            report.render(clock::now())
+        };
+        super::print(&text)?;
+        Ok(match report.health() {
+            Health::Ok => ExitCode::SUCCESS,
+            Health::Degraded(_) => ExitCode::FAILURE,
+        })
+    }
+}
