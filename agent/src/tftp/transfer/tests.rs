@@ -584,21 +584,3 @@ fn f15_block_numbers_roll_over_to_0() {
     }
     assert!(transcript.text.ends_with("data 2 (3 bytes)\n0ms done: Complete\n"));
 }
-
-#[test]
-fn a_burst_fits_what_the_kernel_cuts_into_datagrams() {
-    for (asked, bursts) in [
-        ("blksize 1468 windowsize 64", vec![44, 20]),
-        ("blksize 512 windowsize 64", vec![64]),
-        ("blksize 8192 windowsize 64", vec![7, 7, 2]),
-        ("blksize 65464 windowsize 2", vec![1, 1]),
-    ] {
-        let mut transcript = Transcript::new(10_000_000, asked);
-        transcript.drain();
-        transcript.text.clear();
-        transcript.step("ack 0");
-        let sent: Vec<_> =
-            transcript.text.lines().map(|line| line.matches("data").count()).collect();
-        assert_eq!(sent, bursts, "{asked}");
-    }
-}

@@ -2,7 +2,7 @@
 
 use expect_test::expect;
 
-use super::check;
+use super::*;
 
 #[test]
 fn a_window_leaves_as_one_burst() {
@@ -71,4 +71,22 @@ fn f7_acks_of_blocks_that_came_twice_do_not_go_back_again() {
         0ms done: Complete
     "#]],
     );
+}
+
+#[test]
+fn a_burst_fits_what_the_kernel_cuts_into_datagrams() {
+    for (asked, bursts) in [
+        ("blksize 1468 windowsize 64", vec![44, 20]),
+        ("blksize 512 windowsize 64", vec![64]),
+        ("blksize 8192 windowsize 64", vec![7, 7, 2]),
+        ("blksize 65464 windowsize 2", vec![1, 1]),
+    ] {
+        let mut transcript = Transcript::new(10_000_000, asked);
+        transcript.drain();
+        transcript.text.clear();
+        transcript.step("ack 0");
+        let sent: Vec<_> =
+            transcript.text.lines().map(|line| line.matches("data").count()).collect();
+        assert_eq!(sent, bursts, "{asked}");
+    }
 }
