@@ -17,7 +17,7 @@ use super::listener::Raw;
 use super::{Finished, Library, Place, Request, Source};
 use crate::clock;
 use crate::tftp::options::{Egress, negotiate};
-use crate::tftp::packet::{ErrorCode, Options, Packet, REQUEST_LEN_MAX};
+use crate::tftp::packet::{ErrorCode, Options, Packet};
 use crate::tftp::transfer::{Datagrams, Outcome, Output, PIECE_BYTES_MAX, Transfer};
 
 /// The MTU if the system does not tell: Ethernet's.
@@ -25,6 +25,8 @@ const MTU_BYTES_DEFAULT: usize = 1_500;
 /// The memory for reading ahead that all transfers share, in bytes, and the least that each gets of it.
 const READ_AHEAD_BYTES: usize = 8 << 20;
 const PIECE_BYTES_MIN: usize = 8 << 10;
+/// What is read of a machine's datagrams: an ACK, or an error with the beginning of its text.
+const ANSWER_LEN_MAX: usize = 128;
 /// How long to wait for room in the send buffer. A datagram that finds none counts as lost.
 const SEND_MAX: Duration = Duration::from_secs(1);
 
@@ -149,6 +151,7 @@ async fn drive(
             _ = displaced.as_mut().await;
             Input::Displaced
         };
+        // What was said before the displacement is heard before it: it may be the last ACK.
         let input = data.or(link.datagram()).or(alarm.silence()).or(displaced).await;
         let now = clock::monotonic();
         match input {
@@ -162,13 +165,9 @@ async fn drive(
                     }
                 }
             }
-            Input::Datagram => _ = link.receive(transfer, now),
+            Input::Datagram => link.receive(transfer, now),
             Input::Silence => transfer.handle_timeout(now),
-            Input::Displaced => {
-                // What came before is heard first: it may be the last ACK.
-                while link.receive(transfer, now) {}
-                transfer.handle_displaced();
-            }
+            Input::Displaced => transfer.handle_displaced(),
         }
         if transfer.is_answered()
             && let Some(on_answer) = on_answer.take()
@@ -194,9 +193,9 @@ impl Link<'_> {
         }
     }
 
-    /// Takes a datagram that has arrived, and tells whether there was one.
-    fn receive(&self, transfer: &mut Transfer, now: Instant) -> bool {
-        let mut buffer = [0; REQUEST_LEN_MAX];
+    /// Takes the datagram that has arrived.
+    fn receive(&self, transfer: &mut Transfer, now: Instant) {
+        let mut buffer = [0; ANSWER_LEN_MAX];
         match self.socket.get_ref().recv(&mut buffer) {
             Ok(len) => match Packet::parse(buffer.get(..len).unwrap_or(&buffer)) {
                 Ok(packet) => transfer.handle_packet(packet, now),
@@ -204,12 +203,8 @@ impl Link<'_> {
                     log::debug!(peer:% = self.peer, error:%; "dropped what is not TFTP");
                 }
             },
-            Err(error) => {
-                self.handle_error(&error, transfer);
-                return false;
-            }
+            Err(error) => self.handle_error(&error, transfer),
         }
-        true
     }
 
     fn handle_error(&self, error: &io::Error, transfer: &mut Transfer) {

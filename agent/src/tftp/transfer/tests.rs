@@ -1,13 +1,13 @@
-use std::fmt::Write as _;
+mod link;
+mod transcript;
+
 use std::time::Duration;
 
 use expect_test::{Expect, expect};
 
+use self::transcript::{Transcript, check};
 use super::*;
 use crate::tftp::options::{Egress, negotiate};
-
-mod link;
-mod window;
 
 const LOOPBACK: Egress = Egress { mtu_bytes: 65_536, is_ipv6: false };
 
@@ -35,142 +35,6 @@ fn options(words: &str) -> Options {
         }
     }
     options
-}
-
-/// What a transfer does, as text.
-struct Transcript {
-    transfer: Transfer,
-    begin: Instant,
-    now: Instant,
-    deadline: Instant,
-    /// Reads that wait, if the disk does not answer at once.
-    waiting: Option<Vec<(u64, usize)>>,
-    is_done: bool,
-    text: String,
-}
-
-impl Transcript {
-    fn new(size_bytes: u64, asked: &str) -> Self {
-        #[expect(clippy::disallowed_methods, reason = "a transfer needs some instant to begin at")]
-        let now = Instant::now();
-        let agreement = negotiate(&options(asked), LOOPBACK, size_bytes);
-        let transfer = Transfer::new(&agreement, size_bytes, PIECE_BYTES_MAX, now);
-        Self {
-            transfer,
-            begin: now,
-            now,
-            deadline: now,
-            waiting: None,
-            is_done: false,
-            text: String::new(),
-        }
-    }
-
-    fn drain(&mut self) {
-        if self.is_done {
-            return;
-        }
-        let at_ms = (self.now - self.begin).as_millis();
-        loop {
-            match self.transfer.poll_output() {
-                Output::Read { offset, len } => match &mut self.waiting {
-                    Some(waiting) => waiting.push((offset, len)),
-                    None => self.transfer.handle_data(read(offset, len), self.now),
-                },
-                Output::Send(Datagrams { bytes, datagram_len }) => {
-                    let mut shown = Vec::new();
-                    for datagram in bytes.chunks(datagram_len) {
-                        shown.push(match Packet::parse(datagram).expect("a packet") {
-                            Packet::Data { block, data } => {
-                                format!("data {block} ({} bytes)", data.len())
-                            }
-                            Packet::OptionAck(options) => format!("oack {}", show(&options)),
-                            Packet::Error { code, .. } => format!("error {code}"),
-                            other => panic!("{other:?} is nothing that a server sends"),
-                        });
-                    }
-                    writeln!(self.text, "{at_ms}ms {}", shown.join(", ")).expect("a string");
-                }
-                Output::WaitUntil(deadline) => {
-                    self.deadline = deadline;
-                    return;
-                }
-                Output::Done(outcome) => {
-                    writeln!(self.text, "{at_ms}ms done: {outcome:?}").expect("a string");
-                    self.deadline = self.now + Duration::from_secs(3_600);
-                    self.is_done = true;
-                    return;
-                }
-            }
-        }
-    }
-
-    fn step(&mut self, command: &str) {
-        let words: Vec<_> = command.split_whitespace().collect();
-        let number = words.get(1).map(|word| word.parse().expect("a number"));
-        match (words[0], number) {
-            ("wait", Some(wait_ms)) => {
-                let end = self.now + Duration::from_millis(wait_ms);
-                while self.deadline <= end {
-                    self.now = self.now.max(self.deadline);
-                    self.transfer.handle_timeout(self.now);
-                    self.drain();
-                }
-                self.now = end;
-            }
-            ("ack", Some(block)) => self.packet(Packet::Ack { block: on_the_wire(block) }),
-            ("error", Some(code)) => {
-                self.packet(Packet::Error { code: ErrorCode(on_the_wire(code)), text: b"" });
-            }
-            ("data", Some(block)) => {
-                self.packet(Packet::Data { block: on_the_wire(block), data: b"" })
-            }
-            ("displace", None) => self.transfer.handle_displaced(),
-            ("gone", None) => self.transfer.handle_unreachable(),
-            ("slow", None) => self.waiting = Some(Vec::new()),
-            ("read", None) => {
-                for (offset, len) in self.waiting.take().expect("a slow disk") {
-                    self.transfer.handle_data(read(offset, len), self.now);
-                }
-            }
-            ("fail", None) => self.transfer.handle_read_error(),
-            _ => panic!("{command} is no command"),
-        }
-        self.drain();
-    }
-
-    fn packet(&mut self, packet: Packet<'_>) {
-        self.transfer.handle_packet(packet, self.now);
-    }
-}
-
-fn show(options: &Options) -> String {
-    let mut shown = Vec::new();
-    let Options { blksize, timeout_s, tsize_bytes, windowsize } = options;
-    for (name, value) in [
-        ("blksize", blksize),
-        ("timeout", timeout_s),
-        ("tsize", tsize_bytes),
-        ("windowsize", windowsize),
-    ] {
-        shown.extend(value.map(|value| format!("{name} {value}")));
-    }
-    shown.join(" ")
-}
-
-/// Plays `script` against the transfer of a file of `size_bytes` for which a machine asks with the options `asked`.
-#[track_caller]
-fn check(size_bytes: u64, asked: &str, script: &str, expected: Expect) {
-    let mut transcript = Transcript::new(size_bytes, asked);
-    let commands = script.split(';').map(str::trim).filter(|command| !command.is_empty());
-    if script.starts_with("slow") {
-        transcript.waiting = Some(Vec::new());
-    }
-    transcript.drain();
-    for command in commands.filter(|command| *command != "slow") {
-        transcript.step(command);
-    }
-    expected.assert_eq(&transcript.text);
 }
 
 #[test]
@@ -386,6 +250,75 @@ fn a_machine_that_only_repeats_itself_is_given_up_after_a_minute() {
 }
 
 #[test]
+fn a_window_leaves_as_one_burst() {
+    check(
+        4000,
+        "windowsize 4",
+        "ack 0; ack 4; ack 8",
+        expect![[r#"
+        0ms oack windowsize 4
+        0ms data 1 (512 bytes), data 2 (512 bytes), data 3 (512 bytes), data 4 (512 bytes)
+        0ms data 5 (512 bytes), data 6 (512 bytes), data 7 (512 bytes), data 8 (416 bytes)
+        0ms done: Complete
+    "#]],
+    );
+}
+
+#[test]
+fn an_ack_below_the_window_goes_back_once() {
+    check(
+        4000,
+        "windowsize 4",
+        "ack 0; ack 1; ack 1; ack 1; ack 5; ack 8",
+        expect![[r#"
+        0ms oack windowsize 4
+        0ms data 1 (512 bytes), data 2 (512 bytes), data 3 (512 bytes), data 4 (512 bytes)
+        0ms data 2 (512 bytes), data 3 (512 bytes), data 4 (512 bytes), data 5 (512 bytes)
+        0ms data 6 (512 bytes), data 7 (512 bytes), data 8 (416 bytes)
+        0ms done: Complete
+    "#]],
+    );
+}
+
+#[test]
+fn f7_a_repeated_ack_goes_back_once() {
+    check(
+        4000,
+        "windowsize 4",
+        "ack 0; ack 0; ack 0; ack 0; wait 2000; ack 4; ack 8",
+        expect![[r#"
+        0ms oack windowsize 4
+        0ms data 1 (512 bytes), data 2 (512 bytes), data 3 (512 bytes), data 4 (512 bytes)
+        0ms data 1 (512 bytes), data 2 (512 bytes), data 3 (512 bytes), data 4 (512 bytes)
+        100ms data 1 (512 bytes), data 2 (512 bytes), data 3 (512 bytes), data 4 (512 bytes)
+        300ms data 1 (512 bytes), data 2 (512 bytes), data 3 (512 bytes), data 4 (512 bytes)
+        700ms data 1 (512 bytes), data 2 (512 bytes), data 3 (512 bytes), data 4 (512 bytes)
+        1500ms data 1 (512 bytes), data 2 (512 bytes), data 3 (512 bytes), data 4 (512 bytes)
+        2000ms data 5 (512 bytes), data 6 (512 bytes), data 7 (512 bytes), data 8 (416 bytes)
+        2000ms done: Complete
+    "#]],
+    );
+}
+
+#[test]
+fn f7_acks_of_blocks_that_came_twice_do_not_go_back_again() {
+    // The machine had blocks 3 and 4 when it was sent them again, and acknowledges each unexpected block as EDK2 does.
+    check(
+        6000,
+        "windowsize 4",
+        "ack 0; ack 2; ack 4; ack 4; ack 4; ack 8; ack 12",
+        expect![[r#"
+        0ms oack windowsize 4
+        0ms data 1 (512 bytes), data 2 (512 bytes), data 3 (512 bytes), data 4 (512 bytes)
+        0ms data 3 (512 bytes), data 4 (512 bytes), data 5 (512 bytes), data 6 (512 bytes)
+        0ms data 7 (512 bytes), data 8 (512 bytes)
+        0ms data 9 (512 bytes), data 10 (512 bytes), data 11 (512 bytes), data 12 (368 bytes)
+        0ms done: Complete
+    "#]],
+    );
+}
+
+#[test]
 fn an_error_after_the_oack_is_a_probe() {
     check(
         10,
@@ -583,4 +516,22 @@ fn f15_block_numbers_roll_over_to_0() {
         }
     }
     assert!(transcript.text.ends_with("data 2 (3 bytes)\n0ms done: Complete\n"));
+}
+
+#[test]
+fn a_burst_fits_what_the_kernel_cuts_into_datagrams() {
+    for (asked, bursts) in [
+        ("blksize 1468 windowsize 64", vec![44, 20]),
+        ("blksize 512 windowsize 64", vec![64]),
+        ("blksize 8192 windowsize 64", vec![7, 7, 2]),
+        ("blksize 65464 windowsize 2", vec![1, 1]),
+    ] {
+        let mut transcript = Transcript::new(10_000_000, asked);
+        transcript.drain();
+        transcript.text.clear();
+        transcript.step("ack 0");
+        let sent: Vec<_> =
+            transcript.text.lines().map(|line| line.matches("data").count()).collect();
+        assert_eq!(sent, bursts, "{asked}");
+    }
 }

@@ -227,8 +227,10 @@ fn run(size_bytes: u64, asked: &str, is_eager: bool, link: Link, seed: u64) -> R
             }
         };
         match ended {
-            // Nothing that the machine said came through in time, so it begins anew.
-            Some(Outcome::Silent) if transfer.tally().acked_bytes == 0 => {
+            // Nothing that either said came through in time, so the machine begins anew.
+            Some(Outcome::Silent | Outcome::Unconfirmed)
+                if transfer.tally().acked_bytes == 0 && !machine.is_complete =>
+            {
                 server = None;
                 said = None;
                 machine.begin();
