@@ -6,7 +6,9 @@
 
 use std::fs::{self, File, OpenOptions};
 use std::io::Write;
+use std::net::Ipv4Addr;
 use std::path::{Path, PathBuf};
+use std::process::Command;
 use std::time::Duration;
 
 use anyhow::{Context, Result, ensure};
@@ -34,6 +36,8 @@ const SEABIOS_LIMIT: Duration = Duration::from_secs(90);
 const OVMF_LIMIT: Duration = Duration::from_secs(240);
 
 const TAP: &str = "tap0";
+/// A DHCP server on a machine of its own.
+const OTHER_SERVER: Ipv4Addr = Ipv4Addr::new(10, 73, 0, 2);
 const PORTS: Ports = Ports { address: BOX_ADDRESS, boot: 8080, tftp: 69 };
 
 pub(crate) fn cases() -> Vec<Case> {
@@ -51,6 +55,18 @@ pub(crate) fn cases() -> Vec<Case> {
         ),
         case!(
             ovmf_boots_by_uefi_pxe_to_its_installer,
+            Need::Root,
+            Need::Namespaces,
+            QEMU,
+            DNSMASQ,
+            AS,
+            OBJCOPY,
+            Need::File(IPXE_EFI, "ipxe"),
+            Need::File(OVMF_CODE, "ovmf"),
+            Need::File(OVMF_VARS, "ovmf"),
+        ),
+        case!(
+            ovmf_boots_by_proxydhcp_beside_a_server_that_knows_nothing,
             Need::Root,
             Need::Namespaces,
             QEMU,
@@ -84,14 +100,20 @@ fn blank_disk(dir: &Path) -> Result<PathBuf> {
     Ok(disk)
 }
 
-/// The site's own DHCP server, as the README tells to set it up; `for_ipxe` is what iPXE is told to load.
-fn start_dhcp(for_ipxe: &str, dir: &Path) -> Result<Program> {
+/// A DHCP server on one interface that leases addresses and knows nothing of booting.
+fn leases_only(interface: &str, dir: &Path) -> Result<Command> {
     let mut command = process::system("dnsmasq")?;
     command.args(["--keep-in-foreground", "--conf-file=/dev/null", "--port=0", "--user=root"]);
-    command.args(["--interface=lan", "--bind-interfaces", "--log-dhcp", "--log-facility=-"]);
+    command.arg(format!("--interface={interface}"));
+    command.args(["--bind-interfaces", "--log-dhcp", "--log-facility=-", "--pid-file="]);
     command.args(["--no-ping", "--dhcp-authoritative", "--dhcp-range=10.73.0.50,10.73.0.99,1h"]);
     command.arg(format!("--dhcp-leasefile={}", dir.join("leases").display()));
-    command.arg("--pid-file=");
+    Ok(command)
+}
+
+/// The site's own DHCP server, as the README tells to set it up; `for_ipxe` is what iPXE is told to load.
+fn start_dhcp(for_ipxe: &str, dir: &Path) -> Result<Program> {
+    let mut command = leases_only("lan", dir)?;
     command.args(["--dhcp-match=set:ipxe,175", "--dhcp-match=set:efi,option:client-arch,7"]);
     command.arg(format!("--dhcp-boot=tag:ipxe,{for_ipxe},,{BOX_ADDRESS}"));
     command.arg(format!("--dhcp-boot=tag:!ipxe,tag:efi,ipxe.efi,,{BOX_ADDRESS}"));
@@ -215,5 +237,45 @@ fn ovmf_boots_by_uefi_pxe_to_its_installer() -> Result<()> {
         check_payload(&machine, &nonce, &mac)?;
         site.controller.wait_for_state(&mac, "installing")?;
         Ok(())
+    })
+}
+
+/// Switches ProxyDHCP on, as an operator does who edits the settings.
+fn enable_proxydhcp(site: &mut Site) -> Result<()> {
+    site.agent.stop();
+    let path = site.agent.data_dir().join("agent.toml");
+    let settings = fs::read_to_string(&path)?;
+    let edited = settings
+        .replace("enabled = false", "enabled = true")
+        .replace("interfaces = []", "interfaces = [\"lan\"]");
+    ensure!(edited != settings, "no [dhcp] to switch on in {settings}");
+    fs::write(&path, edited)?;
+    site.agent.start()
+}
+
+fn ovmf_boots_by_proxydhcp_beside_a_server_that_knows_nothing() -> Result<()> {
+    let namespace = Namespace::new()?;
+    namespace.add_tap(TAP)?;
+    let other = namespace.add_host(OTHER_SERVER)?;
+    namespace.enter(|| {
+        let mut site = Site::start_at(PORTS)?;
+        enable_proxydhcp(&mut site)?;
+        let (dir, mac) = (site.dir(), random_mac());
+        let (name, nonce) = (format!("proxy-{:08x}", random() >> 32), nonce());
+        let kernel = assemble(include_str!("netboot/uefi.S"), "--64", dir)?;
+        site.agent.cache_add(&format!("images/{name}/kernel"), &kernel)?;
+        site.agent.cache_add(&format!("images/{name}/initrd"), b"not read")?;
+        site.agent.cache_add("bootloaders/snponly-x64.efi", &fs::read(IPXE_EFI)?)?;
+        let workflow = site.controller.make_workflow(&name, &format!("nonce={nonce}"))?;
+        let body = json!({ "mac_address": mac, "home_site_id": site.id });
+        let node_id = text(&site.controller.post("/nodes", &body)?, "id")?;
+        site.controller.order_install(&node_id, &workflow)?;
+
+        let disk = blank_disk(dir)?;
+        let _leases = other.enter(|| Program::spawn("dnsmasq", leases_only("eth0", dir)?, dir))?;
+        let mut machine = Machine::power_on(Firmware::Ovmf, &mac, TAP, &disk, dir)?;
+        machine.says("payload:", OVMF_LIMIT)?;
+        check_payload(&machine, &nonce, &mac)?;
+        site.controller.wait_for_state(&mac, "installing").map(|_| ())
     })
 }

@@ -57,6 +57,22 @@ impl Namespace {
         self.ip(&format!("link set {tap} master lan up"))
     }
 
+    /// Puts another host on the LAN: a namespace of its own whose only interface, `eth0`, has `address`.
+    ///
+    /// # Errors
+    /// This needs root.
+    pub fn add_host(&self, address: Ipv4Addr) -> Result<Self> {
+        let name = format!("pureboot-{:08x}", crate::random() >> 32);
+        ip(&format!("netns add {name}"))?;
+        let host = Self { name };
+        let port = format!("to-{:08x}", crate::random() >> 32);
+        self.ip(&format!("link add {port} type veth peer name eth0 netns {}", host.name))?;
+        self.ip(&format!("link set {port} master lan up"))?;
+        host.ip(&format!("addr add {address}/24 dev eth0"))?;
+        host.ip("link set eth0 up")?;
+        Ok(host)
+    }
+
     /// Runs `inside` in the namespace, and so every socket and every program that it makes.
     ///
     /// # Errors

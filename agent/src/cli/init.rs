@@ -26,7 +26,7 @@ pub(super) struct Init {
     /// the site, as the controller names it (a UUID)
     #[argh(option)]
     site_id: SiteId,
-    /// the controller, such as https://boot.example.org
+    /// the controller, as in `https://boot.example.org`
     #[argh(option)]
     central_url: CentralUrl,
     /// registration token of the site; other users of this machine can see it here, so prefer --token-file
