@@ -123,6 +123,10 @@ id!(
     SiteId
 );
 id!(
+    /// A logical group of nodes. A site is a group too, and has the same id as one.
+    GroupId
+);
+id!(
     /// One registration of one agent; a site that registers anew gets another.
     AgentId
 );
@@ -134,6 +138,12 @@ id!(
     /// A boot session: one attempt of one node, from its first packet to the operating system's call-back.
     BootId
 );
+
+impl From<SiteId> for GroupId {
+    fn from(site: SiteId) -> Self {
+        Self(site.0)
+    }
+}
 
 #[cfg(test)]
 mod tests {

@@ -28,7 +28,7 @@ pub use content::{Category, ContentKey, ContentKeyError};
 pub use heartbeat::{
     CommandResult, CommandStatus, Heartbeat, HeartbeatAnswer, Service, SiteCommand,
 };
-pub use id::{AgentId, BootId, IdError, NodeId, SiteId, WorkflowId};
+pub use id::{AgentId, BootId, GroupId, IdError, NodeId, SiteId, WorkflowId};
 pub use mac::{Mac, MacError};
 pub use node::{Lifecycle, LifecycleError, Node, NodeEvent, NodeEventKind};
 pub use registration::{RegistrationAnswer, RegistrationRequest};

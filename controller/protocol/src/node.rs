@@ -5,7 +5,7 @@ use std::fmt;
 use serde::{Deserialize, Serialize};
 
 use crate::site::words;
-use crate::{BootMode, HardwareFact, Mac, NodeId, SiteId, Timestamp, WorkflowId};
+use crate::{BootMode, GroupId, HardwareFact, Mac, NodeId, SiteId, Timestamp, WorkflowId};
 
 words! {
     /// Where a node is in its life. [`Lifecycle::transition`] is the one place that knows the way from state to state.
@@ -172,9 +172,14 @@ pub struct Node {
     pub system_uuid: Option<HardwareFact>,
     pub arch: Option<crate::Arch>,
     pub boot_mode: Option<BootMode>,
+    #[serde(default)]
+    pub group_id: Option<GroupId>,
     pub home_site_id: Option<SiteId>,
     pub tags: Vec<String>,
     pub install_attempts: u32,
+    /// When the attempt that is under way, or was last, began.
+    #[serde(default)]
+    pub install_started_at: Option<Timestamp>,
     pub last_install_error: Option<String>,
     pub boot_count: u64,
     pub last_boot_at: Option<Timestamp>,
