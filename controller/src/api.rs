@@ -2,6 +2,7 @@
 
 pub(crate) mod agents;
 pub(crate) mod changes;
+pub(crate) mod groups;
 pub(crate) mod health;
 pub(crate) mod nodes;
 pub(crate) mod sites;

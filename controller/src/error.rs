@@ -95,7 +95,10 @@ impl From<StoreError> for ApiError {
             StoreError::WorkflowInUse { .. } => refused(StatusCode::CONFLICT, "workflow_in_use"),
             StoreError::ParentNotASite(_) => refused(StatusCode::BAD_REQUEST, "parent_not_a_site"),
             StoreError::ParentBelow { .. } => refused(StatusCode::BAD_REQUEST, "parent_below"),
-            StoreError::SiteInUse { .. } => refused(StatusCode::BAD_REQUEST, "site_in_use"),
+            StoreError::PlaceInUse { is_site, .. } => refused(
+                StatusCode::BAD_REQUEST,
+                if is_site { "site_in_use" } else { "group_in_use" },
+            ),
             StoreError::Order(_) => refused(StatusCode::BAD_REQUEST, "invalid_transition"),
             StoreError::Stale { .. } => refused(StatusCode::PRECONDITION_FAILED, "stale_version"),
             StoreError::Unknown { field, .. } => Self::invalid(field, &error),

@@ -133,6 +133,12 @@ pub(crate) fn learn(node: &mut Node, seen: &RegisterNode, seen_at: Timestamp, no
     touch(node, now);
 }
 
+/// Lets a machine that is seen for the first time be installed without an operator, because its group or site says so. That
+/// is part of being seen, and counts no change of its own.
+pub(crate) fn provision(node: &mut Node, now: Timestamp) -> Option<Move> {
+    (node.state == Lifecycle::Discovered).then(|| enter(node, Lifecycle::Pending, now))
+}
+
 /// Takes over what a machine reported. An event that does not fit the state moves nothing.
 pub(crate) fn observe(
     node: &mut Node,

@@ -14,7 +14,7 @@ use pureboot_protocol::Timestamp;
 use tower_http::limit::RequestBodyLimitLayer;
 use tower_http::timeout::TimeoutLayer;
 
-use crate::api::{agents, changes, health, nodes, sites, workflows};
+use crate::api::{agents, changes, groups, health, nodes, sites, workflows};
 use crate::auth::{self, Role};
 use crate::correlation;
 use crate::error::ApiError;
@@ -81,6 +81,16 @@ pub(crate) fn table() -> Vec<Route> {
             get(sites::read).patch(sites::update).delete(sites::delete),
         ),
         route(Operator, "/api/v1/sites/{id}/agent-token", post(sites::make_token)),
+        route(Operator, "/api/v1/sites/{id}/nodes", get(sites::nodes)),
+        route(Operator, "/api/v1/groups", get(groups::list).post(groups::create)),
+        route(
+            Operator,
+            "/api/v1/groups/{id}",
+            get(groups::read).patch(groups::update).delete(groups::delete),
+        ),
+        route(Operator, "/api/v1/groups/{id}/ancestors", get(groups::ancestors)),
+        route(Operator, "/api/v1/groups/{id}/descendants", get(groups::descendants)),
+        route(Operator, "/api/v1/groups/{id}/nodes", get(groups::nodes)),
         route(Operator, "/api/v1/nodes", get(nodes::list).post(nodes::create)),
         route(
             Operator,

@@ -5,17 +5,19 @@
 mod agents;
 mod changes;
 mod credentials;
+mod groups;
 mod logs;
 mod nodes;
 mod page;
 mod row;
 mod sites;
+mod tree;
 mod workflows;
 
 use std::path::Path;
 use std::time::Duration;
 
-use pureboot_protocol::{Mac, SiteId};
+use pureboot_protocol::{GroupId, Mac};
 use sqlx::migrate::{MigrateError, Migration, MigrationType, Migrator};
 use sqlx::sqlite::{
     SqliteConnectOptions, SqliteJournalMode, SqlitePool, SqlitePoolOptions, SqliteSynchronous,
@@ -26,6 +28,7 @@ use crate::node::OrderError;
 
 pub(crate) use agents::Silence;
 pub(crate) use credentials::TOKEN_HOURS;
+pub(crate) use groups::{Group, GroupFields, GroupFilter};
 pub(crate) use nodes::{NewNode, NodeFilter, NodePatch, Order, Origin};
 pub(crate) use page::{Cursor, Paging};
 pub(crate) use sites::{Site, SiteFields};
@@ -74,32 +77,40 @@ pub(crate) enum StoreError {
     },
     /// A site's parent is none.
     #[error("Sites can only be nested under other sites, and {0} is none")]
-    ParentNotASite(SiteId),
-    /// A site cannot be moved into itself.
-    #[error("site '{name}' cannot be moved under itself or under a site below it")]
+    ParentNotASite(GroupId),
+    /// A site or group cannot be moved into itself.
+    #[error("'{name}' cannot be moved under itself or under what is below it")]
     ParentBelow {
-        /// The site.
+        /// The site or group.
         name: String,
     },
-    /// A site has something in it.
+    /// A site or group has something in it.
     #[error(
-        "Cannot delete site '{name}': it has {children} child sites and {nodes} nodes; move or retire them first"
+        "Cannot delete {} '{name}': it has {children} sites or groups and {nodes} nodes; move or retire them first",
+        if *.is_site { "site" } else { "group" }
     )]
-    SiteInUse {
-        /// The site.
+    PlaceInUse {
+        /// Whether it is a site.
+        is_site: bool,
+        /// The site or group.
         name: String,
-        /// Sites directly below.
+        /// Sites and groups directly below.
         children: u64,
         /// Nodes that are not retired.
         nodes: u64,
     },
     /// A workflow is what nodes are to be installed with.
-    #[error("cannot delete workflow '{name}': {nodes} nodes use it; assign them another one first")]
+    #[error(
+        "cannot delete workflow '{name}': {nodes} nodes use it and {groups} sites or groups name it as default; assign them \
+         another one first"
+    )]
     WorkflowInUse {
         /// The workflow.
         name: String,
         /// Nodes that are not retired.
         nodes: u64,
+        /// Sites and groups.
+        groups: u64,
     },
     /// The client has seen another version than the one that it wants to change.
     #[error("If-Match names version {given}, the current version is {current}; read it again")]
@@ -201,11 +212,10 @@ fn migrator() -> Migrator {
     let step = |version, name: &'static str, sql: &'static str| {
         Migration::new(version, name.into(), MigrationType::Simple, sql.into_sql_str(), false)
     };
-    Migrator::with_migrations(vec![step(
-        1,
-        "main job",
-        include_str!("../migrations/sqlite/0001_main_job.sql"),
-    )])
+    Migrator::with_migrations(vec![
+        step(1, "main job", include_str!("../migrations/sqlite/0001_main_job.sql")),
+        step(2, "groups", include_str!("../migrations/sqlite/0002_groups.sql")),
+    ])
 }
 
 /// Refuses a change of `current` by a client that knows another version.

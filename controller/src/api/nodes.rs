@@ -3,7 +3,7 @@
 use axum::extract::State;
 use axum::http::StatusCode;
 use axum::response::Response;
-use pureboot_protocol::{Lifecycle, Node, NodeId, SiteId};
+use pureboot_protocol::{GroupId, Lifecycle, Node, NodeId, SiteId};
 use serde::Deserialize;
 
 use crate::api::check::Check;
@@ -30,6 +30,7 @@ pub(crate) async fn create(
         arch: new.arch,
         boot_mode: new.boot_mode,
         workflow_id: new.workflow_id,
+        group_id: new.group_id,
         home_site_id: new.home_site_id,
         tags: new.tags,
         ..node::new(NodeId::from_random(random::bytes()), mac, app.now())
@@ -44,6 +45,7 @@ pub(crate) struct Filter {
     mac: Option<String>,
     state: Option<Lifecycle>,
     site_id: Option<SiteId>,
+    group_id: Option<GroupId>,
     tag: Option<String>,
 }
 
@@ -57,6 +59,8 @@ pub(crate) async fn list(
         mac: filter.mac.as_deref().map(mac).transpose()?,
         state: filter.state,
         site_id: filter.site_id,
+        group_id: filter.group_id,
+        with_below: false,
         tag: filter.tag.map(|tag| tag.to_ascii_lowercase()),
     };
     Ok(json(StatusCode::OK, &app.store.nodes(&filter, &paging).await?))

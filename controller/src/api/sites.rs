@@ -11,7 +11,7 @@ use crate::error::ApiError;
 use crate::extract::{Id, IfMatch, Json, Query, json, resource};
 use crate::random;
 use crate::router::App;
-use crate::store::{Paging, Site, SiteFields, TOKEN_HOURS};
+use crate::store::{NodeFilter, Paging, Site, SiteFields, TOKEN_HOURS};
 
 /// Seconds between heartbeats that a site may have.
 const HEARTBEAT_INTERVAL: std::ops::RangeInclusive<u32> = 5..=3_600;
@@ -74,6 +74,25 @@ pub(crate) async fn delete(
     Ok(resource(StatusCode::OK, site.version, site))
 }
 
+#[derive(Deserialize)]
+pub(crate) struct Below {
+    #[serde(default)]
+    include_descendant_sites: bool,
+}
+
+/// `GET /sites/{id}/nodes`.
+pub(crate) async fn nodes(
+    State(app): State<App>,
+    Id(id): Id<SiteId>,
+    paging: Paging,
+    Query(below): Query<Below>,
+) -> Result<Response, ApiError> {
+    app.store.site(id).await?;
+    let with_below = below.include_descendant_sites;
+    let filter = NodeFilter { site_id: Some(id), with_below, ..NodeFilter::default() };
+    Ok(json(StatusCode::OK, &app.store.nodes(&filter, &paging).await?))
+}
+
 #[derive(Serialize)]
 struct Issued {
     token: RegistrationToken,
@@ -96,7 +115,8 @@ pub(crate) async fn make_token(
     ))
 }
 
-fn check(fields: &mut SiteFields) -> Result<(), ApiError> {
+/// Checks the fields of a site, and those of a group, which has some of them.
+pub(super) fn check(fields: &mut SiteFields) -> Result<(), ApiError> {
     let mut check = Check::default();
     if let Some(name) = &fields.name {
         check.name(name);

@@ -3,6 +3,7 @@
 mod agents;
 mod authority;
 mod changes;
+mod groups;
 mod nodes;
 mod sites;
 

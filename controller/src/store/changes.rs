@@ -15,7 +15,7 @@ use crate::node::{self, Disagreement, Move};
 use crate::store::logs::{self, Trigger};
 use crate::store::nodes::{self, Origin, Run};
 use crate::store::row::{count, count_opt, int, to_json, word};
-use crate::store::{Store, StoreError};
+use crate::store::{Store, StoreError, tree};
 
 /// The longest reason that is kept, in characters; texts of a parser may repeat what they were given.
 const REASON_LEN_MAX: usize = 300;
@@ -273,9 +273,14 @@ impl Taker<'_> {
                 (node, None)
             }
         };
-        let base = node.version;
+        let (base, is_new) = (node.version, node.last_seen_at.is_none());
         node::learn(&mut node, seen, node::seen_at(change, now), now);
-        self.save(node, run, base, None).await
+        let inherited = tree::inherited(self.db, node.group_id, node.home_site_id).await?;
+        let moved = match inherited.auto_provision {
+            Some(true) if is_new => node::provision(&mut node, now),
+            _ => None,
+        };
+        self.save(node, run, base, moved, Trigger::AutoProvision).await
     }
 
     async fn observe(
@@ -289,7 +294,7 @@ impl Taker<'_> {
         logs::log_event(self.db, node.id, site, change, event, now).await?;
         let base = node.version;
         let moved = node::observe(&mut node, event, node::seen_at(change, now), now);
-        self.save(node, run, base, moved).await
+        self.save(node, run, base, moved, Trigger::Site).await
     }
 
     async fn wish(
@@ -302,7 +307,7 @@ impl Taker<'_> {
         let base = node.version;
         let run_base = self.own_run(run).map(|run| run.base);
         match node::wish(&mut node, to, change.base_version, run_base, self.origin.now) {
-            Ok(moved) => self.save(node, run, base, moved).await,
+            Ok(moved) => self.save(node, run, base, moved, Trigger::Site).await,
             Err(cause) => Ok(Effect::Conflict(node, to, cause)),
         }
     }
@@ -337,11 +342,12 @@ impl Taker<'_> {
         run: Option<Run>,
         base: u64,
         moved: Option<Move>,
+        trigger: Trigger,
     ) -> Result<Effect, StoreError> {
         let run = self.own_run(run).unwrap_or(Run { outbox_id: self.outbox.id, base });
         nodes::save(self.db, &node, Some(run)).await?;
         if let Some(moved) = moved {
-            logs::log_move(self.db, &node, moved, Trigger::Site, None, self.origin).await?;
+            logs::log_move(self.db, &node, moved, trigger, None, self.origin).await?;
         }
         Ok(Effect::Applied(node))
     }

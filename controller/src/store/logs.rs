@@ -21,6 +21,8 @@ pub(crate) enum Trigger {
     Operator,
     /// A change that a site made.
     Site,
+    /// The `auto_provision` of a group or site.
+    AutoProvision,
 }
 
 impl Trigger {
@@ -28,6 +30,7 @@ impl Trigger {
         match self {
             Self::Operator => "operator",
             Self::Site => "site",
+            Self::AutoProvision => "auto_provision",
         }
     }
 }

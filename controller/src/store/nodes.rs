@@ -1,7 +1,7 @@
 //! Nodes: machines, as operators and agents read and change them.
 
 use pureboot_protocol::{
-    Arch, BootMode, BootRecord, HardwareFact, Lifecycle, Mac, Node, NodeId, Page, SiteId,
+    Arch, BootMode, BootRecord, GroupId, HardwareFact, Lifecycle, Mac, Node, NodeId, Page, SiteId,
     Timestamp, Workflow, WorkflowId,
 };
 use serde::Deserialize;
@@ -13,7 +13,8 @@ use crate::node;
 use crate::store::logs::{self, Trigger};
 use crate::store::page::{Cursor, Paging};
 use crate::store::row::{count, count_opt, int, json, time, time_opt, to_json, word, word_opt};
-use crate::store::{Store, StoreError, check_version, sites, workflows};
+use crate::store::tree::Assignments;
+use crate::store::{Store, StoreError, check_version, groups, sites, workflows};
 
 /// What an operator says of a machine before it has booted.
 #[derive(Debug, Clone, Deserialize)]
@@ -37,6 +38,8 @@ pub(crate) struct NewNode {
     #[serde(default)]
     pub(crate) workflow_id: Option<WorkflowId>,
     #[serde(default)]
+    pub(crate) group_id: Option<GroupId>,
+    #[serde(default)]
     pub(crate) home_site_id: Option<SiteId>,
     #[serde(default)]
     pub(crate) tags: Vec<String>,
@@ -51,6 +54,8 @@ pub(crate) struct NodePatch {
     #[serde(deserialize_with = "nullable")]
     pub(crate) workflow_id: Option<Option<WorkflowId>>,
     #[serde(deserialize_with = "nullable")]
+    pub(crate) group_id: Option<Option<GroupId>>,
+    #[serde(deserialize_with = "nullable")]
     pub(crate) home_site_id: Option<Option<SiteId>>,
     pub(crate) tags: Option<Vec<String>>,
 }
@@ -60,7 +65,12 @@ pub(crate) struct NodePatch {
 pub(crate) struct NodeFilter {
     pub(crate) mac: Option<Mac>,
     pub(crate) state: Option<Lifecycle>,
+    /// Their home.
     pub(crate) site_id: Option<SiteId>,
+    /// The group that they are in, which may be a site.
+    pub(crate) group_id: Option<GroupId>,
+    /// Whether what is below the site or group counts as well.
+    pub(crate) with_below: bool,
     pub(crate) tag: Option<String>,
 }
 
@@ -82,6 +92,16 @@ pub(super) struct Run {
     pub(super) base: u64,
 }
 
+/// The nodes of a [`NodeFilter`]: MAC address, state, site, group, whether what is below them counts, tag.
+const FILTERED: &str = "WITH RECURSIVE
+    places (id) AS (SELECT ?3 UNION SELECT s.id FROM sites s JOIN places p ON s.parent_id = p.id WHERE ?5),
+    groups (id) AS (SELECT ?4 UNION SELECT s.id FROM sites s JOIN groups g ON s.parent_id = g.id WHERE ?5),
+    filtered AS (SELECT * FROM nodes
+        WHERE (?1 IS NULL OR mac_address = ?1) AND (?2 IS NULL OR state = ?2)
+            AND (?3 IS NULL OR home_site_id IN (SELECT id FROM places))
+            AND (?4 IS NULL OR group_id IN (SELECT id FROM groups) OR home_site_id IN (SELECT id FROM groups))
+            AND (?6 IS NULL OR EXISTS (SELECT 1 FROM json_each(tags) WHERE value = ?6)))";
+
 impl Store {
     /// Keeps a new node.
     ///
@@ -90,7 +110,7 @@ impl Store {
     pub(crate) async fn create_node(&self, node: &Node) -> Result<(), StoreError> {
         let mut tx = self.write().await?;
         check_mac(&mut tx, node.mac_address).await?;
-        check_references(&mut tx, node.workflow_id, node.home_site_id).await?;
+        check_references(&mut tx, node.workflow_id, node.group_id, node.home_site_id).await?;
         save(&mut tx, node, None).await?;
         tx.commit().await?;
         Ok(())
@@ -116,30 +136,30 @@ impl Store {
         let mac = filter.mac.map(|mac| mac.to_string());
         let state = filter.state.map(Lifecycle::as_str);
         let site_id = filter.site_id.map(|id| id.to_string());
+        let group_id = filter.group_id.map(|id| id.to_string());
         let (position, id, rows) = paging.rising();
-        let rows = sqlx::query(
-            "SELECT * FROM nodes
-             WHERE (?1 IS NULL OR mac_address = ?1) AND (?2 IS NULL OR state = ?2) AND (?3 IS NULL OR home_site_id = ?3)
-               AND (?4 IS NULL OR EXISTS (SELECT 1 FROM json_each(tags) WHERE value = ?4)) AND (created_at, id) > (?5, ?6)
-             ORDER BY created_at, id LIMIT ?7",
-        )
+        let rows = sqlx::query(sqlx::AssertSqlSafe(format!(
+            "{FILTERED} SELECT * FROM filtered WHERE (created_at, id) > (?7, ?8) ORDER BY created_at, id LIMIT ?9"
+        )))
         .bind(&mac)
         .bind(state)
         .bind(&site_id)
+        .bind(&group_id)
+        .bind(filter.with_below)
         .bind(&filter.tag)
         .bind(position)
         .bind(id)
         .bind(rows)
         .fetch_all(&self.reader)
         .await?;
-        let total = sqlx::query(
-            "SELECT count(*) AS total FROM nodes
-             WHERE (?1 IS NULL OR mac_address = ?1) AND (?2 IS NULL OR state = ?2) AND (?3 IS NULL OR home_site_id = ?3)
-               AND (?4 IS NULL OR EXISTS (SELECT 1 FROM json_each(tags) WHERE value = ?4))",
-        )
+        let total = sqlx::query(sqlx::AssertSqlSafe(format!(
+            "{FILTERED} SELECT count(*) AS total FROM filtered"
+        )))
         .bind(&mac)
         .bind(state)
         .bind(&site_id)
+        .bind(&group_id)
+        .bind(filter.with_below)
         .bind(&filter.tag)
         .fetch_one(&self.reader)
         .await?;
@@ -183,29 +203,26 @@ impl Store {
         .await?;
         let nodes: Vec<Node> = rows.iter().map(read).collect::<Result<_, _>>()?;
         let page = paging.page(nodes, count(&total, "total")?, place);
+        let mut assignments = Assignments::default();
         let mut workflows: Vec<Workflow> = Vec::new();
-        for id in page.data.iter().filter_map(|node| node.workflow_id) {
-            if !workflows.iter().any(|workflow| workflow.id == id) {
+        let mut records = Vec::new();
+        for node in page.data {
+            let workflow_id = assignments.of(&mut tx, &node).await?;
+            if let Some(id) = workflow_id
+                && !workflows.iter().any(|workflow| workflow.id == id)
+            {
                 workflows.extend(workflows::find(&mut tx, id).await?);
             }
+            records.push(BootRecord {
+                node_id: node.id,
+                mac_address: node.mac_address,
+                hostname: node.hostname,
+                state: node.state,
+                workflow: workflows.iter().find(|w| Some(w.id) == workflow_id).cloned(),
+                version: node.version,
+            });
         }
-        let record = |node: Node| BootRecord {
-            node_id: node.id,
-            mac_address: node.mac_address,
-            hostname: node.hostname,
-            state: node.state,
-            workflow: workflows
-                .iter()
-                .find(|workflow| Some(workflow.id) == node.workflow_id)
-                .cloned(),
-            version: node.version,
-        };
-        Ok(Page {
-            success: true,
-            data: page.data.into_iter().map(record).collect(),
-            total: page.total,
-            next_cursor: page.next_cursor,
-        })
+        Ok(Page { success: true, data: records, total: page.total, next_cursor: page.next_cursor })
     }
 
     /// Sets the fields of `patch`.
@@ -222,11 +239,11 @@ impl Store {
         let mut tx = self.write().await?;
         let mut node = load(&mut tx, id).await?;
         check_version(version, node.version)?;
-        let (workflow_id, home_site_id) =
-            (patch.workflow_id.flatten(), patch.home_site_id.flatten());
-        check_references(&mut tx, workflow_id, home_site_id).await?;
+        let (workflow_id, group_id) = (patch.workflow_id.flatten(), patch.group_id.flatten());
+        check_references(&mut tx, workflow_id, group_id, patch.home_site_id.flatten()).await?;
         node.hostname = patch.hostname.unwrap_or(node.hostname);
         node.workflow_id = patch.workflow_id.unwrap_or(node.workflow_id);
+        node.group_id = patch.group_id.unwrap_or(node.group_id);
         node.home_site_id = patch.home_site_id.unwrap_or(node.home_site_id);
         node.tags = patch.tags.unwrap_or(node.tags);
         node::touch(&mut node, now);
@@ -328,6 +345,7 @@ async fn check_mac(db: &mut SqliteConnection, mac: Mac) -> Result<(), StoreError
 async fn check_references(
     db: &mut SqliteConnection,
     workflow_id: Option<WorkflowId>,
+    group_id: Option<GroupId>,
     home_site_id: Option<SiteId>,
 ) -> Result<(), StoreError> {
     if let Some(id) = workflow_id
@@ -335,6 +353,12 @@ async fn check_references(
     {
         let id = id.to_string();
         return Err(StoreError::Unknown { field: "workflow_id", what: "workflow", id });
+    }
+    if let Some(id) = group_id
+        && groups::find(db, id).await?.is_none()
+    {
+        let id = id.to_string();
+        return Err(StoreError::Unknown { field: "group_id", what: "group", id });
     }
     if let Some(id) = home_site_id
         && sites::find(db, id).await?.is_none()
@@ -355,13 +379,15 @@ pub(super) async fn save(
     sqlx::query(
         "INSERT INTO nodes (id, mac_address, hostname, ip_address, state, workflow_id, vendor, model, serial_number,
             system_uuid, arch, boot_mode, home_site_id, tags, install_attempts, last_install_error, boot_count, last_boot_at,
-            state_changed_at, updated_at, last_seen_at, version, run_outbox, run_base, created_at)
+            state_changed_at, updated_at, last_seen_at, version, run_outbox, run_base, created_at,
+            group_id)
          VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9, ?10, ?11, ?12, ?13, ?14, ?15, ?16, ?17, ?18, ?19, ?20, ?21, ?22, ?23, ?24,
-            ?25)
+            ?25, ?26)
          ON CONFLICT (id) DO UPDATE SET hostname = ?3, ip_address = ?4, state = ?5, workflow_id = ?6, vendor = ?7, model = ?8,
             serial_number = ?9, system_uuid = ?10, arch = ?11, boot_mode = ?12, home_site_id = ?13, tags = ?14,
             install_attempts = ?15, last_install_error = ?16, boot_count = ?17, last_boot_at = ?18, state_changed_at = ?19,
-            updated_at = ?20, last_seen_at = ?21, version = ?22, run_outbox = ?23, run_base = ?24",
+            updated_at = ?20, last_seen_at = ?21, version = ?22, run_outbox = ?23, run_base = ?24,
+            group_id = ?26",
     )
     .bind(node.id.to_string())
     .bind(node.mac_address.to_string())
@@ -388,6 +414,7 @@ pub(super) async fn save(
     .bind(run.map(|run| run.outbox_id))
     .bind(run.map(|run| int(run.base)))
     .bind(node.created_at.unix_ms())
+    .bind(node.group_id.map(|id| id.to_string()))
     .execute(db)
     .await?;
     Ok(())
@@ -417,7 +444,7 @@ fn read(row: &SqliteRow) -> Result<Node, StoreError> {
         system_uuid: word_opt(row, "system_uuid")?,
         arch: word_opt(row, "arch")?,
         boot_mode: word_opt(row, "boot_mode")?,
-        group_id: None,
+        group_id: word_opt(row, "group_id")?,
         home_site_id: word_opt(row, "home_site_id")?,
         tags: json(row, "tags")?,
         install_attempts: count(row, "install_attempts")?,

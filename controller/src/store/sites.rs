@@ -1,8 +1,8 @@
-//! Sites: a tree of places, each with its settings and the standing of its agent.
+//! Sites: places, each with its settings and the standing of its agent.
 
 use pureboot_protocol::{
-    AgentStatus, Autonomy, CachePolicy, ConflictResolution, DiscoveryMethod, MigrationPolicy, Page,
-    SiteConfig, SiteId, Timestamp,
+    AgentStatus, Autonomy, CachePolicy, ConflictResolution, DiscoveryMethod, GroupId,
+    MigrationPolicy, Page, SiteConfig, SiteId, Timestamp, WorkflowId,
 };
 use serde::{Deserialize, Serialize};
 use sqlx::sqlite::SqliteRow;
@@ -11,7 +11,7 @@ use sqlx::{Row, SqliteConnection};
 use crate::extract::nullable;
 use crate::store::page::{Cursor, Paging};
 use crate::store::row::{count, count_opt, int, json, time, time_opt, to_json, word, word_opt};
-use crate::store::{Store, StoreError, check_version};
+use crate::store::{Store, StoreError, check_version, tree};
 
 /// A place with machines and one agent. The field names are those of the HTTP surface.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
@@ -20,12 +20,17 @@ pub(crate) struct Site {
     /// Unique; a segment of the paths below.
     pub(crate) name: String,
     pub(crate) description: String,
-    pub(crate) parent_id: Option<SiteId>,
+    pub(crate) parent_id: Option<GroupId>,
     /// The names from the top down, each after a `/`.
     pub(crate) path: String,
     /// Sites above.
     pub(crate) depth: u32,
+    /// Whether it is one; a group without an agent is kept as a site that is none, with settings that nobody reads.
     pub(crate) is_site: bool,
+    /// What nodes get that are assigned nothing; none: what the group above says.
+    pub(crate) default_workflow_id: Option<WorkflowId>,
+    /// Whether a machine that is seen for the first time is installed at once; none: what the group above says.
+    pub(crate) auto_provision: Option<bool>,
     /// What the agent says of itself; never called.
     pub(crate) agent_url: Option<String>,
     /// None before the first agent.
@@ -56,7 +61,11 @@ pub(crate) struct SiteFields {
     pub(crate) name: Option<String>,
     pub(crate) description: Option<String>,
     #[serde(deserialize_with = "nullable")]
-    pub(crate) parent_id: Option<Option<SiteId>>,
+    pub(crate) parent_id: Option<Option<GroupId>>,
+    #[serde(deserialize_with = "nullable")]
+    pub(crate) default_workflow_id: Option<Option<WorkflowId>>,
+    #[serde(deserialize_with = "nullable")]
+    pub(crate) auto_provision: Option<Option<bool>>,
     #[serde(deserialize_with = "nullable")]
     pub(crate) agent_url: Option<Option<String>>,
     pub(crate) autonomy_level: Option<Autonomy>,
@@ -83,6 +92,8 @@ impl Site {
             parent_id: None,
             depth: 0,
             is_site: true,
+            default_workflow_id: None,
+            auto_provision: None,
             agent_url: None,
             agent_status: None,
             agent_last_seen: None,
@@ -125,6 +136,8 @@ impl Site {
         set(&mut self.name, fields.name);
         set(&mut self.description, fields.description);
         set(&mut self.parent_id, fields.parent_id);
+        set(&mut self.default_workflow_id, fields.default_workflow_id);
+        set(&mut self.auto_provision, fields.auto_provision);
         set(&mut self.agent_url, fields.agent_url);
         set(&mut self.autonomy_level, fields.autonomy_level);
         set(&mut self.conflict_resolution, fields.conflict_resolution);
@@ -138,7 +151,8 @@ impl Site {
         set(&mut self.tags, fields.tags);
     }
 
-    fn read(row: &SqliteRow) -> Result<Self, StoreError> {
+    /// Reads a row of the tree, whether it is a site or not.
+    pub(super) fn read(row: &SqliteRow) -> Result<Self, StoreError> {
         Ok(Self {
             id: word(row, "id")?,
             name: row.try_get("name")?,
@@ -146,7 +160,9 @@ impl Site {
             parent_id: word_opt(row, "parent_id")?,
             path: row.try_get("path")?,
             depth: count(row, "depth")?,
-            is_site: true,
+            is_site: row.try_get("is_site")?,
+            default_workflow_id: word_opt(row, "default_workflow_id")?,
+            auto_provision: row.try_get("auto_provision")?,
             agent_url: row.try_get("agent_url")?,
             agent_status: word_opt(row, "agent_status")?,
             agent_last_seen: time_opt(row, "agent_last_seen")?,
@@ -168,10 +184,10 @@ impl Site {
 }
 
 impl Store {
-    /// Makes `site` with `fields` set.
+    /// Makes `site`, or the group that it is, with `fields` set.
     ///
     /// # Errors
-    /// The name is taken, or the parent is no site.
+    /// The name is taken, the parent cannot be one, or a field names what does not exist.
     pub(crate) async fn create_site(
         &self,
         mut site: Site,
@@ -179,7 +195,7 @@ impl Store {
     ) -> Result<Site, StoreError> {
         site.set(fields);
         let mut tx = self.write().await?;
-        place(&mut tx, &mut site).await?;
+        tree::place(&mut tx, &mut site).await?;
         save(&mut tx, &site).await?;
         tx.commit().await?;
         Ok(site)
@@ -205,7 +221,7 @@ impl Store {
         let parent = parent.map(|id| id.to_string());
         let (position, id, rows) = paging.rising();
         let rows = sqlx::query(
-            "SELECT * FROM sites WHERE (?1 IS NULL OR parent_id = ?1) AND (created_at, id) > (?2, ?3)
+            "SELECT * FROM sites WHERE is_site AND (?1 IS NULL OR parent_id = ?1) AND (created_at, id) > (?2, ?3)
              ORDER BY created_at, id LIMIT ?4",
         )
         .bind(&parent)
@@ -214,11 +230,12 @@ impl Store {
         .bind(rows)
         .fetch_all(&self.reader)
         .await?;
-        let total =
-            sqlx::query("SELECT count(*) AS total FROM sites WHERE ?1 IS NULL OR parent_id = ?1")
-                .bind(&parent)
-                .fetch_one(&self.reader)
-                .await?;
+        let total = sqlx::query(
+            "SELECT count(*) AS total FROM sites WHERE is_site AND (?1 IS NULL OR parent_id = ?1)",
+        )
+        .bind(&parent)
+        .fetch_one(&self.reader)
+        .await?;
         let sites = rows.iter().map(Site::read).collect::<Result<_, _>>()?;
         Ok(paging.page(sites, count(&total, "total")?, |site| {
             Cursor::new(site.created_at.unix_ms(), site.id)
@@ -238,22 +255,7 @@ impl Store {
     ) -> Result<Site, StoreError> {
         let mut tx = self.write().await?;
         let old = load(&mut tx, id).await?;
-        check_version(version, old.version)?;
-        let mut site = old.clone();
-        site.set(fields);
-        site.version += 1;
-        site.updated_at = now;
-        place(&mut tx, &mut site).await?;
-        save(&mut tx, &site).await?;
-        sqlx::query(
-            "UPDATE sites SET path = ?2 || substr(path, length(?1) + 1), depth = depth + ?3
-             WHERE substr(path, 1, length(?1) + 1) = ?1 || '/'",
-        )
-        .bind(&old.path)
-        .bind(&site.path)
-        .bind(i64::from(site.depth) - i64::from(old.depth))
-        .execute(&mut *tx)
-        .await?;
+        let site = change(&mut tx, old, fields, version, now).await?;
         tx.commit().await?;
         Ok(site)
     }
@@ -269,22 +271,7 @@ impl Store {
     ) -> Result<Site, StoreError> {
         let mut tx = self.write().await?;
         let site = load(&mut tx, id).await?;
-        check_version(version, site.version)?;
-        let used = sqlx::query(
-            "SELECT (SELECT count(*) FROM sites WHERE parent_id = ?1) AS children,
-                    (SELECT count(*) FROM nodes WHERE home_site_id = ?1 AND state <> 'retired') AS nodes",
-        )
-        .bind(id.to_string())
-        .fetch_one(&mut *tx)
-        .await?;
-        let (children, nodes) = (count(&used, "children")?, count(&used, "nodes")?);
-        if children > 0 || nodes > 0 {
-            return Err(StoreError::SiteInUse { name: site.name, children, nodes });
-        }
-        sqlx::query("DELETE FROM sites WHERE id = ?1")
-            .bind(id.to_string())
-            .execute(&mut *tx)
-            .await?;
+        remove(&mut tx, &site, version).await?;
         tx.commit().await?;
         Ok(site)
     }
@@ -301,39 +288,38 @@ pub(super) async fn find(
     db: &mut SqliteConnection,
     id: SiteId,
 ) -> Result<Option<Site>, StoreError> {
-    let row = sqlx::query("SELECT * FROM sites WHERE id = ?1").bind(id.to_string());
+    let row = sqlx::query("SELECT * FROM sites WHERE id = ?1 AND is_site").bind(id.to_string());
     row.fetch_optional(db).await?.map(|row| Site::read(&row)).transpose()
 }
 
-/// Gives `site` the path and depth of its place in the tree, if it may be there under its name.
-async fn place(db: &mut SqliteConnection, site: &mut Site) -> Result<(), StoreError> {
-    let taken = sqlx::query("SELECT 1 FROM sites WHERE name = ?1 AND id <> ?2")
-        .bind(&site.name)
-        .bind(site.id.to_string())
-        .fetch_optional(&mut *db)
-        .await?;
-    if taken.is_some() {
-        return Err(StoreError::NameTaken { what: "site", name: site.name.clone() });
-    }
-    let Some(parent_id) = site.parent_id else {
-        (site.path, site.depth) = (format!("/{}", site.name), 0);
-        return Ok(());
-    };
-    // Walking up finds the site itself by its id, whatever its path is about to become.
-    let is_below = sqlx::query(
-        "WITH RECURSIVE above (id) AS (
-            SELECT ?1 UNION SELECT s.parent_id FROM sites s JOIN above a ON s.id = a.id WHERE s.parent_id IS NOT NULL
-         ) SELECT 1 FROM above WHERE id = ?2",
-    )
-    .bind(parent_id.to_string())
-    .bind(site.id.to_string())
-    .fetch_optional(&mut *db)
-    .await?;
-    if is_below.is_some() {
-        return Err(StoreError::ParentBelow { name: site.name.clone() });
-    }
-    let parent = find(db, parent_id).await?.ok_or(StoreError::ParentNotASite(parent_id))?;
-    (site.path, site.depth) = (format!("{}/{}", parent.path, site.name), parent.depth + 1);
+/// Sets `fields` of `old`, and the paths below it if it moves or gets another name.
+pub(super) async fn change(
+    db: &mut SqliteConnection,
+    old: Site,
+    fields: SiteFields,
+    version: Option<u64>,
+    now: Timestamp,
+) -> Result<Site, StoreError> {
+    check_version(version, old.version)?;
+    let mut site = old.clone();
+    site.set(fields);
+    site.version += 1;
+    site.updated_at = now;
+    tree::place(db, &mut site).await?;
+    save(db, &site).await?;
+    tree::move_below(db, &old, &site).await?;
+    Ok(site)
+}
+
+/// Deletes `site` if nothing is in it.
+pub(super) async fn remove(
+    db: &mut SqliteConnection,
+    site: &Site,
+    version: Option<u64>,
+) -> Result<(), StoreError> {
+    check_version(version, site.version)?;
+    tree::check_empty(db, site).await?;
+    sqlx::query("DELETE FROM sites WHERE id = ?1").bind(site.id.to_string()).execute(db).await?;
     Ok(())
 }
 
@@ -342,12 +328,12 @@ async fn save(db: &mut SqliteConnection, site: &Site) -> Result<(), StoreError> 
     sqlx::query(
         "INSERT INTO sites (id, name, description, parent_id, path, depth, agent_url, autonomy_level, conflict_resolution,
             cache_policy, cache_patterns, cache_max_size_gb, cache_retention_days, discovery_method, migration_policy,
-            heartbeat_interval, tags, updated_at, version, created_at)
-         VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9, ?10, ?11, ?12, ?13, ?14, ?15, ?16, ?17, ?18, ?19, ?20)
+            heartbeat_interval, tags, updated_at, version, created_at, is_site, default_workflow_id, auto_provision)
+         VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9, ?10, ?11, ?12, ?13, ?14, ?15, ?16, ?17, ?18, ?19, ?20, ?21, ?22, ?23)
          ON CONFLICT (id) DO UPDATE SET name = ?2, description = ?3, parent_id = ?4, path = ?5, depth = ?6, agent_url = ?7,
             autonomy_level = ?8, conflict_resolution = ?9, cache_policy = ?10, cache_patterns = ?11, cache_max_size_gb = ?12,
             cache_retention_days = ?13, discovery_method = ?14, migration_policy = ?15, heartbeat_interval = ?16, tags = ?17,
-            updated_at = ?18, version = ?19",
+            updated_at = ?18, version = ?19, default_workflow_id = ?22, auto_provision = ?23",
     )
     .bind(site.id.to_string())
     .bind(&site.name)
@@ -369,6 +355,9 @@ async fn save(db: &mut SqliteConnection, site: &Site) -> Result<(), StoreError> 
     .bind(site.updated_at.unix_ms())
     .bind(int(site.version))
     .bind(site.created_at.unix_ms())
+    .bind(site.is_site)
+    .bind(site.default_workflow_id.map(|id| id.to_string()))
+    .bind(site.auto_provision)
     .execute(db)
     .await?;
     Ok(())

@@ -99,7 +99,7 @@ impl Store {
     /// Deletes a workflow, and answers what it was.
     ///
     /// # Errors
-    /// There is no such workflow, it has another version than `version`, or nodes use it.
+    /// There is no such workflow, it has another version than `version`, or nodes or groups use it.
     pub(crate) async fn delete_workflow(
         &self,
         id: WorkflowId,
@@ -109,14 +109,15 @@ impl Store {
         let workflow = load(&mut tx, id).await?;
         check_version(version, workflow.version)?;
         let used = sqlx::query(
-            "SELECT count(*) AS nodes FROM nodes WHERE workflow_id = ?1 AND state <> 'retired'",
+            "SELECT (SELECT count(*) FROM nodes WHERE workflow_id = ?1 AND state <> 'retired') AS nodes,
+                    (SELECT count(*) FROM sites WHERE default_workflow_id = ?1) AS groups",
         )
         .bind(id.to_string())
         .fetch_one(&mut *tx)
         .await?;
-        let nodes = count(&used, "nodes")?;
-        if nodes > 0 {
-            return Err(StoreError::WorkflowInUse { name: workflow.name, nodes });
+        let (nodes, groups) = (count(&used, "nodes")?, count(&used, "groups")?);
+        if nodes > 0 || groups > 0 {
+            return Err(StoreError::WorkflowInUse { name: workflow.name, nodes, groups });
         }
         let delete = sqlx::query("DELETE FROM workflows WHERE id = ?1").bind(id.to_string());
         delete.execute(&mut *tx).await?;

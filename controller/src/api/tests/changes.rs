@@ -12,7 +12,7 @@ use super::{Answer, Centre, Joined, START_MS};
 
 const PATH: &str = "/api/v1/agents/changes";
 
-fn node_id(number: u8) -> NodeId {
+pub(super) fn node_id(number: u8) -> NodeId {
     NodeId::from_random([number; 16])
 }
 
@@ -37,18 +37,18 @@ fn change(seq: u64, node: u8, base_version: Option<u64>, payload: ChangePayload)
     serde_json::to_value(change).expect("a change can be written")
 }
 
-fn seen(seq: u64, node: u8, mac_number: u8) -> Value {
+pub(super) fn seen(seq: u64, node: u8, mac_number: u8) -> Value {
     let mut request = BootRequest::new(mac(mac_number));
     request.vendor = HardwareFact::new("QEMU");
     let seen = RegisterNode { request, ip_address: Some("192.0.2.7".to_owned()) };
     change(seq, node, None, ChangePayload::Registration(seen))
 }
 
-fn event(seq: u64, node: u8, kind: NodeEventKind) -> Value {
+pub(super) fn event(seq: u64, node: u8, kind: NodeEventKind) -> Value {
     change(seq, node, None, ChangePayload::Event(NodeEvent::new(kind)))
 }
 
-fn wish(seq: u64, node: u8, state: Lifecycle, base_version: u64) -> Value {
+pub(super) fn wish(seq: u64, node: u8, state: Lifecycle, base_version: u64) -> Value {
     let payload = ChangePayload::StateChange { state, autonomy: Autonomy::Full };
     change(seq, node, Some(base_version), payload)
 }
@@ -65,7 +65,7 @@ async fn post(centre: &Centre, agent: &Joined, body: Value) -> Answer {
 }
 
 /// Hands over `items` in epoch 1.
-async fn hand_over(
+pub(super) async fn hand_over(
     centre: &Centre,
     agent: &Joined,
     first_seq: u64,
@@ -78,16 +78,16 @@ async fn hand_over(
     receipt
 }
 
-fn outcomes(receipt: &ChangeReceipt) -> String {
+pub(super) fn outcomes(receipt: &ChangeReceipt) -> String {
     let outcomes: Vec<_> = receipt.results.iter().map(|result| result.outcome.as_str()).collect();
     format!("{} through {}", outcomes.join(" "), receipt.acked_through)
 }
 
-async fn node(centre: &Centre, number: u8) -> Value {
+pub(super) async fn node(centre: &Centre, number: u8) -> Value {
     centre.get(&format!("/api/v1/nodes/{}", node_id(number))).await.data().clone()
 }
 
-async fn order(centre: &Centre, number: u8, state: Lifecycle) {
+pub(super) async fn order(centre: &Centre, number: u8, state: Lifecycle) {
     let path = format!("/api/v1/nodes/{}/state", node_id(number));
     centre.patch(&path, json!({"state": state})).await.data();
 }

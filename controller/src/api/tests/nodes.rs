@@ -5,11 +5,11 @@ use serde_json::{Value, json};
 
 use super::{Centre, request};
 
-fn path(node: &Value) -> String {
+pub(super) fn path(node: &Value) -> String {
     format!("/api/v1/nodes/{}", node["id"].as_str().expect("an id"))
 }
 
-fn workflow(name: &str) -> Value {
+pub(super) fn workflow(name: &str) -> Value {
     json!({
         "name": name, "method": "kernel", "kernel": "images/debian/linux",
         "initrd": ["images/debian/initrd.gz"], "command_line": "quiet",

@@ -15,6 +15,7 @@ async fn a_site_is_made_with_the_documented_defaults_read_changed_and_deleted() 
     let site = made.data();
     let mut expected = json!({
         "name": "berlin", "description": "", "parent_id": null, "path": "/berlin", "depth": 0, "is_site": true,
+        "default_workflow_id": null, "auto_provision": null,
         "agent_url": null, "agent_status": null, "agent_last_seen": null, "autonomy_level": "readonly",
         "conflict_resolution": "central_wins", "cache_policy": "minimal", "cache_patterns": [],
         "cache_max_size_gb": null, "cache_retention_days": 30, "discovery_method": "dhcp",
@@ -126,7 +127,7 @@ async fn what_would_break_the_tree_is_refused() {
     assert!(
         with_child
             .detail()
-            .starts_with("Cannot delete site 'berlin': it has 1 child sites and 0 nodes")
+            .starts_with("Cannot delete site 'berlin': it has 1 sites or groups and 0 nodes")
     );
     centre.delete(&lab).await.data();
 
