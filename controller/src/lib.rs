@@ -2,7 +2,8 @@
 //!
 //! A request comes in by `serve`, passes the layers and the guard of `router`, where every route stands on one page with
 //! who may call it, and reaches its handler in `api`. Handlers take their arguments by `extract`, refuse with `error`,
-//! and reach the database by `store` only. What a node may do is decided in `node`, which knows neither.
+//! and reach the database by `store` only. What a node may do is decided in `node`, and how a
+//! site is in `site_health`, which know neither.
 
 pub mod config;
 
@@ -19,6 +20,7 @@ mod node;
 mod random;
 mod router;
 mod serve;
+mod site_health;
 mod store;
 mod tls;
 

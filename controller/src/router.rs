@@ -82,6 +82,7 @@ pub(crate) fn table() -> Vec<Route> {
         ),
         route(Operator, "/api/v1/sites/{id}/agent-token", post(sites::make_token)),
         route(Operator, "/api/v1/sites/{id}/nodes", get(sites::nodes)),
+        route(Operator, "/api/v1/sites/{id}/health", get(sites::health)),
         route(Operator, "/api/v1/groups", get(groups::list).post(groups::create)),
         route(
             Operator,

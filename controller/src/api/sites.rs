@@ -11,6 +11,7 @@ use crate::error::ApiError;
 use crate::extract::{Id, IfMatch, Json, Query, json, resource};
 use crate::random;
 use crate::router::App;
+use crate::site_health::SiteHealth;
 use crate::store::{NodeFilter, Paging, Site, SiteFields, TOKEN_HOURS};
 
 /// Seconds between heartbeats that a site may have.
@@ -91,6 +92,15 @@ pub(crate) async fn nodes(
     let with_below = below.include_descendant_sites;
     let filter = NodeFilter { site_id: Some(id), with_below, ..NodeFilter::default() };
     Ok(json(StatusCode::OK, &app.store.nodes(&filter, &paging).await?))
+}
+
+/// `GET /sites/{id}/health`.
+pub(crate) async fn health(
+    State(app): State<App>,
+    Id(id): Id<SiteId>,
+) -> Result<Response, ApiError> {
+    let health = SiteHealth::of(app.store.site_knowledge(id).await?, app.now());
+    Ok(json(StatusCode::OK, &Success::new(health)))
 }
 
 #[derive(Serialize)]

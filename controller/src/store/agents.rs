@@ -6,8 +6,9 @@ use sqlx::Row;
 use sqlx::sqlite::SqliteRow;
 
 use crate::auth::Agent;
+use crate::site_health::Knowledge;
 use crate::store::page::{Cursor, Paging};
-use crate::store::row::{count, int, json, time, time_opt, to_json, word, word_opt};
+use crate::store::row::{count, int, json, json_opt, time, time_opt, to_json, word, word_opt};
 use crate::store::sites::{self, Site};
 use crate::store::{Store, StoreError};
 
@@ -137,6 +138,31 @@ impl Store {
         read(&row.ok_or_else(missing)?)
     }
 
+    /// What is known of a site.
+    ///
+    /// # Errors
+    /// There is no such site.
+    pub(crate) async fn site_knowledge(&self, id: SiteId) -> Result<Knowledge, StoreError> {
+        let mut tx = self.reader.begin().await?;
+        let site = sites::load(&mut tx, id).await?;
+        let row = sqlx::query(
+            "SELECT (SELECT heartbeat FROM agents WHERE site_id = ?1) AS heartbeat,
+                    (SELECT count(*) FROM nodes WHERE home_site_id = ?1 AND state <> 'retired') AS nodes,
+                    (SELECT count(*) FROM conflicts WHERE site_id = ?1) AS conflicts,
+                    (SELECT count(*) FROM changes WHERE site_id = ?1 AND outcome = 'parked') AS parked",
+        )
+        .bind(id.to_string())
+        .fetch_one(&mut *tx)
+        .await?;
+        Ok(Knowledge {
+            site,
+            heartbeat: json_opt(&row, "heartbeat")?,
+            nodes: count(&row, "nodes")?,
+            conflicts: count(&row, "conflicts")?,
+            parked: count(&row, "parked")?,
+        })
+    }
+
     /// How long each agent has been silent.
     ///
     /// # Errors
@@ -183,7 +209,6 @@ impl Store {
 }
 
 fn read(row: &SqliteRow) -> Result<AgentStanding, StoreError> {
-    let has_heartbeat = row.try_get::<Option<String>, _>("heartbeat")?.is_some();
     Ok(AgentStanding {
         agent_id: word(row, "id")?,
         site_id: word(row, "site_id")?,
@@ -194,7 +219,7 @@ fn read(row: &SqliteRow) -> Result<AgentStanding, StoreError> {
         agent_version: row.try_get("agent_version")?,
         capabilities: json(row, "capabilities")?,
         registered_at: time(row, "registered_at")?,
-        heartbeat: if has_heartbeat { Some(json(row, "heartbeat")?) } else { None },
+        heartbeat: json_opt(row, "heartbeat")?,
     })
 }
 

@@ -40,6 +40,14 @@ pub(crate) fn json<T: DeserializeOwned>(
         .map_err(|error| StoreError::Value { column, message: error.to_string() })
 }
 
+/// [`json`] that may be null.
+pub(crate) fn json_opt<T: DeserializeOwned>(
+    row: &SqliteRow,
+    column: &'static str,
+) -> Result<Option<T>, StoreError> {
+    row.try_get::<Option<String>, _>(column)?.map(|_| json(row, column)).transpose()
+}
+
 /// What [`json`] reads.
 pub(crate) fn to_json(value: &impl Serialize) -> String {
     serde_json::to_string(value).expect("what is stored has names for keys")

@@ -1,11 +1,11 @@
 //! Groups: the tree that they share with sites, and what nodes inherit down it.
 
+use pureboot_protocol::Lifecycle;
 use serde_json::{Value, json};
 
 use super::changes::{hand_over, node, node_id, outcomes, seen, wish};
 use super::nodes::workflow;
 use super::{Centre, Joined};
-use pureboot_protocol::Lifecycle;
 
 fn id(resource: &Value) -> String {
     resource["id"].as_str().expect("an id").to_owned()

@@ -1,8 +1,10 @@
 //! Sites: the tree, its rules, and lists in parts.
 
+use pureboot_protocol::{Lifecycle, NodeEventKind};
 use serde_json::{Value, json};
 
-use super::{Centre, Joined};
+use super::changes::{event, hand_over, outcomes, seen, wish};
+use super::{Centre, Joined, heartbeat};
 
 #[tokio::test]
 async fn a_site_is_made_with_the_documented_defaults_read_changed_and_deleted() {
@@ -183,4 +185,62 @@ async fn a_change_of_a_version_that_is_gone_is_refused() {
             answer.problem();
         }
     }
+}
+
+#[tokio::test]
+async fn the_health_of_a_site_says_what_an_operator_should_look_at() {
+    let centre = Centre::start().await;
+    let codes = |health: &Value| {
+        let alerts = health["alerts"].as_array().expect("a list");
+        alerts.iter().map(|alert| alert["code"].clone()).collect::<Vec<_>>()
+    };
+    let lonely = centre.make_site("oslo").await;
+    let health = centre.get(&format!("/api/v1/sites/{lonely}/health")).await;
+    assert_eq!(codes(health.data()), ["no_agent"]);
+    assert_eq!(health.data()["pending_sync_items"], Value::Null);
+
+    let agent = centre.join("berlin").await;
+    let path = format!("/api/v1/sites/{}/health", agent.site);
+    assert_eq!(codes(centre.get(&path).await.data()), [""; 0]);
+    centre.patch(&format!("/api/v1/sites/{}", agent.site), json!({"cache_max_size_gb": 8})).await;
+    let mut body = heartbeat(agent.site, 1);
+    body["disk_usage_percent"] = json!(90);
+    body["cache_size_bytes"] = json!(1_500_000_000_u64);
+    body["pending_sync_items"] = json!(4);
+    body["services"] = json!({
+        "http": {"running": true, "address": "192.0.2.1:8080"},
+        "tftp": {"running": false, "address": "192.0.2.1:69"},
+    });
+    let beat = Some(body.clone());
+    centre.call(&agent.credential, "POST", "/api/v1/agents/heartbeat", beat).await;
+    let wish = wish(3, 1, Lifecycle::Active, 1);
+    let items = [seen(1, 1, 1), event(2, 9, NodeEventKind::BootStarted), wish];
+    assert_eq!(
+        outcomes(&hand_over(&centre, &agent, 1, &items).await),
+        "applied parked conflict through 3"
+    );
+    centre.pass_seconds(130);
+    crate::jobs::agent_status::look(&centre.app, centre.app.now().plus_seconds(-130))
+        .await
+        .expect("looked");
+    let health = centre.get(&path).await;
+    assert_eq!(
+        codes(health.data()),
+        ["agent_degraded", "service_down", "disk_full", "conflicts_pending", "changes_parked"]
+    );
+    for (field, value) in [
+        ("site_id", json!(agent.site)),
+        ("agent_status", json!("degraded")),
+        ("agent_last_seen", json!("2026-11-21T00:00:00.000Z")),
+        ("pending_sync_items", json!(4)),
+        ("conflicts_pending", json!(1)),
+        ("nodes_count", json!(1)),
+        ("cache_used_gb", json!(1.5)),
+        ("cache_max_gb", json!(8)),
+        ("services", body["services"].clone()),
+    ] {
+        assert_eq!(health.data()[field], value, "{field}");
+    }
+    let nowhere = "/api/v1/sites/00000000-0000-4000-8000-000000000000/health";
+    assert_eq!(centre.get(nowhere).await.problem(), (404, "not_found".to_owned()));
 }
