@@ -6,6 +6,7 @@ use axum::response::{IntoResponse, Response};
 use pureboot_protocol::{FieldError, Problem};
 
 use crate::auth::Role;
+use crate::node::TagError;
 use crate::store::StoreError;
 
 /// Why a request is refused. Its text is the `detail` of the problem that the client reads.
@@ -100,6 +101,9 @@ impl From<StoreError> for ApiError {
                 if is_site { "site_in_use" } else { "group_in_use" },
             ),
             StoreError::Order(_) => refused(StatusCode::BAD_REQUEST, "invalid_transition"),
+            StoreError::Tag(TagError::Present { .. }) => refused(StatusCode::CONFLICT, "tag_taken"),
+            StoreError::Tag(TagError::Absent { .. }) => refused(StatusCode::NOT_FOUND, "not_found"),
+            StoreError::Tag(TagError::Full) => Self::invalid("tag", &error),
             StoreError::Stale { .. } => refused(StatusCode::PRECONDITION_FAILED, "stale_version"),
             StoreError::Unknown { field, .. } => Self::invalid(field, &error),
             StoreError::NoToken => refused(StatusCode::BAD_REQUEST, "no_registration_token"),

@@ -151,6 +151,21 @@ impl<S: Send + Sync, T: FromStr> FromRequestParts<S> for Id<T> {
     }
 }
 
+/// The id in the path and the word behind it; 404 if the id is none.
+pub(crate) struct IdAndWord<T>(pub(crate) T, pub(crate) String);
+
+impl<S: Send + Sync, T: FromStr> FromRequestParts<S> for IdAndWord<T> {
+    type Rejection = ApiError;
+
+    async fn from_request_parts(parts: &mut Parts, state: &S) -> Result<Self, ApiError> {
+        let texts = Path::<(String, String)>::from_request_parts(parts, state).await;
+        let (id, word) = texts.map(|Path(texts)| texts).unwrap_or_default();
+        let short = |text: &str| text.chars().take(64).collect::<String>();
+        let parsed = id.parse().map_err(|_| ApiError::missing("resource with the id", short(&id)));
+        Ok(Self(parsed?, short(&word)))
+    }
+}
+
 /// The version that the client knows, from `If-Match`; none if it does not say or says `*`.
 pub(crate) struct IfMatch(pub(crate) Option<u64>);
 

@@ -12,6 +12,9 @@ use pureboot_protocol::{
 /// Failed installations after which a node is not tried again without an operator.
 const INSTALL_ATTEMPTS_MAX: u32 = 3;
 
+/// Tags that a node may have.
+pub(crate) const TAGS_MAX: usize = 100;
+
 /// A move from one state to another, for the state log.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) struct Move {
@@ -33,6 +36,26 @@ pub(crate) enum OrderError {
          force: true, because its disk is written again"
     )]
     NeedsForce,
+}
+
+/// Why a node's tags do not change as an operator asks. The operator reads this text.
+#[derive(Debug, PartialEq, Eq, thiserror::Error)]
+pub(crate) enum TagError {
+    /// It is there.
+    #[error("the node has the tag '{tag}' already")]
+    Present {
+        /// The tag.
+        tag: String,
+    },
+    /// It is not there.
+    #[error("the node has no tag '{tag}'")]
+    Absent {
+        /// The tag.
+        tag: String,
+    },
+    /// There is no room for another.
+    #[error("the node has {TAGS_MAX} tags, which is the most; remove one first")]
+    Full,
 }
 
 /// Why a site's wish for another state is not followed. Both sides are kept.
@@ -92,6 +115,35 @@ pub(crate) fn new(id: NodeId, mac: Mac, now: Timestamp) -> Node {
 pub(crate) fn touch(node: &mut Node, now: Timestamp) {
     node.version += 1;
     node.updated_at = now;
+}
+
+/// Gives `node` the tag `tag`; tags stay sorted.
+///
+/// # Errors
+/// It has the tag, or as many as there may be.
+pub(crate) fn add_tag(node: &mut Node, tag: &str, now: Timestamp) -> Result<(), TagError> {
+    let Err(at) = node.tags.binary_search_by(|known| known.as_str().cmp(tag)) else {
+        return Err(TagError::Present { tag: tag.to_owned() });
+    };
+    if node.tags.len() >= TAGS_MAX {
+        return Err(TagError::Full);
+    }
+    node.tags.insert(at, tag.to_owned());
+    touch(node, now);
+    Ok(())
+}
+
+/// Takes the tag `tag` away from `node`.
+///
+/// # Errors
+/// It has no such tag.
+pub(crate) fn remove_tag(node: &mut Node, tag: &str, now: Timestamp) -> Result<(), TagError> {
+    let Ok(at) = node.tags.binary_search_by(|known| known.as_str().cmp(tag)) else {
+        return Err(TagError::Absent { tag: tag.to_owned() });
+    };
+    node.tags.remove(at);
+    touch(node, now);
+    Ok(())
 }
 
 /// Moves `node` to `to` because an operator says so.

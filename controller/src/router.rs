@@ -9,12 +9,12 @@ use axum::http::StatusCode;
 use axum::http::header::TRANSFER_ENCODING;
 use axum::middleware::{self, Next};
 use axum::response::Response;
-use axum::routing::{MethodRouter, get, patch, post};
+use axum::routing::{MethodRouter, delete, get, patch, post};
 use pureboot_protocol::Timestamp;
 use tower_http::limit::RequestBodyLimitLayer;
 use tower_http::timeout::TimeoutLayer;
 
-use crate::api::{agents, changes, groups, health, nodes, sites, workflows};
+use crate::api::{agents, bulk, changes, groups, health, nodes, sites, workflows};
 use crate::auth::{self, Role};
 use crate::correlation;
 use crate::error::ApiError;
@@ -93,12 +93,20 @@ pub(crate) fn table() -> Vec<Route> {
         route(Operator, "/api/v1/groups/{id}/descendants", get(groups::descendants)),
         route(Operator, "/api/v1/groups/{id}/nodes", get(groups::nodes)),
         route(Operator, "/api/v1/nodes", get(nodes::list).post(nodes::create)),
+        route(Operator, "/api/v1/nodes/stats", get(nodes::stats)),
+        route(Operator, "/api/v1/nodes/bulk/assign-group", post(bulk::assign_group)),
+        route(Operator, "/api/v1/nodes/bulk/assign-workflow", post(bulk::assign_workflow)),
+        route(Operator, "/api/v1/nodes/bulk/add-tag", post(bulk::add_tag)),
+        route(Operator, "/api/v1/nodes/bulk/remove-tag", post(bulk::remove_tag)),
+        route(Operator, "/api/v1/nodes/bulk/change-state", post(bulk::change_state)),
         route(
             Operator,
             "/api/v1/nodes/{id}",
             get(nodes::read).patch(nodes::update).delete(nodes::retire),
         ),
         route(Operator, "/api/v1/nodes/{id}/state", patch(nodes::order)),
+        route(Operator, "/api/v1/nodes/{id}/tags", post(nodes::add_tag)),
+        route(Operator, "/api/v1/nodes/{id}/tags/{tag}", delete(nodes::remove_tag)),
         route(Operator, "/api/v1/nodes/{id}/history", get(nodes::history)),
         route(Operator, "/api/v1/nodes/{id}/events", get(nodes::events)),
         route(Operator, "/api/v1/workflows", get(workflows::list).post(workflows::create)),

@@ -5,6 +5,7 @@
 mod agents;
 mod changes;
 mod credentials;
+mod edits;
 mod groups;
 mod logs;
 mod nodes;
@@ -24,12 +25,13 @@ use sqlx::sqlite::{
 };
 use sqlx::{SqlSafeStr, Sqlite, Transaction};
 
-use crate::node::OrderError;
+use crate::node::{OrderError, TagError};
 
 pub(crate) use agents::Silence;
 pub(crate) use credentials::TOKEN_HOURS;
+pub(crate) use edits::Edit;
 pub(crate) use groups::{Group, GroupFields, GroupFilter};
-pub(crate) use nodes::{NewNode, NodeFilter, NodePatch, Order, Origin};
+pub(crate) use nodes::{NewNode, NodeFilter, NodePatch, Origin};
 pub(crate) use page::{Cursor, Paging};
 pub(crate) use sites::{Site, SiteFields};
 
@@ -123,6 +125,9 @@ pub(crate) enum StoreError {
     /// A node does not move as ordered.
     #[error(transparent)]
     Order(#[from] OrderError),
+    /// A node's tags do not change as asked.
+    #[error(transparent)]
+    Tag(#[from] TagError),
     /// Nobody has made a registration token for the site.
     #[error("No registration token configured for this site")]
     NoToken,

@@ -63,17 +63,20 @@ impl Check {
     /// Tags, which are made lower-case, sorted and unique.
     pub(crate) fn tags(&mut self, tags: &mut Vec<String>) {
         self.list("tags", tags);
-        let is_tag = |tag: &str| {
-            (1..=TAG_LEN_MAX).contains(&tag.len())
-                && tag.bytes().all(|b| b.is_ascii_alphanumeric() || b"_-".contains(&b))
-        };
         for (at, tag) in tags.iter_mut().enumerate() {
-            let message = format!("expected 1 to {TAG_LEN_MAX} of A-Z, a-z, 0-9, '_' and '-'");
-            self.require(&format!("tags[{at}]"), is_tag(tag), message);
-            tag.make_ascii_lowercase();
+            self.tag(&format!("tags[{at}]"), tag);
         }
         tags.sort();
         tags.dedup();
+    }
+
+    /// A tag, which is made lower-case.
+    pub(crate) fn tag(&mut self, field: &str, tag: &mut str) {
+        let is_valid = (1..=TAG_LEN_MAX).contains(&tag.len())
+            && tag.bytes().all(|b| b.is_ascii_alphanumeric() || b"_-".contains(&b));
+        let message = format!("expected 1 to {TAG_LEN_MAX} of A-Z, a-z, 0-9, '_' and '-'");
+        self.require(field, is_valid, message);
+        tag.make_ascii_lowercase();
     }
 
     /// A list of a sensible length with entries of a sensible length.

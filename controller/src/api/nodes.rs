@@ -1,17 +1,20 @@
 //! `/nodes`: the machines.
 
+use std::collections::BTreeMap;
+
 use axum::extract::State;
 use axum::http::StatusCode;
 use axum::response::Response;
-use pureboot_protocol::{GroupId, Lifecycle, Node, NodeId, SiteId};
-use serde::Deserialize;
+use pureboot_protocol::{GroupId, Lifecycle, Node, NodeId, SiteId, Success};
+use serde::{Deserialize, Serialize};
 
+use crate::api::bulk::{StateOrder, Tag};
 use crate::api::check::Check;
 use crate::correlation::CorrelationId;
 use crate::error::ApiError;
-use crate::extract::{Id, IfMatch, Json, Query, json, mac, resource};
+use crate::extract::{Id, IdAndWord, IfMatch, Json, Query, json, mac, resource};
 use crate::router::App;
-use crate::store::{NewNode, NodeFilter, NodePatch, Order, Origin, Paging};
+use crate::store::{Edit, NewNode, NodeFilter, NodePatch, Origin, Paging};
 use crate::{node, random};
 
 /// `POST /nodes`.
@@ -84,15 +87,6 @@ pub(crate) async fn update(
     Ok(resource(StatusCode::OK, node.version, node))
 }
 
-#[derive(Deserialize)]
-pub(crate) struct StateOrder {
-    state: Lifecycle,
-    #[serde(default)]
-    comment: Option<String>,
-    #[serde(default)]
-    force: bool,
-}
-
 /// `PATCH /nodes/{id}/state`.
 pub(crate) async fn order(
     State(app): State<App>,
@@ -101,12 +95,8 @@ pub(crate) async fn order(
     IfMatch(version): IfMatch,
     Json(body): Json<StateOrder>,
 ) -> Result<Response, ApiError> {
-    let mut check = Check::default();
-    check.text("comment", body.comment.as_deref().unwrap_or_default());
-    check.done()?;
-    let order = Order { comment: body.comment.as_deref(), force: body.force };
     let origin = Origin { correlation_id: correlation_id.as_str(), now: app.now() };
-    let node = app.store.order_node(id, body.state, order, version, origin).await?;
+    let node = app.store.edit_node(id, &body.checked()?, version, origin).await?;
     tracing::info!(node = %id, state = %node.state, "an operator moved node {} to {}", node.mac_address, node.state);
     Ok(resource(StatusCode::OK, node.version, node))
 }
@@ -121,11 +111,52 @@ pub(crate) async fn retire(
     let mut node = app.store.node(id).await?;
     if node.state != Lifecycle::Retired {
         let origin = Origin { correlation_id: correlation_id.as_str(), now: app.now() };
-        let order = Order::default();
-        node = app.store.order_node(id, Lifecycle::Retired, order, version, origin).await?;
+        let edit = Edit::State { to: Lifecycle::Retired, force: false, comment: None };
+        node = app.store.edit_node(id, &edit, version, origin).await?;
         tracing::info!(node = %id, "an operator retired node {}", node.mac_address);
     }
     Ok(resource(StatusCode::OK, node.version, node))
+}
+
+/// `POST /nodes/{id}/tags`.
+pub(crate) async fn add_tag(
+    State(app): State<App>,
+    correlation_id: CorrelationId,
+    Id(id): Id<NodeId>,
+    IfMatch(version): IfMatch,
+    Json(body): Json<Tag>,
+) -> Result<Response, ApiError> {
+    let origin = Origin { correlation_id: correlation_id.as_str(), now: app.now() };
+    let edit = Edit::AddTag(body.checked()?);
+    let node = app.store.edit_node(id, &edit, version, origin).await?;
+    Ok(resource(StatusCode::OK, node.version, node))
+}
+
+/// `DELETE /nodes/{id}/tags/{tag}`.
+pub(crate) async fn remove_tag(
+    State(app): State<App>,
+    correlation_id: CorrelationId,
+    IdAndWord(id, tag): IdAndWord<NodeId>,
+    IfMatch(version): IfMatch,
+) -> Result<Response, ApiError> {
+    let origin = Origin { correlation_id: correlation_id.as_str(), now: app.now() };
+    let edit = Edit::RemoveTag(tag.to_ascii_lowercase());
+    let node = app.store.edit_node(id, &edit, version, origin).await?;
+    Ok(resource(StatusCode::OK, node.version, node))
+}
+
+#[derive(Serialize)]
+struct Stats {
+    total: u64,
+    /// Every state, those without nodes too.
+    by_state: BTreeMap<Lifecycle, u64>,
+}
+
+/// `GET /nodes/stats`.
+pub(crate) async fn stats(State(app): State<App>) -> Result<Response, ApiError> {
+    let by_state = app.store.nodes_by_state().await?;
+    let total = by_state.values().sum();
+    Ok(json(StatusCode::OK, &Success::new(Stats { total, by_state })))
 }
 
 /// `GET /nodes/{id}/history`: the moves of its state.

@@ -2,6 +2,7 @@
 
 mod agents;
 mod authority;
+mod bulk;
 mod changes;
 mod groups;
 mod nodes;

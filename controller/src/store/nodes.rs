@@ -1,5 +1,7 @@
 //! Nodes: machines, as operators and agents read and change them.
 
+use std::collections::BTreeMap;
+
 use pureboot_protocol::{
     Arch, BootMode, BootRecord, GroupId, HardwareFact, Lifecycle, Mac, Node, NodeId, Page, SiteId,
     Timestamp, Workflow, WorkflowId,
@@ -10,7 +12,6 @@ use sqlx::{Row, SqliteConnection};
 
 use crate::extract::nullable;
 use crate::node;
-use crate::store::logs::{self, Trigger};
 use crate::store::page::{Cursor, Paging};
 use crate::store::row::{count, count_opt, int, json, time, time_opt, to_json, word, word_opt};
 use crate::store::tree::Assignments;
@@ -252,40 +253,22 @@ impl Store {
         Ok(node)
     }
 
-    /// Moves a node to the state `to` by an operator's order.
+    /// How many nodes there are in each state.
     ///
     /// # Errors
-    /// There is no such node, it has another version than `version`, or it does not move so.
-    pub(crate) async fn order_node(
-        &self,
-        id: NodeId,
-        to: Lifecycle,
-        order: Order<'_>,
-        version: Option<u64>,
-        origin: Origin<'_>,
-    ) -> Result<Node, StoreError> {
-        let mut tx = self.write().await?;
-        let mut node = load(&mut tx, id).await?;
-        check_version(version, node.version)?;
-        let moved = node::order(&mut node, to, order.force, origin.now)?;
-        save(&mut tx, &node, None).await?;
-        logs::log_move(&mut tx, &node, moved, Trigger::Operator, order.comment, origin).await?;
-        tx.commit().await?;
-        Ok(node)
+    /// The database fails.
+    pub(crate) async fn nodes_by_state(&self) -> Result<BTreeMap<Lifecycle, u64>, StoreError> {
+        let rows = sqlx::query("SELECT state, count(*) AS nodes FROM nodes GROUP BY state");
+        let mut nodes: BTreeMap<_, _> = Lifecycle::ALL.iter().map(|state| (*state, 0)).collect();
+        for row in rows.fetch_all(&self.reader).await? {
+            nodes.insert(word(&row, "state")?, count(&row, "nodes")?);
+        }
+        Ok(nodes)
     }
 }
 
-/// How an operator orders a move.
-#[derive(Debug, Clone, Copy, Default)]
-pub(crate) struct Order<'a> {
-    /// Why, for the log.
-    pub(crate) comment: Option<&'a str>,
-    /// Whether the operator insists.
-    pub(crate) force: bool,
-}
-
 /// The node with `id`.
-async fn load(db: &mut SqliteConnection, id: NodeId) -> Result<Node, StoreError> {
+pub(super) async fn load(db: &mut SqliteConnection, id: NodeId) -> Result<Node, StoreError> {
     let row = sqlx::query("SELECT * FROM nodes WHERE id = ?1").bind(id.to_string());
     let row = row.fetch_optional(db).await?;
     read(&row.ok_or_else(|| StoreError::Missing { what: "node", id: id.to_string() })?)
@@ -342,7 +325,8 @@ async fn check_mac(db: &mut SqliteConnection, mac: Mac) -> Result<(), StoreError
     }
 }
 
-async fn check_references(
+/// Refuses what a node cannot refer to.
+pub(super) async fn check_references(
     db: &mut SqliteConnection,
     workflow_id: Option<WorkflowId>,
     group_id: Option<GroupId>,
