@@ -34,6 +34,7 @@ use anyhow::Context;
 use pureboot_protocol::Timestamp;
 use tokio::net::TcpListener;
 use tokio::signal::unix::{SignalKind, signal};
+use tokio::task::JoinHandle;
 
 use crate::config::{Config, ServeConfig};
 use crate::data_dir::{DataDir, OperatorToken};
@@ -73,7 +74,10 @@ async fn serve_until_signal(config: ServeConfig) -> anyhow::Result<()> {
         );
     }
     let app = App::new(store.clone(), Arc::new(now));
-    let job = tokio::spawn(jobs::agent_status::run(app.clone()));
+    let jobs = [
+        tokio::spawn(jobs::agent_status::run(app.clone())),
+        tokio::spawn(jobs::install_timeout::run(app.clone())),
+    ];
     print_line(&format!("listening on {}", url(address, tls.is_some())))?;
     tracing::info!(%address, "serving on {address}");
     let signalled = async {
@@ -87,7 +91,7 @@ async fn serve_until_signal(config: ServeConfig) -> anyhow::Result<()> {
         tracing::info!("ending on {signal}");
     })
     .await;
-    job.abort();
+    jobs.iter().for_each(JoinHandle::abort);
     store.close().await;
     Ok(())
 }

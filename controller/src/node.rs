@@ -8,10 +8,13 @@ use pureboot_protocol::{
     BootMode, Change, ClockQuality, HardwareFact, Lifecycle, LifecycleError, Mac, Node, NodeEvent,
     NodeEventKind, NodeId, RegisterNode, Timestamp,
 };
+use serde::Serialize;
 
 /// Failed installations after which a node is not tried again without an operator.
 const INSTALL_ATTEMPTS_MAX: u32 = 3;
 
+/// How long an installation may take where no workflow says otherwise.
+pub(crate) const INSTALL_TIMEOUT_MINUTES: u32 = 60;
 /// Tags that a node may have.
 pub(crate) const TAGS_MAX: usize = 100;
 
@@ -22,6 +25,21 @@ pub(crate) struct Move {
     pub(crate) from: Lifecycle,
     /// The state that was entered.
     pub(crate) to: Lifecycle,
+}
+
+/// How long to wait for an installation.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
+pub(crate) struct Patience {
+    /// How long one attempt may take.
+    pub(crate) timeout_minutes: u32,
+    /// When the node's site was heard of last; none if nobody speaks for it.
+    pub(crate) site_heard_at: Option<Timestamp>,
+}
+
+impl Patience {
+    fn seconds(self) -> i64 {
+        i64::from(self.timeout_minutes) * 60
+    }
 }
 
 /// Why an operator's order is refused. The operator reads this text.
@@ -209,13 +227,33 @@ pub(crate) fn observe(
         NodeEventKind::InstallFailed if node.state == Lifecycle::Installing => {
             let reason = event.message.as_ref().or(event.status.as_ref());
             let reason = reason.map_or("the installer gave no reason", HardwareFact::as_str);
-            node.install_attempts += 1;
-            node.last_install_error = Some(reason.to_owned());
-            (node.install_attempts >= INSTALL_ATTEMPTS_MAX)
-                .then(|| enter(node, Lifecycle::InstallFailed, now))
+            fail(node, reason.to_owned(), now)
         }
         kind => node.state.after(kind).map(|to| enter(node, to, now)),
     }
+}
+
+/// Whether the attempt of `node` to install has taken too long.
+///
+/// The site must have been heard of after the time was over: what it could not report until then is not known to have failed.
+pub(crate) fn is_overdue(node: &Node, patience: Patience, now: Timestamp) -> bool {
+    let Some(started_at) = node.install_started_at else { return false };
+    let deadline = started_at.plus_seconds(patience.seconds());
+    node.state == Lifecycle::Installing
+        && now > deadline
+        && patience.site_heard_at.is_none_or(|heard_at| heard_at > deadline)
+}
+
+/// Whether `node` has been installing for longer than one attempt may take, however many it has made.
+pub(crate) fn is_stalled(node: &Node, patience: Patience, now: Timestamp) -> bool {
+    node.state == Lifecycle::Installing
+        && now > node.state_changed_at.plus_seconds(patience.seconds())
+}
+
+/// Counts the attempt of `node` to install as failed, because it has taken too long.
+pub(crate) fn expire(node: &mut Node, patience: Patience, now: Timestamp) -> Option<Move> {
+    touch(node, now);
+    fail(node, format!("not installed within {} minutes", patience.timeout_minutes), now)
 }
 
 /// Moves `node` to `to` because its site decided so, knowing version `base`; none where it is there already.
@@ -256,10 +294,22 @@ pub(crate) fn seen_at(change: &Change, received_at: Timestamp) -> Timestamp {
     }
 }
 
+/// Counts a failed attempt to install. The next one begins at once, unless it was the last.
+fn fail(node: &mut Node, reason: String, now: Timestamp) -> Option<Move> {
+    node.install_attempts += 1;
+    node.last_install_error = Some(reason);
+    node.install_started_at = Some(now);
+    (node.install_attempts >= INSTALL_ATTEMPTS_MAX)
+        .then(|| enter(node, Lifecycle::InstallFailed, now))
+}
+
 fn enter(node: &mut Node, to: Lifecycle, now: Timestamp) -> Move {
     if to == Lifecycle::Pending {
         node.install_attempts = 0;
         node.last_install_error = None;
+    }
+    if to == Lifecycle::Installing {
+        node.install_started_at = Some(now);
     }
     let from = std::mem::replace(&mut node.state, to);
     node.state_changed_at = now;
@@ -267,105 +317,4 @@ fn enter(node: &mut Node, to: Lifecycle, now: Timestamp) -> Move {
 }
 
 #[cfg(test)]
-mod tests {
-    use proptest::prelude::*;
-    use proptest::sample::select;
-
-    use super::*;
-
-    fn node(state: Lifecycle) -> Node {
-        let mac = Mac::from_bytes([2, 0, 0, 0, 0, 1]).expect("a unicast address");
-        let now = Timestamp::from_unix_ms(0);
-        Node { state, version: 7, ..new(NodeId::from_random([1; 16]), mac, now) }
-    }
-
-    fn now() -> Timestamp {
-        Timestamp::from_unix_ms(1_000)
-    }
-
-    #[test]
-    fn three_failed_installations_end_the_attempts_and_only_force_begins_them_anew() {
-        let mut node = node(Lifecycle::Installing);
-        let failed = NodeEvent {
-            message: HardwareFact::new("no disk"),
-            ..NodeEvent::new(NodeEventKind::InstallFailed)
-        };
-        for attempt in 1..=3 {
-            let moved = observe(&mut node, &failed, now(), now());
-            assert_eq!((node.install_attempts, moved.is_some()), (attempt, attempt == 3));
-        }
-        assert_eq!(node.state, Lifecycle::InstallFailed);
-        assert_eq!(node.last_install_error.as_deref(), Some("no disk"));
-        assert_eq!(order(&mut node, Lifecycle::Pending, false, now()), Err(OrderError::NeedsForce));
-        assert_eq!(node.state, Lifecycle::InstallFailed);
-        assert!(order(&mut node, Lifecycle::Pending, true, now()).is_ok());
-        assert_eq!((node.install_attempts, node.last_install_error), (0, None));
-    }
-
-    #[test]
-    fn h20_an_address_that_is_none_is_not_kept() {
-        let mut node = node(Lifecycle::Discovered);
-        for (said, known) in [
-            ("192.0.2.7", Some("192.0.2.7")),
-            ("evil\nchain http://x", Some("192.0.2.7")),
-            ("2001:DB8::1", Some("2001:db8::1")),
-        ] {
-            let request = pureboot_protocol::BootRequest::new(node.mac_address);
-            let seen = RegisterNode { request, ip_address: Some(said.to_owned()) };
-            learn(&mut node, &seen, now(), now());
-            assert_eq!(node.ip_address.as_deref(), known);
-        }
-    }
-
-    #[test]
-    fn a_failure_report_counts_only_while_installing() {
-        for state in Lifecycle::ALL.iter().filter(|state| **state != Lifecycle::Installing) {
-            let mut node = node(*state);
-            observe(&mut node, &NodeEvent::new(NodeEventKind::InstallFailed), now(), now());
-            assert_eq!((node.state, node.install_attempts), (*state, 0));
-        }
-    }
-
-    #[test]
-    fn i5_a_base_within_the_sites_own_run_agrees_and_one_before_it_does_not() {
-        for (base, run_base, agrees) in [
-            (Some(7), None, true),
-            (Some(6), None, false),
-            (Some(8), None, false),
-            (None, None, false),
-            (Some(5), Some(5), true),
-            (Some(4), Some(5), false),
-            (Some(8), Some(5), false),
-        ] {
-            let mut node = node(Lifecycle::Pending);
-            let result = wish(&mut node, Lifecycle::Installing, base, run_base, now());
-            assert_eq!(result.is_ok(), agrees, "{base:?} {run_base:?}");
-            assert_eq!(node.version, if agrees { 8 } else { 7 });
-        }
-    }
-
-    #[test]
-    fn a_site_that_wishes_what_is_so_already_disagrees_with_nobody() {
-        let mut node = node(Lifecycle::Installed);
-        assert_eq!(wish(&mut node, Lifecycle::Installed, Some(1), None, now()), Ok(None));
-    }
-
-    proptest! {
-        #[test]
-        fn a_site_never_moves_a_node_but_along_the_lifecycle(
-            from in select(Lifecycle::ALL),
-            to in select(Lifecycle::ALL),
-        ) {
-            let mut node = node(from);
-            match wish(&mut node, to, Some(7), None, now()) {
-                Ok(Some(moved)) => {
-                    prop_assert_eq!(moved, Move { from, to });
-                    prop_assert!(from.transition(to).is_ok());
-                    prop_assert!((from, to) != (Lifecycle::InstallFailed, Lifecycle::Pending));
-                }
-                Ok(None) => prop_assert_eq!(from, to),
-                Err(_) => prop_assert_eq!((node.state, node.version), (from, 7)),
-            }
-        }
-    }
-}
+mod tests;

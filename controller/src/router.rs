@@ -94,6 +94,7 @@ pub(crate) fn table() -> Vec<Route> {
         route(Operator, "/api/v1/groups/{id}/nodes", get(groups::nodes)),
         route(Operator, "/api/v1/nodes", get(nodes::list).post(nodes::create)),
         route(Operator, "/api/v1/nodes/stats", get(nodes::stats)),
+        route(Operator, "/api/v1/nodes/stalled", get(nodes::stalled)),
         route(Operator, "/api/v1/nodes/bulk/assign-group", post(bulk::assign_group)),
         route(Operator, "/api/v1/nodes/bulk/assign-workflow", post(bulk::assign_workflow)),
         route(Operator, "/api/v1/nodes/bulk/add-tag", post(bulk::add_tag)),

@@ -7,6 +7,7 @@ mod changes;
 mod credentials;
 mod edits;
 mod groups;
+mod installs;
 mod logs;
 mod nodes;
 mod page;
@@ -34,6 +35,7 @@ pub(crate) use groups::{Group, GroupFields, GroupFilter};
 pub(crate) use nodes::{NewNode, NodeFilter, NodePatch, Origin};
 pub(crate) use page::{Cursor, Paging};
 pub(crate) use sites::{Site, SiteFields};
+pub(crate) use workflows::KeptWorkflow;
 
 /// Connections that only read; one more writes.
 const READERS_MAX: u32 = 4;
@@ -220,6 +222,7 @@ fn migrator() -> Migrator {
     Migrator::with_migrations(vec![
         step(1, "main job", include_str!("../migrations/sqlite/0001_main_job.sql")),
         step(2, "groups", include_str!("../migrations/sqlite/0002_groups.sql")),
+        step(3, "install timeout", include_str!("../migrations/sqlite/0003_install_timeout.sql")),
     ])
 }
 

@@ -159,6 +159,11 @@ pub(crate) async fn stats(State(app): State<App>) -> Result<Response, ApiError> 
     Ok(json(StatusCode::OK, &Success::new(Stats { total, by_state })))
 }
 
+/// `GET /nodes/stalled`: those that install for longer than their workflow allows.
+pub(crate) async fn stalled(State(app): State<App>, paging: Paging) -> Result<Response, ApiError> {
+    Ok(json(StatusCode::OK, &app.store.stalled_installs(app.now(), &paging).await?))
+}
+
 /// `GET /nodes/{id}/history`: the moves of its state.
 pub(crate) async fn history(
     State(app): State<App>,

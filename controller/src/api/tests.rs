@@ -5,6 +5,7 @@ mod authority;
 mod bulk;
 mod changes;
 mod groups;
+mod installs;
 mod nodes;
 mod sites;
 

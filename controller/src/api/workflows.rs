@@ -10,9 +10,13 @@ use serde_json::{Map, Value};
 use crate::api::check::Check;
 use crate::error::ApiError;
 use crate::extract::{Id, IfMatch, Json, fields, json, resource};
+use crate::node::INSTALL_TIMEOUT_MINUTES;
 use crate::random;
 use crate::router::App;
-use crate::store::Paging;
+use crate::store::{KeptWorkflow, Paging};
+
+/// Minutes that a workflow may give an attempt to install: up to a week.
+const TIMEOUT_MINUTES: std::ops::RangeInclusive<u32> = 1..=10_080;
 
 /// The fields of a workflow that a request sets. Those of the method are kept as they came, because which there are is the
 /// method's business.
@@ -20,6 +24,7 @@ use crate::store::Paging;
 pub(crate) struct WorkflowFields {
     name: Option<String>,
     description: Option<String>,
+    timeout_minutes: Option<u32>,
     #[serde(flatten)]
     boot: Map<String, Value>,
 }
@@ -40,9 +45,11 @@ pub(crate) async fn create(
         updated_at: now,
         version: 1,
     };
-    app.store.create_workflow(&workflow).await?;
-    tracing::info!(workflow = %workflow.id, "made workflow {:?}", workflow.name);
-    Ok(resource(StatusCode::CREATED, workflow.version, workflow))
+    let timeout_minutes = request.timeout_minutes.unwrap_or(INSTALL_TIMEOUT_MINUTES);
+    let kept = KeptWorkflow { workflow, timeout_minutes };
+    app.store.create_workflow(&kept).await?;
+    tracing::info!(workflow = %kept.workflow.id, "made workflow {:?}", kept.workflow.name);
+    Ok(resource(StatusCode::CREATED, kept.workflow.version, kept))
 }
 
 /// `GET /workflows`.
@@ -55,8 +62,8 @@ pub(crate) async fn read(
     State(app): State<App>,
     Id(id): Id<WorkflowId>,
 ) -> Result<Response, ApiError> {
-    let workflow = app.store.workflow(id).await?;
-    Ok(resource(StatusCode::OK, workflow.version, workflow))
+    let kept = app.store.workflow(id).await?;
+    Ok(resource(StatusCode::OK, kept.workflow.version, kept))
 }
 
 /// `PATCH /workflows/{id}`.
@@ -67,17 +74,21 @@ pub(crate) async fn update(
     Json(request): Json<WorkflowFields>,
 ) -> Result<Response, ApiError> {
     check(&request)?;
-    let change = |old: Workflow| -> Result<Workflow, ApiError> {
-        Ok(Workflow {
+    let change = |old: KeptWorkflow| -> Result<KeptWorkflow, ApiError> {
+        let KeptWorkflow { workflow: old, timeout_minutes } = old;
+        let workflow = Workflow {
             name: request.name.unwrap_or(old.name),
             description: request.description.unwrap_or(old.description),
             boot: merged(&old.boot, request.boot)?,
             ..old
-        })
+        };
+        let timeout_minutes = request.timeout_minutes.unwrap_or(timeout_minutes);
+        Ok(KeptWorkflow { workflow, timeout_minutes })
     };
-    let workflow = app.store.update_workflow(id, version, app.now(), change).await?;
-    tracing::info!(workflow = %id, version = workflow.version, "changed workflow {:?}", workflow.name);
-    Ok(resource(StatusCode::OK, workflow.version, workflow))
+    let kept = app.store.update_workflow(id, version, app.now(), change).await?;
+    let Workflow { name, version, .. } = &kept.workflow;
+    tracing::info!(workflow = %id, version, "changed workflow {name:?}");
+    Ok(resource(StatusCode::OK, *version, &kept))
 }
 
 /// `DELETE /workflows/{id}`.
@@ -86,9 +97,9 @@ pub(crate) async fn delete(
     Id(id): Id<WorkflowId>,
     IfMatch(version): IfMatch,
 ) -> Result<Response, ApiError> {
-    let workflow = app.store.delete_workflow(id, version).await?;
-    tracing::info!(workflow = %id, "deleted workflow {:?}", workflow.name);
-    Ok(resource(StatusCode::OK, workflow.version, workflow))
+    let kept = app.store.delete_workflow(id, version).await?;
+    tracing::info!(workflow = %id, "deleted workflow {:?}", kept.workflow.name);
+    Ok(resource(StatusCode::OK, kept.workflow.version, kept))
 }
 
 /// `boot` with the members of `patch` in place of its own; null takes a member away (RFC 7396).
@@ -112,6 +123,10 @@ fn check(fields: &WorkflowFields) -> Result<(), ApiError> {
     }
     if let Some(description) = &fields.description {
         check.text("description", description);
+    }
+    if let Some(minutes) = fields.timeout_minutes {
+        let is_valid = TIMEOUT_MINUTES.contains(&minutes);
+        check.require("timeout_minutes", is_valid, format!("{minutes} is not within 1 to 10080"));
     }
     check.done()
 }

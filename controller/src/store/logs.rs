@@ -23,6 +23,8 @@ pub(crate) enum Trigger {
     Site,
     /// The `auto_provision` of a group or site.
     AutoProvision,
+    /// The time that an installation may take.
+    InstallTimeout,
 }
 
 impl Trigger {
@@ -31,6 +33,7 @@ impl Trigger {
             Self::Operator => "operator",
             Self::Site => "site",
             Self::AutoProvision => "auto_provision",
+            Self::InstallTimeout => "install_timeout",
         }
     }
 }

@@ -212,7 +212,7 @@ impl Store {
             if let Some(id) = workflow_id
                 && !workflows.iter().any(|workflow| workflow.id == id)
             {
-                workflows.extend(workflows::find(&mut tx, id).await?);
+                workflows.extend(workflows::find(&mut tx, id).await?.map(|kept| kept.workflow));
             }
             records.push(BootRecord {
                 node_id: node.id,
@@ -269,9 +269,18 @@ impl Store {
 
 /// The node with `id`.
 pub(super) async fn load(db: &mut SqliteConnection, id: NodeId) -> Result<Node, StoreError> {
+    load_with_run(db, id).await.map(|(node, _)| node)
+}
+
+/// The node with `id`, and the run that it is in.
+pub(super) async fn load_with_run(
+    db: &mut SqliteConnection,
+    id: NodeId,
+) -> Result<(Node, Option<Run>), StoreError> {
     let row = sqlx::query("SELECT * FROM nodes WHERE id = ?1").bind(id.to_string());
     let row = row.fetch_optional(db).await?;
-    read(&row.ok_or_else(|| StoreError::Missing { what: "node", id: id.to_string() })?)
+    let row = row.ok_or_else(|| StoreError::Missing { what: "node", id: id.to_string() })?;
+    Ok((read(&row)?, read_run(&row)?))
 }
 
 /// The node with the address `mac`, and the run that it is in.
@@ -364,14 +373,14 @@ pub(super) async fn save(
         "INSERT INTO nodes (id, mac_address, hostname, ip_address, state, workflow_id, vendor, model, serial_number,
             system_uuid, arch, boot_mode, home_site_id, tags, install_attempts, last_install_error, boot_count, last_boot_at,
             state_changed_at, updated_at, last_seen_at, version, run_outbox, run_base, created_at,
-            group_id)
+            group_id, install_started_at)
          VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9, ?10, ?11, ?12, ?13, ?14, ?15, ?16, ?17, ?18, ?19, ?20, ?21, ?22, ?23, ?24,
-            ?25, ?26)
+            ?25, ?26, ?27)
          ON CONFLICT (id) DO UPDATE SET hostname = ?3, ip_address = ?4, state = ?5, workflow_id = ?6, vendor = ?7, model = ?8,
             serial_number = ?9, system_uuid = ?10, arch = ?11, boot_mode = ?12, home_site_id = ?13, tags = ?14,
             install_attempts = ?15, last_install_error = ?16, boot_count = ?17, last_boot_at = ?18, state_changed_at = ?19,
             updated_at = ?20, last_seen_at = ?21, version = ?22, run_outbox = ?23, run_base = ?24,
-            group_id = ?26",
+            group_id = ?26, install_started_at = ?27",
     )
     .bind(node.id.to_string())
     .bind(node.mac_address.to_string())
@@ -399,12 +408,14 @@ pub(super) async fn save(
     .bind(run.map(|run| int(run.base)))
     .bind(node.created_at.unix_ms())
     .bind(node.group_id.map(|id| id.to_string()))
+    .bind(node.install_started_at.map(Timestamp::unix_ms))
     .execute(db)
     .await?;
     Ok(())
 }
 
-fn place(node: &Node) -> Cursor {
+/// Where a node is in a list of nodes.
+pub(super) fn place(node: &Node) -> Cursor {
     Cursor::new(node.created_at.unix_ms(), node.id)
 }
 
@@ -414,7 +425,8 @@ fn read_run(row: &SqliteRow) -> Result<Option<Run>, StoreError> {
     Ok(outbox_id.zip(base).map(|(outbox_id, base)| Run { outbox_id, base }))
 }
 
-fn read(row: &SqliteRow) -> Result<Node, StoreError> {
+/// Reads a row of `nodes`.
+pub(super) fn read(row: &SqliteRow) -> Result<Node, StoreError> {
     Ok(Node {
         id: word(row, "id")?,
         mac_address: word(row, "mac_address")?,
@@ -432,7 +444,7 @@ fn read(row: &SqliteRow) -> Result<Node, StoreError> {
         home_site_id: word_opt(row, "home_site_id")?,
         tags: json(row, "tags")?,
         install_attempts: count(row, "install_attempts")?,
-        install_started_at: None,
+        install_started_at: time_opt(row, "install_started_at")?,
         last_install_error: row.try_get("last_install_error")?,
         boot_count: count(row, "boot_count")?,
         last_boot_at: time_opt(row, "last_boot_at")?,

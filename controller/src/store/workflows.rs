@@ -1,6 +1,7 @@
-//! Workflows: what nodes are installed with.
+//! Workflows: what nodes are installed with, and how long that may take.
 
 use pureboot_protocol::{BootMethod, Page, Timestamp, Workflow, WorkflowId};
+use serde::Serialize;
 use sqlx::sqlite::SqliteRow;
 use sqlx::{Row, SqliteConnection};
 
@@ -8,17 +9,27 @@ use crate::store::page::{Cursor, Paging};
 use crate::store::row::{count, int, json, time, to_json, word};
 use crate::store::{Store, StoreError, check_version};
 
+/// A workflow with what only the controller needs of it. The field names are those of the HTTP surface.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+pub(crate) struct KeptWorkflow {
+    #[serde(flatten)]
+    pub(crate) workflow: Workflow,
+    /// How long one attempt to install may take.
+    pub(crate) timeout_minutes: u32,
+}
+
 impl Store {
     /// Keeps a new workflow.
     ///
     /// # Errors
     /// The name is taken.
-    pub(crate) async fn create_workflow(&self, workflow: &Workflow) -> Result<(), StoreError> {
+    pub(crate) async fn create_workflow(&self, kept: &KeptWorkflow) -> Result<(), StoreError> {
+        let workflow = &kept.workflow;
         let mut tx = self.write().await?;
         check_name(&mut tx, workflow).await?;
         sqlx::query(
-            "INSERT INTO workflows (id, name, description, boot, created_at, updated_at, version)
-             VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7)",
+            "INSERT INTO workflows (id, name, description, boot, created_at, updated_at, version, timeout_minutes)
+             VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8)",
         )
         .bind(workflow.id.to_string())
         .bind(&workflow.name)
@@ -27,6 +38,7 @@ impl Store {
         .bind(workflow.created_at.unix_ms())
         .bind(workflow.updated_at.unix_ms())
         .bind(int(workflow.version))
+        .bind(kept.timeout_minutes)
         .execute(&mut *tx)
         .await?;
         tx.commit().await?;
@@ -37,7 +49,7 @@ impl Store {
     ///
     /// # Errors
     /// There is none.
-    pub(crate) async fn workflow(&self, id: WorkflowId) -> Result<Workflow, StoreError> {
+    pub(crate) async fn workflow(&self, id: WorkflowId) -> Result<KeptWorkflow, StoreError> {
         load(&mut *self.reader.acquire().await?, id).await
     }
 
@@ -45,7 +57,10 @@ impl Store {
     ///
     /// # Errors
     /// The database fails.
-    pub(crate) async fn workflows(&self, paging: &Paging) -> Result<Page<Workflow>, StoreError> {
+    pub(crate) async fn workflows(
+        &self,
+        paging: &Paging,
+    ) -> Result<Page<KeptWorkflow>, StoreError> {
         let (position, id, rows) = paging.rising();
         let rows = sqlx::query(
             "SELECT * FROM workflows WHERE (created_at, id) > (?1, ?2) ORDER BY created_at, id LIMIT ?3",
@@ -58,12 +73,16 @@ impl Store {
         let total = sqlx::query("SELECT count(*) AS total FROM workflows");
         let total = total.fetch_one(&self.reader).await?;
         let workflows = rows.iter().map(read).collect::<Result<_, _>>()?;
-        Ok(paging.page(workflows, count(&total, "total")?, |workflow: &Workflow| {
-            Cursor::new(workflow.created_at.unix_ms(), workflow.id)
-        }))
+        Ok(paging.page(
+            workflows,
+            count(&total, "total")?,
+            |KeptWorkflow { workflow, .. }: &KeptWorkflow| {
+                Cursor::new(workflow.created_at.unix_ms(), workflow.id)
+            },
+        ))
     }
 
-    /// Replaces name, description and method of a workflow; what `change` makes of them is kept.
+    /// Replaces name, description, method and timeout of a workflow; what `change` makes of them is kept.
     ///
     /// # Errors
     /// There is no such workflow, it has another version than `version`, `change` refuses, or the name is taken.
@@ -72,16 +91,19 @@ impl Store {
         id: WorkflowId,
         version: Option<u64>,
         now: Timestamp,
-        change: impl FnOnce(Workflow) -> Result<Workflow, E>,
-    ) -> Result<Workflow, E> {
+        change: impl FnOnce(KeptWorkflow) -> Result<KeptWorkflow, E>,
+    ) -> Result<KeptWorkflow, E> {
         let mut tx = self.write().await?;
         let old = load(&mut tx, id).await?;
-        check_version(version, old.version)?;
-        let version = old.version + 1;
-        let workflow = Workflow { version, updated_at: now, ..change(old)? };
-        check_name(&mut tx, &workflow).await?;
+        check_version(version, old.workflow.version)?;
+        let version = old.workflow.version + 1;
+        let mut kept = change(old)?;
+        let workflow = &mut kept.workflow;
+        (workflow.version, workflow.updated_at) = (version, now);
+        check_name(&mut tx, workflow).await?;
         sqlx::query(
-            "UPDATE workflows SET name = ?2, description = ?3, boot = ?4, updated_at = ?5, version = ?6 WHERE id = ?1",
+            "UPDATE workflows SET name = ?2, description = ?3, boot = ?4, updated_at = ?5, version = ?6, timeout_minutes = ?7
+             WHERE id = ?1",
         )
         .bind(id.to_string())
         .bind(&workflow.name)
@@ -89,11 +111,12 @@ impl Store {
         .bind(to_json(&workflow.boot))
         .bind(now.unix_ms())
         .bind(int(version))
+        .bind(kept.timeout_minutes)
         .execute(&mut *tx)
         .await
         .map_err(StoreError::from)?;
         tx.commit().await.map_err(StoreError::from)?;
-        Ok(workflow)
+        Ok(kept)
     }
 
     /// Deletes a workflow, and answers what it was.
@@ -104,10 +127,10 @@ impl Store {
         &self,
         id: WorkflowId,
         version: Option<u64>,
-    ) -> Result<Workflow, StoreError> {
+    ) -> Result<KeptWorkflow, StoreError> {
         let mut tx = self.write().await?;
-        let workflow = load(&mut tx, id).await?;
-        check_version(version, workflow.version)?;
+        let kept = load(&mut tx, id).await?;
+        check_version(version, kept.workflow.version)?;
         let used = sqlx::query(
             "SELECT (SELECT count(*) FROM nodes WHERE workflow_id = ?1 AND state <> 'retired') AS nodes,
                     (SELECT count(*) FROM sites WHERE default_workflow_id = ?1) AS groups",
@@ -117,12 +140,12 @@ impl Store {
         .await?;
         let (nodes, groups) = (count(&used, "nodes")?, count(&used, "groups")?);
         if nodes > 0 || groups > 0 {
-            return Err(StoreError::WorkflowInUse { name: workflow.name, nodes, groups });
+            return Err(StoreError::WorkflowInUse { name: kept.workflow.name, nodes, groups });
         }
         let delete = sqlx::query("DELETE FROM workflows WHERE id = ?1").bind(id.to_string());
         delete.execute(&mut *tx).await?;
         tx.commit().await?;
-        Ok(workflow)
+        Ok(kept)
     }
 }
 
@@ -130,12 +153,12 @@ impl Store {
 pub(super) async fn find(
     db: &mut SqliteConnection,
     id: WorkflowId,
-) -> Result<Option<Workflow>, StoreError> {
+) -> Result<Option<KeptWorkflow>, StoreError> {
     let row = sqlx::query("SELECT * FROM workflows WHERE id = ?1").bind(id.to_string());
     row.fetch_optional(db).await?.map(|row| read(&row)).transpose()
 }
 
-async fn load(db: &mut SqliteConnection, id: WorkflowId) -> Result<Workflow, StoreError> {
+async fn load(db: &mut SqliteConnection, id: WorkflowId) -> Result<KeptWorkflow, StoreError> {
     let workflow = find(db, id).await?;
     workflow.ok_or_else(|| StoreError::Missing { what: "workflow", id: id.to_string() })
 }
@@ -152,8 +175,8 @@ async fn check_name(db: &mut SqliteConnection, workflow: &Workflow) -> Result<()
     }
 }
 
-fn read(row: &SqliteRow) -> Result<Workflow, StoreError> {
-    Ok(Workflow {
+fn read(row: &SqliteRow) -> Result<KeptWorkflow, StoreError> {
+    let workflow = Workflow {
         id: word(row, "id")?,
         name: row.try_get("name")?,
         description: row.try_get("description")?,
@@ -161,5 +184,6 @@ fn read(row: &SqliteRow) -> Result<Workflow, StoreError> {
         created_at: time(row, "created_at")?,
         updated_at: time(row, "updated_at")?,
         version: count(row, "version")?,
-    })
+    };
+    Ok(KeptWorkflow { workflow, timeout_minutes: count(row, "timeout_minutes")? })
 }
