@@ -3,6 +3,7 @@
 pub(crate) mod agents;
 pub(crate) mod bulk;
 pub(crate) mod changes;
+pub(crate) mod custody;
 pub(crate) mod groups;
 pub(crate) mod health;
 pub(crate) mod nodes;

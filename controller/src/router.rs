@@ -14,7 +14,7 @@ use pureboot_protocol::Timestamp;
 use tower_http::limit::RequestBodyLimitLayer;
 use tower_http::timeout::TimeoutLayer;
 
-use crate::api::{agents, bulk, changes, groups, health, nodes, sites, workflows};
+use crate::api::{agents, bulk, changes, custody, groups, health, nodes, sites, workflows};
 use crate::auth::{self, Role};
 use crate::correlation;
 use crate::error::ApiError;
@@ -83,6 +83,9 @@ pub(crate) fn table() -> Vec<Route> {
         route(Operator, "/api/v1/sites/{id}/agent-token", post(sites::make_token)),
         route(Operator, "/api/v1/sites/{id}/nodes", get(sites::nodes)),
         route(Operator, "/api/v1/sites/{id}/health", get(sites::health)),
+        route(Operator, "/api/v1/sites/{id}/conflicts", get(custody::conflicts)),
+        route(Operator, "/api/v1/sites/{id}/parked", get(custody::parked)),
+        route(Operator, "/api/v1/sync/conflicts", get(custody::all_conflicts)),
         route(Operator, "/api/v1/groups", get(groups::list).post(groups::create)),
         route(
             Operator,
@@ -118,6 +121,7 @@ pub(crate) fn table() -> Vec<Route> {
         ),
         route(Operator, "/api/v1/agents", get(agents::list)),
         route(Operator, "/api/v1/agents/{site_id}/status", get(agents::status)),
+        route(Operator, "/api/v1/agents/{site_id}/heartbeats", get(agents::heartbeats)),
         route(Anyone, "/api/v1/agents/register", post(agents::register)),
         route(
             Agent,

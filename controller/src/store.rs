@@ -5,6 +5,7 @@
 mod agents;
 mod changes;
 mod credentials;
+mod custody;
 mod edits;
 mod groups;
 mod installs;
@@ -223,6 +224,7 @@ fn migrator() -> Migrator {
         step(1, "main job", include_str!("../migrations/sqlite/0001_main_job.sql")),
         step(2, "groups", include_str!("../migrations/sqlite/0002_groups.sql")),
         step(3, "install timeout", include_str!("../migrations/sqlite/0003_install_timeout.sql")),
+        step(4, "custody", include_str!("../migrations/sqlite/0004_custody.sql")),
     ])
 }
 

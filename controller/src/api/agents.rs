@@ -145,3 +145,12 @@ pub(crate) async fn status(
 ) -> Result<Response, ApiError> {
     Ok(json(StatusCode::OK, &Success::new(app.store.agent(site_id).await?)))
 }
+
+/// `GET /agents/{site_id}/heartbeats`.
+pub(crate) async fn heartbeats(
+    State(app): State<App>,
+    Id(site_id): Id<SiteId>,
+    paging: Paging,
+) -> Result<Response, ApiError> {
+    Ok(json(StatusCode::OK, &app.store.heartbeats(site_id, &paging).await?))
+}

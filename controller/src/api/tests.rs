@@ -4,6 +4,7 @@ mod agents;
 mod authority;
 mod bulk;
 mod changes;
+mod custody;
 mod groups;
 mod installs;
 mod nodes;

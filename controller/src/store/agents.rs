@@ -32,6 +32,15 @@ pub(crate) struct AgentStanding {
     heartbeat: Option<Heartbeat>,
 }
 
+/// A heartbeat with its place in the history of its site. The field names are those of the HTTP surface.
+#[derive(Debug, Serialize)]
+pub(crate) struct KeptHeartbeat {
+    number: u64,
+    /// By the controller's clock.
+    received_at: Timestamp,
+    heartbeat: Heartbeat,
+}
+
 /// For how long an agent has been silent, as far as it matters for its status.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) struct Silence {
@@ -138,6 +147,41 @@ impl Store {
         read(&row.ok_or_else(missing)?)
     }
 
+    /// The heartbeats that are kept of a site, the latest first.
+    ///
+    /// # Errors
+    /// There is no such site.
+    pub(crate) async fn heartbeats(
+        &self,
+        site: SiteId,
+        paging: &Paging,
+    ) -> Result<Page<KeptHeartbeat>, StoreError> {
+        let mut tx = self.reader.begin().await?;
+        sites::load(&mut tx, site).await?;
+        let (below, rows) = paging.falling();
+        let rows = sqlx::query(
+            "SELECT * FROM heartbeats WHERE site_id = ?1 AND number < ?2 ORDER BY number DESC LIMIT ?3",
+        )
+        .bind(site.to_string())
+        .bind(below)
+        .bind(rows)
+        .fetch_all(&mut *tx)
+        .await?;
+        let total = sqlx::query("SELECT count(*) AS total FROM heartbeats WHERE site_id = ?1");
+        let total = total.bind(site.to_string()).fetch_one(&mut *tx).await?;
+        let read = |row: &SqliteRow| {
+            Ok(KeptHeartbeat {
+                number: count(row, "number")?,
+                received_at: time(row, "received_at")?,
+                heartbeat: json(row, "heartbeat")?,
+            })
+        };
+        let kept = rows.iter().map(read).collect::<Result<_, StoreError>>()?;
+        Ok(paging.page(kept, count(&total, "total")?, |kept: &KeptHeartbeat| {
+            Cursor::numbered(kept.number)
+        }))
+    }
+
     /// What is known of a site.
     ///
     /// # Errors
@@ -221,14 +265,4 @@ fn read(row: &SqliteRow) -> Result<AgentStanding, StoreError> {
         registered_at: time(row, "registered_at")?,
         heartbeat: json_opt(row, "heartbeat")?,
     })
-}
-
-#[cfg(test)]
-impl Store {
-    /// How many heartbeats of a site are kept.
-    pub(crate) async fn heartbeats_kept(&self, site: SiteId) -> u64 {
-        let row = sqlx::query("SELECT count(*) AS kept FROM heartbeats WHERE site_id = ?1");
-        let row = row.bind(site.to_string()).fetch_one(&self.reader).await.expect("a count");
-        count(&row, "kept").expect("a count")
-    }
 }
