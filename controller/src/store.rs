@@ -225,6 +225,7 @@ fn migrator() -> Migrator {
         step(2, "groups", include_str!("../migrations/sqlite/0002_groups.sql")),
         step(3, "install timeout", include_str!("../migrations/sqlite/0003_install_timeout.sql")),
         step(4, "custody", include_str!("../migrations/sqlite/0004_custody.sql")),
+        step(5, "discovery quota", include_str!("../migrations/sqlite/0005_discovery_quota.sql")),
     ])
 }
 

@@ -8,6 +8,7 @@ mod custody;
 mod groups;
 mod installs;
 mod nodes;
+mod quota;
 mod sites;
 
 use std::net::SocketAddr;

@@ -19,6 +19,8 @@ use crate::store::{Store, StoreError, tree};
 
 /// The longest reason that is kept, in characters; texts of a parser may repeat what they were given.
 const REASON_LEN_MAX: usize = 300;
+/// Machines of one site that may be unknown to operators at a time; whoever floods a site with random addresses fills no more.
+const UNKNOWN_NODES_MAX: u64 = 1_000;
 
 impl Store {
     /// Takes `batch` of the agent of `site` into custody.
@@ -266,6 +268,12 @@ impl Taker<'_> {
                 )));
             }
             (None, None) => {
+                if nodes::count_unknown(self.db, site).await? >= UNKNOWN_NODES_MAX {
+                    return Ok(Effect::Parked(format!(
+                        "site {site} has {UNKNOWN_NODES_MAX} machines already that nobody has looked at; retire them or take \
+                         them in, and {mac} is registered when it boots again"
+                    )));
+                }
                 let mut node = node::new(change.node, mac, now);
                 node.home_site_id = Some(site);
                 // What follows counts this change, and the first version is 1.

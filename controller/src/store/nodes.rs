@@ -362,6 +362,18 @@ pub(super) async fn check_references(
     Ok(())
 }
 
+/// Nodes of `site` that only sites have made and that nothing is known of yet: discovered, or put forward by `auto_provision`.
+pub(super) async fn count_unknown(
+    db: &mut SqliteConnection,
+    site: SiteId,
+) -> Result<u64, StoreError> {
+    let unknown = sqlx::query(
+        "SELECT count(*) AS nodes FROM nodes
+         WHERE home_site_id = ?1 AND only_sites AND state IN ('discovered', 'pending')",
+    );
+    count(&unknown.bind(site.to_string()).fetch_one(db).await?, "nodes")
+}
+
 /// Writes the whole node, in a new row or in its own. Whoever is no site ends the run that the node was in.
 pub(super) async fn save(
     db: &mut SqliteConnection,
@@ -373,14 +385,14 @@ pub(super) async fn save(
         "INSERT INTO nodes (id, mac_address, hostname, ip_address, state, workflow_id, vendor, model, serial_number,
             system_uuid, arch, boot_mode, home_site_id, tags, install_attempts, last_install_error, boot_count, last_boot_at,
             state_changed_at, updated_at, last_seen_at, version, run_outbox, run_base, created_at,
-            group_id, install_started_at)
+            group_id, install_started_at, only_sites)
          VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9, ?10, ?11, ?12, ?13, ?14, ?15, ?16, ?17, ?18, ?19, ?20, ?21, ?22, ?23, ?24,
-            ?25, ?26, ?27)
+            ?25, ?26, ?27, ?23 IS NOT NULL)
          ON CONFLICT (id) DO UPDATE SET hostname = ?3, ip_address = ?4, state = ?5, workflow_id = ?6, vendor = ?7, model = ?8,
             serial_number = ?9, system_uuid = ?10, arch = ?11, boot_mode = ?12, home_site_id = ?13, tags = ?14,
             install_attempts = ?15, last_install_error = ?16, boot_count = ?17, last_boot_at = ?18, state_changed_at = ?19,
             updated_at = ?20, last_seen_at = ?21, version = ?22, run_outbox = ?23, run_base = ?24,
-            group_id = ?26, install_started_at = ?27",
+            group_id = ?26, install_started_at = ?27, only_sites = only_sites AND ?23 IS NOT NULL",
     )
     .bind(node.id.to_string())
     .bind(node.mac_address.to_string())
