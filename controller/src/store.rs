@@ -188,7 +188,7 @@ impl Store {
             SqlitePoolOptions::new().max_connections(connections).acquire_timeout(BUSY_TIMEOUT)
         };
         let writer = pool(1).connect_with(options.clone()).await?;
-        migrator().run(&writer).await?;
+        migrator(STEPS.len()).run(&writer).await?;
         let reader = pool(READERS_MAX).connect_with(options.pragma("query_only", "ON")).await?;
         Ok(Self { writer, reader })
     }
@@ -216,17 +216,21 @@ impl Store {
 }
 
 /// Every step from an empty file to this version's schema. Steps are only ever added.
-fn migrator() -> Migrator {
-    let step = |version, name: &'static str, sql: &'static str| {
-        Migration::new(version, name.into(), MigrationType::Simple, sql.into_sql_str(), false)
+const STEPS: [(&str, &str); 5] = [
+    ("main job", include_str!("../migrations/sqlite/0001_main_job.sql")),
+    ("groups", include_str!("../migrations/sqlite/0002_groups.sql")),
+    ("install timeout", include_str!("../migrations/sqlite/0003_install_timeout.sql")),
+    ("custody", include_str!("../migrations/sqlite/0004_custody.sql")),
+    ("discovery quota", include_str!("../migrations/sqlite/0005_discovery_quota.sql")),
+];
+
+/// What brings a database up to the first `steps` of [`STEPS`].
+fn migrator(steps: usize) -> Migrator {
+    let step = |(version, (name, sql)): (i64, &(&'static str, &'static str))| {
+        let sql = sql.into_sql_str();
+        Migration::new(version, (*name).into(), MigrationType::Simple, sql, false)
     };
-    Migrator::with_migrations(vec![
-        step(1, "main job", include_str!("../migrations/sqlite/0001_main_job.sql")),
-        step(2, "groups", include_str!("../migrations/sqlite/0002_groups.sql")),
-        step(3, "install timeout", include_str!("../migrations/sqlite/0003_install_timeout.sql")),
-        step(4, "custody", include_str!("../migrations/sqlite/0004_custody.sql")),
-        step(5, "discovery quota", include_str!("../migrations/sqlite/0005_discovery_quota.sql")),
-    ])
+    Migrator::with_migrations((1..).zip(STEPS.iter().take(steps)).map(step).collect())
 }
 
 /// Refuses a change of `current` by a client that knows another version.
@@ -236,3 +240,6 @@ fn check_version(given: Option<u64>, current: u64) -> Result<(), StoreError> {
         _ => Ok(()),
     }
 }
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,56 @@
+//! Databases of earlier versions.
+
+use pureboot_protocol::{Lifecycle, NodeId, SiteId, WorkflowId};
+
+use super::*;
+
+/// The rows that a controller of the first version left behind.
+const FIRST_VERSION: &str = "
+    INSERT INTO sites VALUES ('00000000-0000-4000-8000-000000000001', 'berlin', '', NULL, '/berlin', 0, NULL, NULL, NULL, 'full',
+        'site_wins', 'mirror', '[]', NULL, 30, 'dhcp', 'manual', 60, '[]', 1000, 1000, 7);
+    INSERT INTO workflows VALUES ('00000000-0000-4000-8000-000000000002', 'debian', '',
+        '{\"method\": \"kernel\", \"kernel\": \"images/linux\"}', 1000, 1000, 1);
+    INSERT INTO outboxes VALUES (1, '00000000-0000-4000-8000-000000000001', '01010101010101010101010101010101', 9);
+    INSERT INTO nodes VALUES ('00000000-0000-4000-8000-000000000003', '02:00:00:00:00:01', NULL, NULL, 'installing',
+        '00000000-0000-4000-8000-000000000002', NULL, NULL, NULL, NULL, NULL, NULL,
+        '00000000-0000-4000-8000-000000000001', '[]', 1, 'no disk', 2, NULL, 5000, 1000, 6000, NULL, 4, 1, 2);
+    INSERT INTO nodes VALUES ('00000000-0000-4000-8000-000000000004', '02:00:00:00:00:02', NULL, NULL, 'discovered',
+        NULL, NULL, NULL, NULL, NULL, NULL, NULL,
+        '00000000-0000-4000-8000-000000000001', '[]', 0, NULL, 0, NULL, 5000, 1000, 6000, NULL, 1, 1, 0);
+";
+
+#[tokio::test]
+async fn a_database_of_the_first_version_is_brought_up_with_all_that_is_in_it() {
+    let dir = tempfile::tempdir().expect("a directory");
+    let file = dir.path().join("controller.db");
+    let options = SqliteConnectOptions::new().filename(&file).create_if_missing(true);
+    let old = SqlitePool::connect_with(options).await.expect("a database");
+    migrator(1).run(&old).await.expect("the first schema");
+    sqlx::raw_sql(FIRST_VERSION).execute(&old).await.expect("rows of the first version");
+    old.close().await;
+    let store = Store::open(&file).await.expect("brought up");
+    let id = |last: char| format!("00000000-0000-4000-8000-00000000000{last}");
+    let site_id: SiteId = id('1').parse().expect("an id");
+    let site = store.site(site_id).await.expect("the site");
+    assert!(site.is_site && site.version == 7 && site.auto_provision.is_none());
+    let workflow_id: WorkflowId = id('2').parse().expect("an id");
+    assert_eq!(store.workflow(workflow_id).await.expect("the workflow").timeout_minutes, 60);
+    let node_id: NodeId = id('3').parse().expect("an id");
+    let node = store.node(node_id).await.expect("the node");
+    assert_eq!((node.state, node.version, node.group_id), (Lifecycle::Installing, 4, None));
+    assert_eq!(node.install_started_at, Some(node.state_changed_at));
+    let mut reader = store.reader.acquire().await.expect("a reader");
+    let unknown = nodes::count_unknown(&mut reader, site_id).await.expect("a count");
+    assert_eq!(unknown, 1, "what only the site has made counts");
+}
+
+#[tokio::test]
+async fn a_database_of_a_later_version_is_left_alone() {
+    let dir = tempfile::tempdir().expect("a directory");
+    let file = dir.path().join("controller.db");
+    let store = Store::open(&file).await.expect("a database");
+    store.close().await;
+    let old = SqlitePool::connect_with(SqliteConnectOptions::new().filename(&file)).await;
+    let error = migrator(STEPS.len() - 1).run(&old.expect("a database")).await;
+    assert!(matches!(error, Err(MigrateError::VersionMissing(_))), "{error:?}");
+}
