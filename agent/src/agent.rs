@@ -28,7 +28,7 @@ use crate::dhcp::loaders::Loaders;
 use crate::dhcp::serve::LogObserver;
 use crate::http::Limits;
 use crate::manage::Management;
-use crate::outbox::{Flusher, Outbox};
+use crate::outbox::{Counts, Flusher, Outbox};
 use crate::rng::Rng;
 use crate::store::{Quota, Store, StoreOptions};
 use crate::uplink::controller::Controller;
@@ -143,7 +143,6 @@ impl Agent {
         let (sightings, seen) = bounded(SIGHTINGS_MAX);
         let vitals = Rc::new(shared.vitals(&sockets));
         let booter = Rc::new(shared.booter(renderer, sightings));
-        let agent_url = format!("http://{}", sockets.http_address);
         shared.recover_cache();
         shared.serve_management(sockets.management, &vitals);
         shared.serve_dhcp(sockets.dhcp, sockets.http_address.port(), seen);
@@ -158,7 +157,7 @@ impl Agent {
             vitals,
             data_dir: shared.data_dir,
             config: shared.config,
-            agent_url,
+            http_address: sockets.http_address,
             rng,
         }
     }
@@ -186,6 +185,7 @@ impl Shared {
             cache: self.cache.clone(),
             transfers: Rc::clone(&self.transfers),
             services,
+            counted: Cell::new(Counts { pending: 0, oldest_at: None }),
             started_at: clock::now(),
             started: clock::monotonic(),
         }

@@ -99,7 +99,11 @@ impl Config {
         data_dir::write_private(&data_dir.config_file(), &format!("{HEADER}{settings}"))
     }
 
-    fn check(&self) -> anyhow::Result<()> {
+    /// Whether the values are allowed, each by itself and together.
+    ///
+    /// # Errors
+    /// One is not; the text says what to do.
+    pub fn check(&self) -> anyhow::Result<()> {
         let is_plain = self.central_url.scheme() == Scheme::Http;
         if is_plain && !self.central_url.is_loopback() && !self.allow_plain_http {
             bail!(

@@ -81,6 +81,11 @@ impl DataDir {
         self.root.join("credential")
     }
 
+    /// The secret that `init --rejoin` has prepared, until it is the agent's own.
+    pub fn next_credential_file(&self) -> PathBuf {
+        self.root.join("credential.next")
+    }
+
     /// Where the running agent answers `status` and its kin.
     pub fn socket(&self) -> PathBuf {
         self.root.join("agent.sock")
@@ -159,7 +164,7 @@ pub fn read_secret(path: &Path) -> anyhow::Result<Option<Secret>> {
 /// # Errors
 /// It cannot be written; then what was there before is still there.
 pub fn write_private(path: &Path, text: &str) -> anyhow::Result<()> {
-    let temporary = path.with_extension("new");
+    let temporary = path.with_added_extension("new");
     let write = || -> io::Result<()> {
         match fs::remove_file(&temporary) {
             Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(error),
@@ -177,6 +182,19 @@ pub fn write_private(path: &Path, text: &str) -> anyhow::Result<()> {
         sync_parent(path)
     };
     write().with_context(|| format!("cannot write {}", path.display()))
+}
+
+/// Puts `next` in the place of `current` for good; without a next one nothing changes.
+///
+/// # Errors
+/// It cannot be moved.
+pub fn promote(next: &Path, current: &Path) -> anyhow::Result<()> {
+    match fs::rename(next, current) {
+        Err(error) if error.kind() != io::ErrorKind::NotFound => Err(error)
+            .with_context(|| format!("cannot move {} to {}", next.display(), current.display())),
+        _ => sync_parent(current)
+            .with_context(|| format!("cannot keep {} for good", current.display())),
+    }
 }
 
 /// Removes a file for good; one that is not there is removed already.

@@ -6,6 +6,7 @@
 use std::fmt::Write as _;
 use std::io::Write as _;
 use std::str::FromStr;
+use std::sync::{Mutex, PoisonError};
 
 use anyhow::Context as _;
 use log::kv::{Error, Key, Value, VisitSource};
@@ -19,7 +20,43 @@ pub const LEVEL_VARIABLE: &str = "PUREBOOT_LOG";
 /// The longest line, in bytes.
 const LINE_LEN_MAX: usize = 2_048;
 
-struct StandardError;
+/// Lines in one second; what a flood of requests adds to them is counted and not written.
+const LINES_PER_SECOND_MAX: u32 = 200;
+
+/// Writes lines, and no more of them than a disk can hold.
+struct StandardError {
+    pace: Mutex<Pace>,
+}
+
+static LOGGER: StandardError = StandardError { pace: Mutex::new(Pace::new()) };
+
+/// How many lines the present second has.
+#[derive(Debug, PartialEq, Eq)]
+struct Pace {
+    second: i64,
+    lines: u32,
+    dropped: u64,
+}
+
+impl Pace {
+    const fn new() -> Self {
+        Self { second: 0, lines: 0, dropped: 0 }
+    }
+
+    /// Whether a line may be written in this second, and how many were dropped before it.
+    fn take(&mut self, second: i64) -> Option<u64> {
+        if self.second != second {
+            self.second = second;
+            self.lines = 0;
+        }
+        if self.lines >= LINES_PER_SECOND_MAX {
+            self.dropped += 1;
+            return None;
+        }
+        self.lines += 1;
+        Some(std::mem::take(&mut self.dropped))
+    }
+}
 
 /// Sends log lines of the chosen level to standard error from now on.
 ///
@@ -32,7 +69,7 @@ pub fn install() -> anyhow::Result<()> {
         })?,
         Err(_) => LevelFilter::Info,
     };
-    log::set_logger(&StandardError).context("a second logger cannot be installed")?;
+    log::set_logger(&LOGGER).context("a second logger cannot be installed")?;
     log::set_max_level(level);
     Ok(())
 }
@@ -46,7 +83,18 @@ impl Log for StandardError {
         if !self.enabled(record.metadata()) {
             return;
         }
-        let mut line = format!("{} {:<5} ", clock::now(), record.level());
+        let now = clock::now();
+        let mut pace = self.pace.lock().unwrap_or_else(PoisonError::into_inner);
+        let Some(dropped) = pace.take(now.unix_ms() / 1_000) else { return };
+        drop(pace);
+        let mut line = String::new();
+        if dropped > 0 {
+            _ = writeln!(
+                line,
+                "{now} WARN  {dropped} log lines were dropped, more than {LINES_PER_SECOND_MAX} came in a second"
+            );
+        }
+        _ = write!(line, "{now} {:<5} ", record.level());
         escape_into(&mut line, &record.args().to_string());
         // A field that cannot be written is left out; the sentence stands.
         let _ = record.key_values().visit(&mut Fields(&mut line));
@@ -99,6 +147,15 @@ mod tests {
         let mut line = String::new();
         escape_into(&mut line, "a\r\nb\x1b[31mc");
         assert_eq!(line, "a\\r\\nb\\u{1b}[31mc");
+    }
+
+    #[test]
+    fn i7_a_flood_of_lines_is_cut_and_counted() {
+        let mut pace = Pace::new();
+        let written = (0..1_000).filter(|_| pace.take(7).is_some()).count();
+        assert_eq!(written, 200);
+        assert_eq!(pace.take(8), Some(800));
+        assert_eq!(pace.take(8), Some(0));
     }
 
     #[test]

@@ -47,6 +47,8 @@ pub struct Report {
     pub queue_pending: u64,
     /// Changes that the controller has parked since the agent's start.
     pub queue_parked: u64,
+    /// Why they were not delivered when that was last tried.
+    pub queue_error: Option<String>,
     /// The oldest of them.
     pub queue_oldest_at: Option<Timestamp>,
     /// Use of the file system that holds the data directory, 0 to 100.
@@ -77,7 +79,10 @@ pub enum LineReport {
     /// Not tried yet.
     Untried,
     /// Answered at the last call.
-    Connected,
+    Connected {
+        /// Since when all calls were.
+        since: Timestamp,
+    },
     /// Some calls fail.
     Degraded {
         /// Since when.
@@ -95,7 +100,7 @@ impl LineReport {
     pub fn as_str(self) -> &'static str {
         match self {
             Self::Untried => "untried",
-            Self::Connected => "online",
+            Self::Connected { .. } => "online",
             Self::Degraded { .. } => "degraded",
             Self::Offline { .. } => "offline",
         }
@@ -105,7 +110,7 @@ impl LineReport {
     pub fn offline_since(self) -> Option<Timestamp> {
         match self {
             Self::Offline { since } => Some(since),
-            Self::Untried | Self::Connected | Self::Degraded { .. } => None,
+            Self::Untried | Self::Connected { .. } | Self::Degraded { .. } => None,
         }
     }
 }
@@ -145,7 +150,7 @@ impl Report {
             }
         }
         match self.line {
-            LineReport::Untried | LineReport::Connected => {}
+            LineReport::Untried | LineReport::Connected { .. } => {}
             LineReport::Degraded { .. } => {
                 reasons.push("some calls to the controller fail".to_owned())
             }
@@ -155,6 +160,15 @@ impl Report {
             if !service.running {
                 reasons.push(format!("{name} on {} does not run", service.address));
             }
+        }
+        if let Some(error) = &self.queue_error {
+            reasons.push(format!("changes are not delivered: {error}"));
+        }
+        if self.queue_parked > 0 {
+            reasons.push(format!(
+                "the controller could not apply {} changes and has parked them",
+                self.queue_parked
+            ));
         }
         if self.disk_usage_percent > DISK_USAGE_MAX_PERCENT {
             reasons.push(format!("the disk is {:.0} % full", self.disk_usage_percent));
@@ -186,7 +200,7 @@ impl Report {
         );
         let line = match self.line {
             LineReport::Untried => "not tried yet".to_owned(),
-            LineReport::Connected => "connected".to_owned(),
+            LineReport::Connected { since } => format!("connected for {}", ago(now, since)),
             LineReport::Degraded { since } => format!("degraded for {}", ago(now, since)),
             LineReport::Offline { since } => {
                 format!("OFFLINE for {}, since {since}", ago(now, since))
@@ -286,7 +300,7 @@ mod tests {
                 ("tftp".to_owned(), Service { running: true, address: "0.0.0.0:69".to_owned() }),
             ]),
             central_url: "https://boot.example.org:443".to_owned(),
-            line: LineReport::Connected,
+            line: LineReport::Connected { since: Timestamp::from_unix_ms(86_400_000) },
             last_online_at: Some(Timestamp::from_unix_ms(93_779_000)),
             last_heartbeat_at: Some(Timestamp::from_unix_ms(93_779_000)),
             nodes_seen_last_hour: 12,
@@ -295,6 +309,7 @@ mod tests {
             cache: CacheReport { entries: 7, size_bytes: 123_456_789, hit_rate: Some(0.995) },
             queue_pending: 0,
             queue_parked: 0,
+            queue_error: None,
             queue_oldest_at: None,
             disk_usage_percent: 41.7,
         }
@@ -306,7 +321,7 @@ mod tests {
             site        berlin (07070707-0707-4707-8707-070707070707)
             agent       0.1.0, up 1 d 2 h
             membership  joined, autonomy limited
-            controller  https://boot.example.org:443, connected
+            controller  https://boot.example.org:443, connected for 2 h 3 min
             heartbeat   answered 5 s ago
             http        0.0.0.0:8080
             tftp        0.0.0.0:69
@@ -349,7 +364,7 @@ mod tests {
             cache       0 names, 0 B, not asked yet
             queue       3 changes wait for the controller, the oldest for 1 min 24 s, 1 parked there
             disk        42 % used
-            health      degraded: the controller refuses this agent: the token has expired (401, token_refused); the controller is out of reach; tftp on 0.0.0.0:69 does not run
+            health      degraded: the controller refuses this agent: the token has expired (401, token_refused); the controller is out of reach; tftp on 0.0.0.0:69 does not run; the controller could not apply 1 changes and has parked them
         "#]]
         .assert_eq(&report.render(Timestamp::from_unix_ms(93_784_000)));
     }

@@ -4,10 +4,11 @@ use std::cell::Cell;
 use std::collections::BTreeMap;
 use std::path::Path;
 use std::rc::Rc;
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use nix::sys::statvfs::statvfs;
 use pureboot_protocol::{Heartbeat, Service, SiteId, Timestamp};
+use smol::Timer;
 
 use crate::cache::Cache;
 use crate::cache::manage::NodeCache;
@@ -19,6 +20,9 @@ use crate::uplink::standing::Standing;
 use crate::{clock, data_dir::DataDir};
 
 const HOUR_S: i64 = 3_600;
+
+/// How long a report may wait for the disk.
+const DISK_PATIENCE: Duration = Duration::from_secs(1);
 
 /// The parts that can be asked how they are.
 pub struct Vitals {
@@ -40,6 +44,8 @@ pub struct Vitals {
     pub transfers: Rc<Cell<usize>>,
     /// What the agent listens on, and where. A listener lives as long as the agent: one that could not be bound ended its start.
     pub services: BTreeMap<&'static str, String>,
+    /// What waited when that was last counted.
+    pub counted: Cell<Counts>,
     /// The start, by the wall clock.
     pub started_at: Timestamp,
     /// The start, by the monotonic clock.
@@ -81,9 +87,17 @@ impl Vitals {
         clock::monotonic().saturating_duration_since(self.started).as_secs()
     }
 
-    /// What waits; a store that does not answer is reported by other means.
+    /// What waits, or what waited when the disk last answered.
     async fn queue(&self) -> Counts {
-        self.outbox.counts().await.unwrap_or(Counts { pending: 0, oldest_at: None })
+        let counted = async { self.outbox.counts().await.ok() };
+        let late = async {
+            Timer::after(DISK_PATIENCE).await;
+            None
+        };
+        if let Some(counts) = smol::future::or(counted, late).await {
+            self.counted.set(counts);
+        }
+        self.counted.get()
     }
 
     async fn disk_usage_percent(&self) -> f64 {
@@ -95,6 +109,7 @@ impl Vitals {
     pub async fn report(&self) -> Report {
         let now = clock::now();
         let queue = self.queue().await;
+        let trouble = self.outbox.trouble();
         let stats = self.cache.stats();
         Report {
             agent_version: env!("CARGO_PKG_VERSION").to_owned(),
@@ -119,14 +134,15 @@ impl Vitals {
                 hit_rate: stats.hit_rate(),
             },
             queue_pending: queue.pending,
-            queue_parked: self.outbox.trouble().parked,
+            queue_parked: trouble.parked,
+            queue_error: trouble.last_error,
             queue_oldest_at: queue.oldest_at,
             disk_usage_percent: self.disk_usage_percent().await,
         }
     }
 }
 
-impl heartbeat::Vitals for Vitals {
+impl heartbeat::Measure for Vitals {
     async fn measure(&self) -> Heartbeat {
         let now = clock::now();
         let queue = self.queue().await;

@@ -2,8 +2,9 @@
 
 mod question;
 
+use std::net::IpAddr;
 use std::rc::Rc;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use pureboot_protocol::{
     BootId, BootRecord, BootRequest, ChangePayload, Lifecycle, Mac, NodeEvent, NodeEventKind,
@@ -18,13 +19,15 @@ use crate::boot::decide::{Decision, Effect, Facts, Freshness, Knowledge, Mode, d
 use crate::boot::render::{Renderer, Scene};
 use crate::clock;
 use crate::outbox::{NewChange, Outbox};
-use crate::store::{CachedNode, KnownRecord, Store, StoreError};
-use crate::uplink::connectivity::Line;
+use crate::store::{CachedNode, InstallGiven, KnownRecord, Store, StoreError};
 use crate::uplink::controller::Controller;
 use crate::uplink::standing::Standing;
 
-/// How long a machine waits for the disk. With the controller's 700 ms it stays below the 2 s that every script has.
-const DISK_PATIENCE: Duration = Duration::from_millis(1_000);
+/// When a script leaves at the latest, whatever controller and disk do: below the 2 s that firmware may wait.
+const SCRIPT_TIME: Duration = Duration::from_millis(1_700);
+
+/// What one look at the disk may take of that, so that a disk that hangs leaves time for the rest.
+const LOOK_TIME: Duration = Duration::from_millis(400);
 
 /// Answers machines; lives on the executor's thread.
 pub struct Booter {
@@ -47,8 +50,10 @@ enum Found {
 /// Why a decision cannot be carried out.
 #[derive(Debug, thiserror::Error)]
 enum Unkept {
-    #[error("the disk did not answer within {} ms", DISK_PATIENCE.as_millis())]
+    #[error("the disk did not answer in time")]
     Late,
+    #[error("it was given to this machine a moment ago")]
+    GivenBefore,
     #[error(transparent)]
     Store(#[from] StoreError),
 }
@@ -78,13 +83,15 @@ impl Booter {
         self.renderer.error(&self.scene(base, new_session()), message)
     }
 
-    /// The script for a machine that asks; `named` is the boot session that its first script named.
+    /// The script for a machine that asks from `address`; `named` is the boot session that its first script named.
     pub async fn script(
         &self,
         request: BootRequest,
         named: Option<BootId>,
+        address: Option<IpAddr>,
         base: BaseUrl,
     ) -> String {
+        let deadline = clock::monotonic() + SCRIPT_TIME;
         let mac = request.mac;
         // ProxyDHCP learns from it. Where it is off or busy, nothing is lost but a lesson.
         _ = self.sightings.try_send(mac);
@@ -103,14 +110,12 @@ impl Booter {
             mac:%, session:%, boot:? = decision.boot;
             "{mac} boots: {}", sentences(&decision)
         );
-        match self.keep(&decision, request, session).await {
+        match in_time(deadline, self.keep(&decision, request, session, address)).await {
             Ok(()) => script,
             Err(error) if decision.effects.iter().any(is_needed_for_safety) => {
                 log::error!(mac:%, error:%; "no installer is given, because it could not be remembered");
-                self.renderer.error(
-                    &scene,
-                    &format!("the agent could not remember the installation: {error}"),
-                )
+                let message = format!("no installer is given now: {error}");
+                self.renderer.error(&scene, &message)
             }
             Err(error) => {
                 log::error!(mac:%, error:%; "a boot is served and could not be written down");
@@ -122,20 +127,21 @@ impl Booter {
     /// The session that the machine is in already, unless it is another machine's.
     async fn session(&self, mac: Mac, named: Option<BootId>) -> BootId {
         let Some(named) = named else { return new_session() };
-        match in_time(self.store.session_mac(named)).await {
+        match in_time(soon(), self.store.session_mac(named)).await {
             Ok(owner) if owner.is_none_or(|owner| owner == mac) => named,
             _ => new_session(),
         }
     }
 
     fn scene(&self, base: BaseUrl, session: BootId) -> Scene {
-        Scene { base, session, platform: None, mode: mode(self.standing.line()) }
+        Scene { base, session, platform: None, mode: self.standing.line().into() }
     }
 
     async fn find(&self, mac: Mac) -> Found {
         if self.standing.is_worth_asking() {
+            let asked_at = clock::now();
             match self.questions.ask(mac).await {
-                Some(Some(record)) => return self.learn(record).await,
+                Some(Some(record)) => return self.learn(record, asked_at).await,
                 Some(None) => return Found::Unknown,
                 None => {}
             }
@@ -150,8 +156,8 @@ impl Booter {
     }
 
     /// Keeps what the controller says, unless the machine has reported something that the controller does not know yet.
-    async fn learn(&self, record: BootRecord) -> Found {
-        let saved = in_time(self.store.save_record(record.clone(), clock::now())).await;
+    async fn learn(&self, record: BootRecord, asked_at: Timestamp) -> Found {
+        let saved = in_time(soon(), self.store.save_record(record.clone(), asked_at)).await;
         let node = match saved {
             Ok(node) => Some(node),
             Err(error) => {
@@ -195,30 +201,28 @@ impl Booter {
         decision: &Decision,
         request: BootRequest,
         session: BootId,
+        address: Option<IpAddr>,
     ) -> Result<(), Unkept> {
-        in_time(async {
-            let now = clock::now();
-            let before = self.store.node(decision.mac).map(|node| node.facts);
-            let node = self.store.begin_session(session, request, new_node(), now).await?;
-            for effect in &decision.effects {
-                match effect {
-                    Effect::Discover => {}
-                    Effect::RememberInstall { version, .. } => {
-                        _ = self.store.mark_install_given(decision.mac, *version).await?;
-                    }
+        let now = clock::now();
+        let before = self.store.node(decision.mac).map(|node| node.facts);
+        let node = self.store.begin_session(session, request, new_node(), now).await?;
+        for effect in &decision.effects {
+            if let Effect::RememberInstall { version, is_alone } = *effect {
+                let given = self.store.mark_install_given(decision.mac, version).await?;
+                if is_alone && given == InstallGiven::Before {
+                    return Err(Unkept::GivenBefore);
                 }
             }
-            let is_discovered = decision.effects.contains(&Effect::Discover);
-            if is_discovered || node.known.is_some() && before.as_ref() != Some(&node.facts) {
-                self.register(&node, session, now).await?;
-            }
-            if is_discovered || node.known.is_some() {
-                let event = ChangePayload::Event(NodeEvent::new(NodeEventKind::BootStarted));
-                self.record(node.node_id, session, now, event, |_| {}).await?;
-            }
-            Ok::<_, StoreError>(())
-        })
-        .await
+        }
+        let is_discovered = decision.effects.contains(&Effect::Discover);
+        if is_discovered || node.known.is_some() && before.as_ref() != Some(&node.facts) {
+            self.register(&node, session, address, now).await?;
+        }
+        if is_discovered || node.known.is_some() {
+            let event = ChangePayload::Event(NodeEvent::new(NodeEventKind::BootStarted));
+            self.record(node.node_id, session, now, event, |_| {}).await?;
+        }
+        Ok(())
     }
 
     /// Tells the controller about a machine, and remembers it as discovered where nothing else is known.
@@ -226,9 +230,11 @@ impl Booter {
         &self,
         node: &CachedNode,
         session: BootId,
+        address: Option<IpAddr>,
         now: Timestamp,
     ) -> Result<(), StoreError> {
-        let payload = RegisterNode { request: node.facts.clone(), ip_address: None };
+        let ip_address = address.map(|address| address.to_canonical().to_string());
+        let payload = RegisterNode { request: node.facts.clone(), ip_address };
         let effect = move |node: &mut CachedNode| {
             if node.known.is_none() {
                 node.known = Some(KnownRecord { record: discovered(node), fetched_at: now });
@@ -287,25 +293,24 @@ fn sentences(decision: &Decision) -> String {
     reasons.join("; ")
 }
 
-/// The line in the words of the decision.
-pub(super) fn mode(line: Line) -> Mode {
-    match line {
-        Line::Connected => Mode::Online,
-        Line::Untried | Line::Degraded { .. } => Mode::Degraded,
-        Line::Offline { since } => Mode::Offline { since },
-    }
-}
-
 fn age(then: Timestamp, now: Timestamp) -> Duration {
     Duration::from_secs(u64::try_from(now.seconds_since(then)).unwrap_or(0))
 }
 
-async fn in_time<T, E>(work: impl Future<Output = Result<T, E>>) -> Result<T, Unkept>
+/// When a look at the disk that begins now has to be over.
+fn soon() -> Instant {
+    clock::monotonic() + LOOK_TIME
+}
+
+async fn in_time<T, E>(
+    deadline: Instant,
+    work: impl Future<Output = Result<T, E>>,
+) -> Result<T, Unkept>
 where
     Unkept: From<E>,
 {
     let late = async {
-        Timer::after(DISK_PATIENCE).await;
+        Timer::at(deadline).await;
         Err(Unkept::Late)
     };
     smol::future::or(async { Ok(work.await?) }, late).await

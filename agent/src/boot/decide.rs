@@ -7,8 +7,10 @@ use std::fmt;
 use std::time::Duration;
 
 use pureboot_protocol::{
-    Autonomy, BootRecord, BootRequest, HardwareFact, Lifecycle, Mac, NodeId, Timestamp, Workflow,
+    Autonomy, BootRecord, BootRequest, HardwareFact, Lifecycle, Mac, Timestamp, Workflow,
 };
+
+use crate::uplink::connectivity::Line;
 
 /// Everything that a decision rests on.
 #[derive(Debug, Clone, Copy)]
@@ -75,6 +77,16 @@ impl Mode {
     }
 }
 
+impl From<Line> for Mode {
+    fn from(line: Line) -> Self {
+        match line {
+            Line::Connected { .. } => Self::Online,
+            Line::Untried | Line::Degraded { .. } => Self::Degraded,
+            Line::Offline { since } => Self::Offline { since },
+        }
+    }
+}
+
 impl fmt::Display for Mode {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
@@ -124,12 +136,12 @@ pub enum Boot {
 pub enum Effect {
     /// The machine becomes a node in state discovered.
     Discover,
-    /// This version of this node's record has been used for an installer: the next [`Facts::install_given`].
+    /// This version of the node's record has been used for an installer: the next [`Facts::install_given`].
     RememberInstall {
-        /// The node.
-        node: NodeId,
-        /// The version of its record.
+        /// The version of the node's record.
         version: u64,
+        /// Whether the installer may only be given if it was not before.
+        is_alone: bool,
     },
 }
 
@@ -296,12 +308,12 @@ fn decide_pending(
         reasons.push(Reason::SecondTimeAlone);
         return (Boot::LocalDisk, reasons, Vec::new());
     }
-    let mut effects = Vec::new();
     if is_alone {
         reasons.push(Reason::FirstTimeAlone);
-        effects.push(Effect::RememberInstall { node: record.node_id, version: record.version });
     }
-    (Boot::Install(Box::new(workflow.clone())), reasons, effects)
+    // Remembered online too: the line may be gone when the machine comes back, and one wish is one installation.
+    let remember = Effect::RememberInstall { version: record.version, is_alone };
+    (Boot::Install(Box::new(workflow.clone())), reasons, vec![remember])
 }
 
 fn decide_new(facts: &Facts<'_>, found: Reason, is_alone: bool) -> Verdict {

@@ -8,8 +8,7 @@ use hyper::header::{self, HeaderValue};
 use hyper::http::request::Parts;
 use hyper::{Method, Request, StatusCode};
 use pureboot_protocol::{
-    BootId, BootRequest, ChangeId, ContentKey, Lifecycle, NodeEvent, NodeEventKind, SiteId,
-    Success, Timestamp,
+    BootId, BootRequest, ChangeId, ContentKey, NodeEvent, SiteId, Success, Timestamp,
 };
 use pureboot_templates::BaseUrl;
 use serde::Serialize;
@@ -99,7 +98,10 @@ impl BootService {
     ) -> Response {
         script(match request {
             Ok(request) => {
-                self.booter.script(request, request::session(query), base(connection)).await
+                let address = connection.peer.map(|peer| peer.ip());
+                self.booter
+                    .script(request, request::session(query), address, base(connection))
+                    .await
             }
             Err(error) => self.booter.error(base(connection), &error.to_string()),
         })
@@ -119,48 +121,24 @@ impl BootService {
         };
         let (parts, _) = request.into_parts();
         let response = object_response(&parts, content_type(&key), object).await;
-        self.watch_installer(session, &key, &parts, response).await
+        self.watch(session, key, &parts, response)
     }
 
-    /// A node that is pending and has taken all of its workflow's kernel has started its installer, whether or not the
-    /// installer ever says so: without this a machine whose installer is silent would install in a loop.
-    async fn watch_installer(
+    /// Has the reporter told when all of a file has been taken in a boot session.
+    fn watch(
         &self,
         session: Option<BootId>,
-        key: &ContentKey,
+        key: ContentKey,
         request: &Parts,
         response: Response,
     ) -> Response {
         let is_whole = request.method == Method::GET && response.status() == StatusCode::OK;
         let Some(session) = session.filter(|_| is_whole) else { return response };
-        let node = match self.reporter.node_of(session).await {
-            Ok(node) => node,
-            Err(error) => {
-                log::warn!(session:%, error:%; "cannot tell whose kernel {key} is");
-                None
-            }
-        };
-        let is_start = |node: &crate::store::CachedNode| {
-            node.known.as_ref().is_some_and(|known| {
-                known.record.state == Lifecycle::Pending
-                    && known
-                        .record
-                        .workflow
-                        .as_ref()
-                        .is_some_and(|workflow| workflow.boot.starts_with() == key)
-            })
-        };
-        let Some(mac) = node.filter(is_start).map(|node| node.mac()) else { return response };
         let (executor, reporter) = (Rc::clone(&self.executor), Rc::clone(&self.reporter));
         response.map(|body| {
             body.on_sent(move || {
-                let report = async move {
-                    let event = NodeEvent::new(NodeEventKind::InstallStarted);
-                    if let Err(error) = reporter.report(mac, session, event).await {
-                        log::error!(mac:%, session:%, error:%; "an installation began and could not be written down");
-                    }
-                };
-                executor.spawn(report).detach();
+                let note = async move { reporter.note_fetched(session, &key).await };
+                executor.spawn(note).detach();
             })
         })
     }
@@ -294,6 +272,7 @@ fn refuse(error: &Refused, id: &CorrelationId) -> Response {
         Refused::Session { .. } => (StatusCode::FORBIDDEN, "unknown_boot_session"),
         Refused::Unknown(_) => (StatusCode::NOT_FOUND, "node_not_found"),
         Refused::NotJoined => (StatusCode::SERVICE_UNAVAILABLE, "not_joined"),
+        Refused::Late => (StatusCode::SERVICE_UNAVAILABLE, "storage_busy"),
         Refused::Store(StoreError::Full | StoreError::Io(_)) => {
             (StatusCode::INSUFFICIENT_STORAGE, "storage_full")
         }

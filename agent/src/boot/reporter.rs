@@ -4,18 +4,26 @@ use std::rc::Rc;
 use std::time::Duration;
 
 use pureboot_protocol::{
-    Autonomy, BootId, ChangeId, ChangePayload, ChangeResult, Mac, NodeEvent, NodeId,
+    BootId, ChangeId, ChangePayload, ChangeResult, ContentKey, Lifecycle, Mac, NodeEvent,
+    NodeEventKind, NodeId,
 };
+use smol::Timer;
 
-use crate::boot::booter::mode;
-use crate::boot::decide::Mode;
 use crate::clock;
 use crate::outbox::{NewChange, Outbox};
 use crate::store::{CachedNode, Store, StoreError};
+use crate::uplink::connectivity::Line;
 use crate::uplink::standing::Standing;
 
 /// How long a machine waits for the controller's own word on its report.
 const PATIENCE: Duration = Duration::from_secs(1);
+
+/// How often, and after which pauses, the start of an installation is tried to be written down: for an hour.
+const NOTE_TRIES_MAX: u32 = 720;
+const NOTE_PAUSE: Duration = Duration::from_secs(5);
+
+/// How long a report may wait for the disk before its machine is told to report again.
+const DISK_PATIENCE: Duration = Duration::from_secs(5);
 
 /// Takes reports; lives on the executor's thread.
 pub struct Reporter {
@@ -52,6 +60,9 @@ pub enum Refused {
     /// There is no controller to tell yet: 503.
     #[error("this agent has not joined its site yet; report again later")]
     NotJoined,
+    /// The disk hangs: 503.
+    #[error("the report could not be written down in time; report again later")]
+    Late,
     /// It could not be written down: 507 or 503, never a 2xx.
     #[error("the report could not be written down: {0}")]
     Store(#[from] StoreError),
@@ -91,12 +102,35 @@ impl Reporter {
         self.take(node, session, event).await
     }
 
-    /// The node that began a session.
+    /// A machine has taken all of `key` in a boot session. If that is the start of its workflow, its installer has begun,
+    /// whether or not the installer ever says so: without this a machine whose installer is silent would install in a loop.
     ///
-    /// # Errors
-    /// The store cannot say.
-    pub async fn node_of(&self, session: BootId) -> Result<Option<CachedNode>, StoreError> {
-        Ok(self.store.session_mac(session).await?.and_then(|mac| self.store.node(mac)))
+    /// Tried until it is written down; a full disk may take a while to be emptied.
+    pub async fn note_fetched(&self, session: BootId, key: &ContentKey) {
+        for _ in 0..NOTE_TRIES_MAX {
+            match self.report_start(session, key).await {
+                Ok(()) => return,
+                Err(error) => {
+                    log::error!(session:%, error:%; "an installation began and cannot be written down yet");
+                    Timer::after(NOTE_PAUSE).await;
+                }
+            }
+        }
+    }
+
+    /// Reports the start of an installation if it is one.
+    async fn report_start(&self, session: BootId, key: &ContentKey) -> Result<(), Refused> {
+        let mac = self.store.session_mac(session).await?;
+        let Some(node) = mac.and_then(|mac| self.store.node(mac)) else { return Ok(()) };
+        let is_start = node.known.as_ref().is_some_and(|known| {
+            let workflow = known.record.workflow.as_ref();
+            known.record.state == Lifecycle::Pending
+                && workflow.is_some_and(|workflow| workflow.boot.starts_with() == key)
+        });
+        if is_start {
+            self.take(node, session, NodeEvent::new(NodeEventKind::InstallStarted)).await?;
+        }
+        Ok(())
     }
 
     async fn take(
@@ -109,8 +143,7 @@ impl Reporter {
             return Err(Refused::Session { session, machine: node.mac().to_string() });
         }
         let agent = self.standing.agent_id().ok_or(Refused::NotJoined)?;
-        let is_offline = matches!(mode(self.standing.line()), Mode::Offline { .. });
-        let may_move = !is_offline || self.standing.autonomy() != Autonomy::Readonly;
+        let is_offline = matches!(self.standing.line(), Line::Offline { .. });
         let kind = event.event_type;
         let change = NewChange {
             agent,
@@ -121,15 +154,21 @@ impl Reporter {
             session: Some(session),
             payload: ChangePayload::Event(event),
         };
+        // Whatever the site's autonomy: that limits what the site decides, not what it has seen, and a machine that was seen
+        // to install must not be given its installer again.
         let effect = move |node: &mut CachedNode| {
             if let Some(known) = &mut node.known
                 && let Some(state) = known.record.state.after(kind)
-                && may_move
             {
                 known.record.state = state;
             }
         };
-        let recorded = self.outbox.record(change, effect).await?;
+        let late = async {
+            Timer::after(DISK_PATIENCE).await;
+            Err(Refused::Late)
+        };
+        let recorded = async { Ok(self.outbox.record(change, effect).await?) };
+        let recorded = smol::future::or(recorded, late).await?;
         log::info!(mac:% = node.mac(), session:%, event:% = kind, seq = recorded.seq; "{} reports {kind}", node.mac());
         let result = if is_offline {
             None

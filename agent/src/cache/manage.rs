@@ -9,8 +9,9 @@ use hyper::body::Incoming;
 use hyper::header::{self, HeaderMap, HeaderName};
 use hyper::{Request, StatusCode};
 use pureboot_protocol::{CachePolicy, Category, ContentKey, Page, SiteConfig, Timestamp};
-use serde::Serialize;
+use serde::{Deserialize, Serialize};
 
+use crate::clock;
 use crate::http::{CorrelationId, Response, Target, chunks, json, problem, success};
 
 use super::{Cache, ContentHash, Entry, Expected, FillError};
@@ -24,13 +25,18 @@ const STALL_TIME: Duration = Duration::from_secs(30);
 const PAGE_LEN_MAX: usize = 500;
 
 /// A name and what it stands for, as the API writes it.
-#[derive(Debug, Serialize)]
-struct EntryView {
-    category: Category,
-    path: String,
-    size_bytes: u64,
-    sha256: String,
-    updated_at: Timestamp,
+#[derive(Debug, Serialize, Deserialize)]
+pub struct EntryView {
+    /// What it is for.
+    pub category: Category,
+    /// The name within the category.
+    pub path: String,
+    /// Its length.
+    pub size_bytes: u64,
+    /// Its SHA-256, as hexadecimal digits.
+    pub sha256: String,
+    /// When this site got it.
+    pub updated_at: Timestamp,
 }
 
 impl From<Entry> for EntryView {
@@ -43,14 +49,6 @@ impl From<Entry> for EntryView {
             updated_at: entry.modified,
         }
     }
-}
-
-#[derive(Debug, Serialize)]
-struct AddedView {
-    category: Category,
-    path: String,
-    size_bytes: u64,
-    sha256: String,
 }
 
 #[derive(Debug, Serialize)]
@@ -176,11 +174,12 @@ pub async fn put_entry(
     match cache.add(key.clone(), chunks(request.into_body(), STALL_TIME), expected).await {
         Ok(added) => {
             log::info!(bytes = added.size_bytes, sha256:% = added.sha256; "took {key} into the cache");
-            success(AddedView {
+            success(EntryView {
                 category: key.category(),
                 path: key.path().to_owned(),
                 size_bytes: added.size_bytes,
                 sha256: added.sha256.to_string(),
+                updated_at: clock::now(),
             })
         }
         Err(error) => {

@@ -13,16 +13,18 @@ use http_body_util::StreamBody;
 use hyper::Request;
 use hyper::body::{Bytes, Frame};
 use hyper::header::CONTENT_LENGTH;
-use pureboot_protocol::{ContentKey, Success};
-use serde::{Deserialize, Serialize};
+use pureboot_protocol::{ContentKey, Page, Success};
 use smol::stream::{self, Stream};
 
+use crate::cache::manage::EntryView;
 use crate::data_dir::DataDir;
 use crate::manage::client::{ask, send};
 use crate::status::size;
 
 /// A copy that moves is not hurried; one that stands still is ended by the agent.
 const PATIENCE: Duration = Duration::from_secs(24 * 3_600);
+
+const ENTRIES: &str = "/api/v1/agent/cache/entries";
 
 const CHUNK_LEN: usize = 256 * 1024;
 
@@ -68,15 +70,6 @@ struct Ls {
     data_dir: PathBuf,
 }
 
-/// One name, as the agent lists it.
-#[derive(Debug, Serialize, Deserialize)]
-struct Entry {
-    category: String,
-    path: String,
-    size_bytes: u64,
-    sha256: String,
-}
-
 impl Cache {
     pub(super) fn run(self) -> anyhow::Result<ExitCode> {
         match self.command {
@@ -94,8 +87,8 @@ impl Add {
             .header(CONTENT_LENGTH, len)
             .body(body)
             .context("cannot ask the agent")?;
-        let added: Success<Entry> = send(&socket, request, PATIENCE)?;
-        let Entry { category, path, size_bytes, sha256 } = added.data;
+        let added: Success<EntryView> = send(&socket, request, PATIENCE)?;
+        let EntryView { category, path, size_bytes, sha256, .. } = added.data;
         super::print(&format!("{category}/{path}: {}, sha256 {sha256}\n", size(size_bytes)))
     }
 }
@@ -135,19 +128,33 @@ fn progress(sent: u64, len: u64) {
 impl Ls {
     fn run(self) -> anyhow::Result<ExitCode> {
         let socket = DataDir::open(&self.data_dir)?.socket();
-        let entries: Success<Vec<Entry>> = ask(&socket, "/api/v1/agent/cache/entries")?;
+        let entries = all_entries(&socket)?;
         if self.json {
-            return super::print(&format!("{}\n", serde_json::to_string_pretty(&entries.data)?));
+            return super::print(&format!("{}\n", serde_json::to_string_pretty(&entries)?));
         }
-        super::print(&table(&entries.data))
+        super::print(&table(&entries))
     }
 }
 
-fn table(entries: &[Entry]) -> String {
+/// Every name, page by page.
+fn all_entries(socket: &Path) -> anyhow::Result<Vec<EntryView>> {
+    let mut entries = Vec::new();
+    let mut path = ENTRIES.to_owned();
+    loop {
+        let page: Page<EntryView> = ask(socket, &path)?;
+        entries.extend(page.data);
+        match page.next_cursor {
+            Some(cursor) => path = format!("{ENTRIES}?cursor={cursor}"),
+            None => return Ok(entries),
+        }
+    }
+}
+
+fn table(entries: &[EntryView]) -> String {
     if entries.is_empty() {
         return "the cache is empty; `pureboot-agent cache add CATEGORY/PATH FILE` puts something in\n".to_owned();
     }
-    let name = |entry: &Entry| format!("{}/{}", entry.category, entry.path);
+    let name = |entry: &EntryView| format!("{}/{}", entry.category, entry.path);
     let width = entries.iter().map(|entry| name(entry).len()).max().unwrap_or(0);
     let mut text = format!("{:<width$}  {:>10}  SHA-256\n", "NAME", "SIZE");
     for entry in entries {

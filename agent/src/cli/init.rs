@@ -16,8 +16,8 @@ use crate::data_dir::{self, DataDir};
 use crate::dhcp::DhcpConfig;
 use crate::store;
 use crate::uplink::controller::Controller;
-use crate::uplink::tls;
 use crate::uplink::url::CentralUrl;
+use crate::uplink::{join, tls};
 
 /// prepare this machine to serve a site; `start` then joins it
 #[derive(FromArgs, Debug)]
@@ -31,7 +31,7 @@ pub(super) struct Init {
     central_url: CentralUrl,
     /// registration token of the site; other users of this machine can see it here, so prefer --token-file
     #[argh(option)]
-    token: Option<RegistrationToken>,
+    token: Option<String>,
     /// file that holds the registration token; - reads standard input
     #[argh(option)]
     token_file: Option<PathBuf>,
@@ -67,6 +67,7 @@ impl Init {
             tftp: TftpConfig { listen: self.tftp_listen },
             dhcp: DhcpConfig::default(),
         };
+        config.check()?;
         let tls = tls::connector(config.ca_file.as_deref())?;
         let data_dir = DataDir::create(&self.data_dir)?;
         let _lock = store::lock_data_dir(data_dir.root())
@@ -79,7 +80,8 @@ impl Init {
         let answer = smol::block_on(executor.run(controller.check()));
 
         if self.rejoin {
-            data_dir::remove(&data_dir.credential_file())?;
+            // The present one is good until the controller has taken the next one.
+            join::make_credential(&data_dir.next_credential_file())?;
         }
         data_dir::write_private(&data_dir.token_file(), &token.reveal())?;
         // Last, because `start` takes this file for the sign that all of `init` is done.
@@ -109,9 +111,9 @@ impl Init {
             ),
             (Some(token), None) => {
                 super::complain(
-                    "note: --token is visible to other users of this machine while init runs",
+                    "note: other users of this machine can see --token while init runs; --token-file hides it",
                 );
-                return Ok(token.clone());
+                token.clone()
             }
             (None, Some(path)) if path == Path::new("-") => {
                 let mut text = String::new();
@@ -137,13 +139,17 @@ impl Init {
             );
         }
         match Config::load(data_dir) {
-            Ok(former) if former.site_id != config.site_id && has_joined => bail!(
-                "{} belongs to site {}, and what its machines reported there may still wait for delivery; use another \
+            Ok(former)
+                if former.site_id != config.site_id && data_dir.credential_file().exists() =>
+            {
+                bail!(
+                    "{} belongs to site {}, and what its machines reported there may still wait for delivery; use another \
                  --data-dir for site {}",
-                data_dir.root().display(),
-                former.site_id,
-                config.site_id
-            ),
+                    data_dir.root().display(),
+                    former.site_id,
+                    config.site_id
+                )
+            }
             _ => Ok(()),
         }
     }

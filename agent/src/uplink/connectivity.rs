@@ -2,7 +2,7 @@
 
 use pureboot_protocol::Timestamp;
 
-/// Failed calls in a row after which the controller counts as away.
+/// Failed checks in a row after which the controller counts as away.
 const FAILURES_MAX: u32 = 3;
 
 /// What the last calls to the controller say about the line.
@@ -11,10 +11,13 @@ pub enum Line {
     /// Nobody has called yet.
     Untried,
     /// The last call was answered.
-    Connected,
+    Connected {
+        /// Since when all calls were.
+        since: Timestamp,
+    },
     /// Some calls failed, fewer than make it offline.
     Degraded {
-        /// Failed calls in a row.
+        /// Failed checks in a row.
         failures: u32,
         /// When the first of them failed.
         since: Timestamp,
@@ -26,6 +29,15 @@ pub enum Line {
     },
 }
 
+/// What a failed call proves.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Weight {
+    /// It had all the time that an answer may take.
+    Check,
+    /// It was cut short because a machine waited: the line is slow, and may be no worse.
+    Hurried,
+}
+
 /// Counts answered and failed calls.
 #[derive(Debug)]
 pub struct Connectivity {
@@ -33,12 +45,13 @@ pub struct Connectivity {
     last_online_at: Option<Timestamp>,
 }
 
-impl Connectivity {
-    /// Knows nothing but when the controller was last heard, if a former life of the agent did.
-    pub fn new(last_online_at: Option<Timestamp>) -> Self {
-        Self { line: Line::Untried, last_online_at }
+impl Default for Connectivity {
+    fn default() -> Self {
+        Self { line: Line::Untried, last_online_at: None }
     }
+}
 
+impl Connectivity {
     /// The line as it is.
     pub fn line(&self) -> Line {
         self.line
@@ -52,23 +65,30 @@ impl Connectivity {
     /// The controller has answered: one answer ends every trouble. Returns the line as it was if that is news.
     pub fn handle_answer(&mut self, now: Timestamp) -> Option<Line> {
         self.last_online_at = Some(now);
-        let before = std::mem::replace(&mut self.line, Line::Connected);
-        (before != Line::Connected).then_some(before)
+        if let Line::Connected { .. } = self.line {
+            return None;
+        }
+        Some(std::mem::replace(&mut self.line, Line::Connected { since: now }))
     }
 
     /// A call has failed for the line's sake. Returns the line as it is if that is news.
-    pub fn handle_failure(&mut self, now: Timestamp) -> Option<Line> {
+    pub fn handle_failure(&mut self, weight: Weight, now: Timestamp) -> Option<Line> {
         let (failures, since) = match self.line {
-            Line::Untried | Line::Connected => (1, now),
-            Line::Degraded { failures, since } => (failures + 1, since),
+            Line::Untried | Line::Connected { .. } => (0, now),
+            Line::Degraded { failures, since } => (failures, since),
             Line::Offline { .. } => return None,
         };
+        let failures = match weight {
+            Weight::Check => failures + 1,
+            Weight::Hurried => failures,
+        };
+        let was_degraded = matches!(self.line, Line::Degraded { .. });
         self.line = if failures < FAILURES_MAX {
             Line::Degraded { failures, since }
         } else {
             Line::Offline { since }
         };
-        (failures == 1 || failures == FAILURES_MAX).then_some(self.line)
+        (!was_degraded || failures == FAILURES_MAX).then_some(self.line)
     }
 }
 
@@ -81,38 +101,50 @@ mod tests {
     }
 
     #[test]
-    fn three_failures_in_a_row_make_it_offline_since_the_first() {
-        let mut connectivity = Connectivity::new(None);
+    fn three_failed_checks_in_a_row_make_it_offline_since_the_first() {
+        let mut connectivity = Connectivity::default();
         assert_eq!(connectivity.handle_answer(at(1)), Some(Line::Untried));
         let degraded = Line::Degraded { failures: 1, since: at(2) };
-        assert_eq!(connectivity.handle_failure(at(2)), Some(degraded));
-        assert_eq!(connectivity.handle_failure(at(3)), None);
-        assert_eq!(connectivity.handle_failure(at(4)), Some(Line::Offline { since: at(2) }));
-        assert_eq!(connectivity.handle_failure(at(5)), None);
-        assert_eq!(connectivity.line(), Line::Offline { since: at(2) });
+        assert_eq!(connectivity.handle_failure(Weight::Check, at(2)), Some(degraded));
+        assert_eq!(connectivity.handle_failure(Weight::Check, at(3)), None);
+        let offline = Line::Offline { since: at(2) };
+        assert_eq!(connectivity.handle_failure(Weight::Check, at(4)), Some(offline));
+        assert_eq!(connectivity.handle_failure(Weight::Check, at(5)), None);
+        assert_eq!(connectivity.line(), offline);
         assert_eq!(connectivity.last_online_at(), Some(at(1)));
     }
 
     #[test]
+    fn machines_in_a_hurry_make_no_line_offline() {
+        let mut connectivity = Connectivity::default();
+        connectivity.handle_answer(at(1));
+        for second in 2..100 {
+            connectivity.handle_failure(Weight::Hurried, at(second));
+        }
+        assert_eq!(connectivity.line(), Line::Degraded { failures: 0, since: at(2) });
+    }
+
+    #[test]
     fn one_answer_ends_every_trouble() {
-        let mut connectivity = Connectivity::new(Some(at(0)));
+        let mut connectivity = Connectivity::default();
         for second in 1..=5 {
-            connectivity.handle_failure(at(second));
+            connectivity.handle_failure(Weight::Check, at(second));
         }
         assert_eq!(connectivity.handle_answer(at(6)), Some(Line::Offline { since: at(1) }));
-        assert_eq!(connectivity.line(), Line::Connected);
+        assert_eq!(connectivity.line(), Line::Connected { since: at(6) });
         assert_eq!(connectivity.handle_answer(at(7)), None);
+        assert_eq!(connectivity.line(), Line::Connected { since: at(6) });
         assert_eq!(connectivity.last_online_at(), Some(at(7)));
     }
 
     #[test]
     fn failures_with_an_answer_between_them_do_not_add_up() {
-        let mut connectivity = Connectivity::new(None);
+        let mut connectivity = Connectivity::default();
         for second in 0..10 {
-            connectivity.handle_failure(at(3 * second));
-            connectivity.handle_failure(at(3 * second + 1));
+            connectivity.handle_failure(Weight::Check, at(3 * second));
+            connectivity.handle_failure(Weight::Check, at(3 * second + 1));
             connectivity.handle_answer(at(3 * second + 2));
         }
-        assert_eq!(connectivity.line(), Line::Connected);
+        assert!(matches!(connectivity.line(), Line::Connected { .. }));
     }
 }

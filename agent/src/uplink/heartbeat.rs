@@ -22,11 +22,8 @@ const COMMANDS_MAX: usize = 16;
 /// Between calls while they fail.
 const RETRY: Duration = Duration::from_secs(30);
 
-/// The interval that a controller may ask for, in seconds.
-const INTERVAL_S: std::ops::RangeInclusive<u32> = 5..=3_600;
-
 /// Measures what a heartbeat says.
-pub trait Vitals {
+pub trait Measure {
     /// The agent as it is now; `command_results` is filled in by the caller.
     fn measure(&self) -> impl Future<Output = Heartbeat>;
 }
@@ -45,14 +42,17 @@ pub struct Pulse<'a, V> {
     pub outbox: &'a Outbox,
 }
 
-impl<V: Vitals> Pulse<'_, V> {
+impl<V: Measure> Pulse<'_, V> {
     /// Beats for as long as the agent runs; a beat that fails is tried again sooner.
     pub async fn run(&self, rng: &mut Rng) {
         let mut command_results = Vec::new();
         loop {
             let pause = self.beat(&mut command_results).await;
             // Up to a tenth earlier, so that the agents of forty sites do not beat in one instant.
-            Timer::after(pause - rng.duration_between(Duration::ZERO, pause / 10)).await;
+            let pause = pause - rng.duration_between(Duration::ZERO, pause / 10);
+            let rest = async { _ = Timer::after(pause).await };
+            // A machine's question that failed is reason to look at once how the line is.
+            smol::future::or(rest, self.standing.trouble()).await;
         }
     }
 
@@ -60,7 +60,7 @@ impl<V: Vitals> Pulse<'_, V> {
     async fn beat(&self, command_results: &mut Vec<CommandResult>) -> Duration {
         let heartbeat =
             Heartbeat { command_results: command_results.clone(), ..self.vitals.measure().await };
-        let was_connected = self.standing.line() == Line::Connected;
+        let was_connected = matches!(self.standing.line(), Line::Connected { .. });
         let outcome = self.controller.heartbeat(&heartbeat).await;
         let now = clock::now();
         self.standing.learn(&outcome, now);
@@ -108,7 +108,7 @@ enum Unfit {
     OtherSite,
     #[error("version {offered} is not newer than version {held}")]
     Old { held: u64, offered: u64 },
-    #[error("a heartbeat every {0} s is outside of {min} to {max} s", min = INTERVAL_S.start(), max = INTERVAL_S.end())]
+    #[error("a heartbeat every {0} s is outside of {min} to {max} s", min = SiteConfig::HEARTBEAT_INTERVAL_S.start(), max = SiteConfig::HEARTBEAT_INTERVAL_S.end())]
     Interval(u32),
 }
 
@@ -119,7 +119,7 @@ fn check(config: &SiteConfig, held: &Identity, offered: u64) -> Result<(), Unfit
     if offered <= held.config_version {
         return Err(Unfit::Old { held: held.config_version, offered });
     }
-    if !INTERVAL_S.contains(&config.heartbeat_interval) {
+    if !SiteConfig::HEARTBEAT_INTERVAL_S.contains(&config.heartbeat_interval) {
         return Err(Unfit::Interval(config.heartbeat_interval));
     }
     Ok(())

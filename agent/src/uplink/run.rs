@@ -1,19 +1,22 @@
 //! The agent's side of the line, from joining to the last heartbeat.
 
+use std::net::{Ipv4Addr, SocketAddr};
 use std::rc::Rc;
 
 use anyhow::Context as _;
-use pureboot_protocol::RegistrationToken;
+use pureboot_protocol::{RegistrationToken, Secret};
+use smol::net::UdpSocket;
 
 use crate::config::Config;
 use crate::data_dir::DataDir;
+use crate::exchange::within;
 use crate::outbox::{self, Flusher, Outbox};
 use crate::rng::Rng;
 use crate::store::Store;
-use crate::uplink::controller::Controller;
+use crate::uplink::controller::{CHECK, CallError, Controller};
 use crate::uplink::courier::HttpCourier;
-use crate::uplink::heartbeat::{self, Vitals};
-use crate::uplink::join;
+use crate::uplink::heartbeat::{self, Measure};
+use crate::uplink::join::{self, Joining};
 use crate::uplink::standing::Standing;
 
 /// Everything that is needed to speak to the controller.
@@ -34,30 +37,35 @@ pub struct Uplink<V> {
     pub data_dir: DataDir,
     /// The settings.
     pub config: Config,
-    /// Where machines reach the agent, for the controller's operators to read.
-    pub agent_url: String,
+    /// Where HTTP boot is bound.
+    pub http_address: SocketAddr,
     /// Chance for pauses.
     pub rng: Rng,
 }
 
-impl<V: Vitals> Uplink<V> {
+impl<V: Measure> Uplink<V> {
     /// Joins if there is a token, then beats and delivers for as long as the agent runs.
     ///
     /// # Errors
     /// Credential or token are open to others or cannot be kept.
     pub async fn run(mut self) -> anyhow::Result<()> {
-        let credential = join::credential(&self.data_dir)?;
+        let has_joined = self.standing.agent_id().is_some();
+        if has_joined {
+            self.controller.authenticate(join::credential(&self.data_dir)?);
+        }
         match join::pending_token(&self.data_dir)? {
-            Some(token) => self.join(token, &credential).await.context("cannot join the site")?,
-            None if self.standing.agent_id().is_none() => {
+            Some(token) => {
+                let credential = self.join(token).await.context("cannot join the site")?;
+                self.controller.authenticate(credential);
+            }
+            None if has_joined => {}
+            None => {
                 log::error!(
                     "there is no token to join the site with: run `pureboot-agent init` with a new one"
                 );
                 return std::future::pending().await;
             }
-            None => {}
         }
-        self.controller.authenticate(credential);
         let courier = HttpCourier { controller: &self.controller, standing: &self.standing };
         let flush_rng = Rng::from_seed(self.rng.next_u64());
         let pulse = heartbeat::Pulse {
@@ -72,20 +80,38 @@ impl<V: Vitals> Uplink<V> {
         Ok(())
     }
 
-    async fn join(
-        &mut self,
-        token: RegistrationToken,
-        credential: &pureboot_protocol::Secret,
-    ) -> anyhow::Result<()> {
-        let request = join::request(&self.config, token, credential, self.agent_url.clone());
-        join::run(
-            &self.controller,
-            &request,
-            &self.data_dir,
-            &self.store,
-            &self.standing,
-            &mut self.rng,
-        )
+    async fn join(&mut self, token: RegistrationToken) -> anyhow::Result<Secret> {
+        let joining = Joining {
+            config: &self.config,
+            data_dir: &self.data_dir,
+            controller: &self.controller,
+            store: &self.store,
+            standing: &self.standing,
+            agent_url: format!("http://{}", self.reachable_address().await),
+        };
+        joining.run(token, &mut self.rng).await
+    }
+
+    /// Where machines reach the agent: what it is bound to, or else the address that leads to the controller.
+    async fn reachable_address(&self) -> SocketAddr {
+        let bound = self.http_address;
+        if !bound.ip().is_unspecified() {
+            return bound;
+        }
+        let url = self.controller.url();
+        // Connecting a datagram socket sends nothing; it only has the system choose an address.
+        let outward = async {
+            let socket = UdpSocket::bind((Ipv4Addr::UNSPECIFIED, 0)).await?;
+            socket.connect((url.host(), url.port())).await?;
+            socket.local_addr()
+        };
+        match within(CHECK, async {
+            outward.await.map_err(|error| CallError::Connect { authority: url.authority(), error })
+        })
         .await
+        {
+            Ok(local) => SocketAddr::new(local.ip(), bound.port()),
+            Err(_) => bound,
+        }
     }
 }

@@ -3,10 +3,11 @@
 use std::cell::{Cell, RefCell};
 
 use pureboot_protocol::{AgentId, Autonomy, ClockQuality, SiteConfig, Timestamp};
+use smol::channel::{Receiver, Sender, bounded};
 
 use crate::status::{LineReport, Membership};
 use crate::store::Identity;
-use crate::uplink::connectivity::{Connectivity, Line};
+use crate::uplink::connectivity::{Connectivity, Line, Weight};
 use crate::uplink::controller::CallError;
 
 /// Clocks that differ by more than this are not synced, in seconds.
@@ -23,6 +24,7 @@ pub struct Standing {
     connectivity: RefCell<Connectivity>,
     last_heartbeat_at: Cell<Option<Timestamp>>,
     clock: Cell<ClockQuality>,
+    trouble: (Sender<()>, Receiver<()>),
 }
 
 impl Standing {
@@ -32,9 +34,11 @@ impl Standing {
         Self {
             identity: RefCell::new(identity),
             membership: RefCell::new(membership),
-            connectivity: RefCell::new(Connectivity::new(None)),
+            connectivity: RefCell::default(),
             last_heartbeat_at: Cell::new(None),
             clock: Cell::new(ClockQuality::Unsynced),
+            // One signal that waits is as good as many.
+            trouble: bounded(1),
         }
     }
 
@@ -44,11 +48,27 @@ impl Standing {
         *self.membership.borrow_mut() = Membership::Joined;
     }
 
-    /// The controller has been called: what came of it says how the line is and whether the agent is welcome.
+    /// The controller has been called with all the time that an answer may take: what came of it says how the line is and
+    /// whether the agent is welcome.
     pub fn learn<T>(&self, outcome: &Result<T, CallError>, now: Timestamp) {
+        self.weigh(outcome, Weight::Check, now);
+    }
+
+    /// As [`Standing::learn`], of a call that was cut short because a machine waited.
+    pub fn learn_in_a_hurry<T>(&self, outcome: &Result<T, CallError>, now: Timestamp) {
+        self.weigh(outcome, Weight::Hurried, now);
+    }
+
+    /// Returns when a call has failed that did not before.
+    pub async fn trouble(&self) {
+        // The sender lives as long as this does.
+        _ = self.trouble.1.recv().await;
+    }
+
+    fn weigh<T>(&self, outcome: &Result<T, CallError>, weight: Weight, now: Timestamp) {
         let mut connectivity = self.connectivity.borrow_mut();
         let news = match outcome {
-            Err(error) if error.is_line_trouble() => connectivity.handle_failure(now),
+            Err(error) if error.is_line_trouble() => connectivity.handle_failure(weight, now),
             _ => connectivity.handle_answer(now),
         };
         match (news, outcome) {
@@ -60,7 +80,10 @@ impl Standing {
             (Some(Line::Offline { since }), Err(error)) => {
                 log::warn!(error:%; "the controller is away since {since}; the site goes on alone");
             }
-            (Some(_), Err(error)) => log::warn!(error:%; "a call to the controller failed"),
+            (Some(_), Err(error)) => {
+                log::warn!(error:%; "a call to the controller failed");
+                _ = self.trouble.0.try_send(());
+            }
             (Some(_), Ok(_)) => log::info!("the controller answers again"),
         }
         drop(connectivity);
@@ -126,10 +149,10 @@ impl Standing {
 
     /// The seconds between heartbeats.
     pub fn heartbeat_interval_s(&self) -> u32 {
-        self.identity
-            .borrow()
-            .as_ref()
-            .map_or(HEARTBEAT_INTERVAL_S, |identity| identity.config.heartbeat_interval)
+        let told =
+            self.identity.borrow().as_ref().map(|identity| identity.config.heartbeat_interval);
+        let (shortest, longest) = SiteConfig::HEARTBEAT_INTERVAL_S.into_inner();
+        told.unwrap_or(HEARTBEAT_INTERVAL_S).clamp(shortest, longest)
     }
 
     /// The line as the last calls found it.
@@ -166,7 +189,7 @@ impl Standing {
     pub fn line_report(&self) -> LineReport {
         match self.line() {
             Line::Untried => LineReport::Untried,
-            Line::Connected => LineReport::Connected,
+            Line::Connected { since } => LineReport::Connected { since },
             Line::Degraded { since, .. } => LineReport::Degraded { since },
             Line::Offline { since } => LineReport::Offline { since },
         }

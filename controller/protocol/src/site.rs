@@ -176,6 +176,11 @@ pub struct SiteConfig {
     pub heartbeat_interval: u32,
 }
 
+impl SiteConfig {
+    /// The seconds between heartbeats that a site may have.
+    pub const HEARTBEAT_INTERVAL_S: std::ops::RangeInclusive<u32> = 5..=3_600;
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;

@@ -31,7 +31,7 @@ impl Questions {
         let asker = Asker::join(&self.in_flight, mac);
         let ask = async {
             let outcome = self.controller.node(mac).await;
-            self.standing.learn(&outcome, clock::now());
+            self.standing.learn_in_a_hurry(&outcome, clock::now());
             if let Err(error) = &outcome {
                 log::warn!(mac:%, error:%; "the controller was asked about {mac} in vain");
             }

@@ -3,7 +3,7 @@ use proptest::option;
 use proptest::prelude::*;
 use proptest::sample::select;
 
-use pureboot_protocol::{BootMethod, CommandLine, WorkflowId};
+use pureboot_protocol::{BootMethod, CommandLine, NodeId, WorkflowId};
 
 use super::*;
 
@@ -120,7 +120,7 @@ fn every_state_boots_what_the_design_says() {
         expect![[r#"
             discovered                    discovered        discovered        discovered        discovered        discovered        discovered        discovered
             discovered (no workflow)      discovered        discovered        discovered        discovered        discovered        discovered        discovered
-            pending                       INSTALL           INSTALL           INSTALL +once     disk              INSTALL +once     INSTALL +once     disk
+            pending                       INSTALL +once     INSTALL +once     INSTALL +once     disk              INSTALL +once     INSTALL +once     disk
             pending (no workflow)         no workflow       no workflow       no workflow       no workflow       no workflow       no workflow       no workflow
             installing                    installing        installing        installing        installing        installing        installing        installing
             installing (no workflow)      installing        installing        installing        installing        installing        installing        installing
@@ -202,7 +202,7 @@ fn the_reasons_can_be_read_aloud() {
     }
     expect![[r#"
         discovered: the controller was asked just now; node web 1 is discovered; nobody has planned anything for it yet
-        INSTALL: the controller was asked just now; node web 1 is pending; its workflow is debian-12
+        INSTALL +once: the controller was asked just now; node web 1 is pending; its workflow is debian-12
         installing: the controller was asked just now; node web 1 is installing; its installer was started - it is not started again by itself
         failed: the controller was asked just now; node web 1 is install_failed; its installation failed - an operator decides what follows
         disk: the controller was asked just now; node web 1 is installed; what it is to run is on its disk
@@ -241,12 +241,12 @@ fn an_age_is_told_in_its_two_largest_units() {
 }
 
 #[test]
-fn an_installation_is_remembered_by_node_and_version() {
+fn an_installation_is_remembered_by_version() {
     let record = record(Lifecycle::Pending, Some(workflow()));
     let decision = known(&record, PAST, offline(), false);
     assert_eq!(decision.boot, Boot::Install(Box::new(workflow())));
     assert_eq!(decision.mac, request().mac);
-    let remember = Effect::RememberInstall { node: record.node_id, version: 7 };
+    let remember = Effect::RememberInstall { version: 7, is_alone: true };
     assert_eq!(decision.effects, [remember]);
 }
 
@@ -309,7 +309,7 @@ proptest! {
     fn nothing_is_installed_but_a_pending_node_with_its_own_workflow(case in case()) {
         let decision = case.decide();
         let remembers = decision.effects.iter().any(|effect| matches!(effect, Effect::RememberInstall { .. }));
-        prop_assert_eq!(remembers, !case.is_confirmed() && matches!(decision.boot, Boot::Install(_)));
+        prop_assert_eq!(remembers, matches!(decision.boot, Boot::Install(_)));
         if let Boot::Install(workflow) = decision.boot {
             let record = case.record.expect("an installer without a record");
             prop_assert_eq!(record.state, Lifecycle::Pending);
