@@ -183,13 +183,23 @@ pub struct Flush {
     items_max: usize,
     /// In a row.
     failures: u32,
+    /// The last change that any attempt has carried, and the life of the outbox that it belongs to. A smaller batch may follow a
+    /// larger one whose answer was lost, and the controller has the larger one.
+    furthest_sent: Option<(Epoch, u64)>,
 }
 
 impl Flush {
     /// A flusher that begins by reading the outbox: a restart may have left something.
     pub fn new(rng: Rng) -> Self {
         let items_max = BATCH_ITEMS_MAX;
-        Self { state: State::Loading, rng, reports: Vec::new(), items_max, failures: 0 }
+        Self {
+            state: State::Loading,
+            rng,
+            reports: Vec::new(),
+            items_max,
+            failures: 0,
+            furthest_sent: None,
+        }
     }
 
     /// A change has been written to the outbox.
@@ -224,10 +234,15 @@ impl Flush {
             self.state = State::Idle;
             return;
         };
+        let first_seq = first.seq;
+        let last_seq = queued.changes.last().map_or(first_seq, |last| last.seq);
+        let before = self.furthest_sent.filter(|(epoch, _)| *epoch == queued.epoch);
+        let furthest = before.map_or(last_seq, |(_, seq)| seq.max(last_seq));
+        self.furthest_sent = Some((queued.epoch, furthest));
         let batch = ChangeBatch {
             nonce: self.draw_nonce(),
             epoch: queued.epoch,
-            first_seq: first.seq,
+            first_seq,
             items: queued.changes,
         };
         self.state = State::Delivering(batch);
@@ -239,7 +254,8 @@ impl Flush {
             // Whoever sends one batch at a time has no answer but to the last one.
             return;
         };
-        match check(batch, &receipt) {
+        let furthest_sent = self.furthest_sent.map_or(0, |(_, seq)| seq);
+        match check(batch, furthest_sent, &receipt) {
             // It took none and gave no reason.
             Ok(0) => self.pause(now, None),
             Ok(taken) => {
@@ -255,7 +271,12 @@ impl Flush {
                 self.items_max = (self.items_max * 2).min(BATCH_ITEMS_MAX);
                 self.state = State::Acknowledging {
                     epoch: receipt.epoch,
-                    through: receipt.acked_through,
+                    // What an earlier attempt has brought besides is sent once more: only results tell what became of it.
+                    through: batch
+                        .items
+                        .last()
+                        .map_or(0, |last| last.seq)
+                        .min(receipt.acked_through),
                     results: receipt.results,
                 };
             }
@@ -340,7 +361,11 @@ impl Flush {
 }
 
 /// How many changes of the batch the receipt acknowledges.
-fn check(batch: &ChangeBatch, receipt: &ChangeReceipt) -> Result<usize, ReceiptError> {
+fn check(
+    batch: &ChangeBatch,
+    furthest_sent: u64,
+    receipt: &ChangeReceipt,
+) -> Result<usize, ReceiptError> {
     if receipt.nonce != batch.nonce {
         return Err(ReceiptError::Nonce);
     }
@@ -350,10 +375,10 @@ fn check(batch: &ChangeBatch, receipt: &ChangeReceipt) -> Result<usize, ReceiptE
     let ChangeReceipt { acked_through, .. } = *receipt;
     let first_seq = batch.first_seq;
     let last_sent = batch.items.last().map_or(first_seq, |item: &Change| item.seq);
-    if acked_through > last_sent {
-        return Err(ReceiptError::Ahead { acked_through, last_sent });
+    if acked_through > last_sent.max(furthest_sent) {
+        return Err(ReceiptError::Ahead { acked_through, last_sent: last_sent.max(furthest_sent) });
     }
-    let Some(acked) = (acked_through + 1).checked_sub(first_seq) else {
+    let Some(acked) = (acked_through.min(last_sent) + 1).checked_sub(first_seq) else {
         return Err(ReceiptError::Behind { acked_through, first_seq });
     };
     let results = receipt.results.len();

@@ -209,6 +209,33 @@ fn c9_a_refused_credential_pauses_and_keeps_everything() {
 }
 
 #[test]
+fn n4_a_smaller_batch_after_a_lost_answer_meets_a_controller_that_has_the_larger_one() {
+    let (mut flush, _) = sending(1..=10);
+    let now = monotonic();
+    flush.handle_failure(DeliveryError::TimedOut, now);
+    let pause = pause_after(&mut flush, now);
+    flush.handle_timeout(now + pause);
+    assert!(matches!(next(&mut flush).1, Output::Load { items_max: 5, .. }));
+    flush.handle_loaded(queued(1..=5));
+    let Output::Deliver(batch) = flush.poll_output() else { panic!("nothing to deliver") };
+    // The controller had taken all ten, and has results for the five that it was sent now.
+    flush.handle_receipt(receipt(&batch, 10), now);
+    match next(&mut flush).1 {
+        Output::Acknowledge { through, results, .. } => {
+            assert_eq!((through, results.len()), (5, 5))
+        }
+        other => panic!("{other:?} acknowledges nothing"),
+    }
+    // What was never sent by anybody is still not believed (C8).
+    let (mut flush, batch) = sending(1..=10);
+    flush.handle_receipt(receipt(&batch, 11), now);
+    assert!(matches!(
+        next(&mut flush).0.as_slice(),
+        [Report::BadReceipt(ReceiptError::Ahead { .. })]
+    ));
+}
+
+#[test]
 fn c10_a_poison_item_is_found_by_halving_and_those_before_it_go_first() {
     let now = monotonic();
     let mut flush = Flush::new(Rng::from_seed(1));
