@@ -98,9 +98,12 @@ type Chunks =
 
 /// The file as the body of a request, with its length; tells how far it is on a terminal.
 fn upload(path: &Path) -> anyhow::Result<(Chunks, u64)> {
-    let file = File::open(path).with_context(|| format!("cannot open {}", path.display()))?;
-    let metadata = file.metadata().with_context(|| format!("cannot look at {}", path.display()))?;
+    // Before it is opened, because opening a FIFO waits for a writer.
+    let metadata =
+        std::fs::metadata(path).with_context(|| format!("cannot look at {}", path.display()))?;
     ensure!(metadata.is_file(), "{} is not a regular file", path.display());
+    ensure!(metadata.len() > 0, "{} is empty", path.display());
+    let file = File::open(path).with_context(|| format!("cannot open {}", path.display()))?;
     let len = metadata.len();
     let is_watched = std::io::stderr().is_terminal();
     let chunks = stream::try_unfold((file, 0), move |(mut file, sent)| async move {

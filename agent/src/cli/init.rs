@@ -13,11 +13,13 @@ use smol::LocalExecutor;
 
 use crate::config::{BootConfig, Config, TftpConfig};
 use crate::data_dir::{self, DataDir};
-use crate::dhcp::DhcpConfig;
 use crate::store;
-use crate::uplink::controller::Controller;
+use crate::uplink::controller::{CallError, Controller};
 use crate::uplink::url::CentralUrl;
 use crate::uplink::{join, tls};
+
+/// More than a token and white space, in bytes.
+const TOKEN_FILE_LEN_MAX: u64 = 4_096;
 
 /// prepare this machine to serve a site; `start` then joins it
 #[derive(FromArgs, Debug)]
@@ -42,15 +44,16 @@ pub(super) struct Init {
     #[argh(option)]
     ca_file: Option<PathBuf>,
     /// address and port of the HTTP boot endpoint (default: 0.0.0.0:8080)
-    #[argh(option, default = "BootConfig::default().listen")]
-    boot_listen: SocketAddr,
+    #[argh(option)]
+    boot_listen: Option<SocketAddr>,
     /// address and port of the TFTP server (default: 0.0.0.0:69)
-    #[argh(option, default = "TftpConfig::default().listen")]
-    tftp_listen: SocketAddr,
+    #[argh(option)]
+    tftp_listen: Option<SocketAddr>,
     /// allow http:// to a controller on another machine; credentials can then be read on the way
     #[argh(switch)]
     allow_plain_http: bool,
-    /// join anew although this directory has joined a site before; what waits for the controller is kept
+    /// join anew although this directory has joined a site before; what waits for the controller is kept, and so are the
+    /// settings that no option names
     #[argh(switch)]
     rejoin: bool,
 }
@@ -58,21 +61,18 @@ pub(super) struct Init {
 impl Init {
     pub(super) fn run(self) -> anyhow::Result<ExitCode> {
         let token = self.read_token()?;
-        let config = Config {
-            site_id: self.site_id,
-            central_url: self.central_url.clone(),
-            ca_file: self.ca_file.as_deref().map(absolute).transpose()?,
-            allow_plain_http: self.allow_plain_http,
-            boot: BootConfig { listen: self.boot_listen },
-            tftp: TftpConfig { listen: self.tftp_listen },
-            dhcp: DhcpConfig::default(),
+        let former = if self.data_dir.exists() {
+            Config::load(&DataDir::open(&self.data_dir)?).ok()
+        } else {
+            None
         };
+        let config = self.config(former.as_ref())?;
         config.check()?;
         let tls = tls::connector(config.ca_file.as_deref())?;
         let data_dir = DataDir::create(&self.data_dir)?;
         let _lock = store::lock_data_dir(data_dir.root())
             .context("an agent seems to run on this data directory; stop it first")?;
-        self.check_former_life(&data_dir, &config)?;
+        self.check_former_life(&data_dir, former.as_ref())?;
 
         let executor = Rc::new(LocalExecutor::new());
         let controller = Controller::new(Rc::clone(&executor), config.central_url.clone(), tls);
@@ -87,13 +87,7 @@ impl Init {
         // Last, because `start` takes this file for the sign that all of `init` is done.
         config.save(&data_dir)?;
 
-        let line = match answer {
-            Ok(()) => format!("The controller at {} answers.", config.central_url),
-            Err(error) => format!(
-                "The controller at {} does not answer now: {error}.\nThat is no obstacle: the agent goes on trying once it runs.",
-                config.central_url
-            ),
-        };
+        let line = describe(&config, answer);
         super::print(&format!(
             "{line}\nWrote {} and the token beside it, readable by this user alone.\nNext: pureboot-agent start{}\n",
             data_dir.config_file().display(),
@@ -118,19 +112,24 @@ impl Init {
             (None, Some(path)) if path == Path::new("-") => {
                 let mut text = String::new();
                 std::io::stdin()
-                    .take(4_096)
+                    .take(TOKEN_FILE_LEN_MAX)
                     .read_to_string(&mut text)
                     .context("cannot read the token from standard input")?;
                 text
             }
-            (None, Some(path)) => std::fs::read_to_string(path)
-                .with_context(|| format!("cannot read the token from {}", path.display()))?,
+            (None, Some(path)) => {
+                let mut text = String::new();
+                std::fs::File::open(path)
+                    .and_then(|file| file.take(TOKEN_FILE_LEN_MAX).read_to_string(&mut text))
+                    .with_context(|| format!("cannot read the token from {}", path.display()))?;
+                text
+            }
         };
         Ok(text.trim().parse()?)
     }
 
     /// An `init` that was cut short is completed; a site that has been joined is not left by accident.
-    fn check_former_life(&self, data_dir: &DataDir, config: &Config) -> anyhow::Result<()> {
+    fn check_former_life(&self, data_dir: &DataDir, former: Option<&Config>) -> anyhow::Result<()> {
         let has_joined = data_dir.credential_file().exists() && !data_dir.token_file().exists();
         if has_joined && !self.rejoin {
             bail!(
@@ -138,20 +137,37 @@ impl Init {
                 data_dir.root().display()
             );
         }
-        match Config::load(data_dir) {
-            Ok(former)
-                if former.site_id != config.site_id && data_dir.credential_file().exists() =>
+        match former {
+            Some(former)
+                if former.site_id != self.site_id && data_dir.credential_file().exists() =>
             {
                 bail!(
                     "{} belongs to site {}, and what its machines reported there may still wait for delivery; use another \
                  --data-dir for site {}",
                     data_dir.root().display(),
                     former.site_id,
-                    config.site_id
+                    self.site_id
                 )
             }
             _ => Ok(()),
         }
+    }
+
+    /// The settings: what was said now, else what was said before, else the defaults.
+    fn config(&self, former: Option<&Config>) -> anyhow::Result<Config> {
+        let boot = former.map(|former| former.boot.clone()).unwrap_or_default();
+        let tftp = former.map(|former| former.tftp.clone()).unwrap_or_default();
+        let ca_file = self.ca_file.as_deref().map(absolute).transpose()?;
+        Ok(Config {
+            site_id: self.site_id,
+            central_url: self.central_url.clone(),
+            ca_file: ca_file.or_else(|| former.and_then(|former| former.ca_file.clone())),
+            allow_plain_http: self.allow_plain_http
+                || former.is_some_and(|former| former.allow_plain_http),
+            boot: BootConfig { listen: self.boot_listen.unwrap_or(boot.listen) },
+            tftp: TftpConfig { listen: self.tftp_listen.unwrap_or(tftp.listen) },
+            dhcp: former.map(|former| former.dhcp.clone()).unwrap_or_default(),
+        })
     }
 
     fn data_dir_argument(&self) -> String {
@@ -160,6 +176,26 @@ impl Init {
         } else {
             format!(" --data-dir {}", self.data_dir.display())
         }
+    }
+}
+
+/// What the first call to the controller came to, and what cures it.
+fn describe(config: &Config, answer: Result<(), CallError>) -> String {
+    let url = &config.central_url;
+    match answer {
+        Ok(()) => format!(
+            "The controller at {url} answers; whether it takes the token shows when the agent starts."
+        ),
+        Err(error @ CallError::Tls { .. }) => format!(
+            "WARNING: {error}.\nThe agent will not speak to {url} like this: name the authority of its certificate with \
+             --ca-file, or check that this is the controller's address."
+        ),
+        Err(error @ CallError::Foreign(_)) => {
+            format!("WARNING: what answers at {url} is no PureBoot controller: {error}.")
+        }
+        Err(error) => format!(
+            "The controller at {url} does not answer now: {error}.\nThe agent can start all the same, and goes on trying."
+        ),
     }
 }
 

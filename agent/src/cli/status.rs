@@ -28,6 +28,13 @@ pub(super) struct Status {
 
 impl Status {
     pub(super) fn run(self) -> anyhow::Result<ExitCode> {
+        if !self.data_dir.exists() {
+            super::complain(&format!(
+                "the agent is not running: there is no {}",
+                self.data_dir.display()
+            ));
+            return Ok(ExitCode::from(NOT_RUNNING));
+        }
         let data_dir = DataDir::open(&self.data_dir)?;
         let report: Report =
             match ask::<Success<Report>>(&data_dir.socket(), "/api/v1/agent/status") {
