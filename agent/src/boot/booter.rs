@@ -107,7 +107,7 @@ impl Booter {
             }
         };
         log::info!(
-            mac:%, session:%, boot:? = decision.boot;
+            mac:%, session:%, boot:% = decision.boot;
             "{mac} boots: {}", sentences(&decision)
         );
         match in_time(deadline, self.keep(&decision, request, session, address)).await {

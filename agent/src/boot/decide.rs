@@ -131,6 +131,22 @@ pub enum Boot {
     Retired,
 }
 
+impl fmt::Display for Boot {
+    /// One word for the log; a workflow's command line may hold secrets and stays out of it.
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Self::ComeBackLater => "come_back_later",
+            Self::Discovered => "discovered",
+            Self::Install(_) => "install",
+            Self::PendingWithoutWorkflow => "pending_without_workflow",
+            Self::Installing => "installing",
+            Self::InstallFailed => "install_failed",
+            Self::LocalDisk => "local_disk",
+            Self::Retired => "retired",
+        })
+    }
+}
+
 /// What the shell records before it sends the script.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Effect {

@@ -124,7 +124,7 @@ impl BootService {
         self.watch(session, key, &parts, response)
     }
 
-    /// Has the reporter told when all of a file has been taken in a boot session.
+    /// Has the reporter told when the last byte of a file has been taken in a boot session.
     fn watch(
         &self,
         session: Option<BootId>,
@@ -132,8 +132,8 @@ impl BootService {
         request: &Parts,
         response: Response,
     ) -> Response {
-        let is_whole = request.method == Method::GET && response.status() == StatusCode::OK;
-        let Some(session) = session.filter(|_| is_whole) else { return response };
+        let is_taken = request.method == Method::GET && reaches_the_end(&response);
+        let Some(session) = session.filter(|_| is_taken) else { return response };
         let (executor, reporter) = (Rc::clone(&self.executor), Rc::clone(&self.reporter));
         response.map(|body| {
             body.on_sent(move || {
@@ -308,6 +308,18 @@ fn parse<T: DeserializeOwned>(
     if errors.is_empty() { Ok(report) } else { Err(Box::new(invalid(errors, id))) }
 }
 
+/// Whether an answer carries the last byte of its file: whole, or the last of its ranges.
+fn reaches_the_end(response: &Response) -> bool {
+    if response.status() != StatusCode::PARTIAL_CONTENT {
+        return response.status() == StatusCode::OK;
+    }
+    let range = response.headers().get(header::CONTENT_RANGE).and_then(|range| range.to_str().ok());
+    let end_and_len = range.and_then(|range| range.rsplit_once('-')?.1.split_once('/'));
+    end_and_len.is_some_and(|(end, len)| {
+        end.parse::<u64>().ok().and_then(|end| end.checked_add(1)) == len.parse().ok()
+    })
+}
+
 /// Whether a path asks for a script, whatever stands where the address should be.
 fn is_boot_question(path: &str) -> bool {
     path.strip_prefix("/boot/").is_some_and(|mac| !mac.contains('/'))
@@ -329,4 +341,26 @@ fn method_not_allowed(method: &Method, allowed: &'static str, id: &CorrelationId
     let mut response = problem(StatusCode::METHOD_NOT_ALLOWED, "method_not_allowed", detail, id);
     response.headers_mut().insert(header::ALLOW, HeaderValue::from_static(allowed));
     response
+}
+
+#[cfg(test)]
+mod tests {
+    use hyper::header::CONTENT_RANGE;
+
+    use super::*;
+
+    #[test]
+    fn the_last_byte_is_in_a_whole_answer_or_in_the_last_range() {
+        let part = |range: &'static str| {
+            let mut response = text(StatusCode::PARTIAL_CONTENT, "text/plain", "x");
+            response.headers_mut().insert(CONTENT_RANGE, HeaderValue::from_static(range));
+            response
+        };
+        assert!(reaches_the_end(&text(StatusCode::OK, "text/plain", "x")));
+        assert!(reaches_the_end(&part("bytes 0-9/10")));
+        assert!(reaches_the_end(&part("bytes 5-9/10")));
+        assert!(!reaches_the_end(&part("bytes 0-8/10")));
+        assert!(!reaches_the_end(&part("bytes 0-18446744073709551615/0")));
+        assert!(!reaches_the_end(&text(StatusCode::NOT_MODIFIED, "text/plain", "")));
+    }
 }

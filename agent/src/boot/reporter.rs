@@ -102,7 +102,7 @@ impl Reporter {
         self.take(node, session, event).await
     }
 
-    /// A machine has taken all of `key` in a boot session. If that is the start of its workflow, its installer has begun,
+    /// A machine has taken the last byte of `key` in a boot session. If that is the start of its workflow, its installer has begun,
     /// whether or not the installer ever says so: without this a machine whose installer is silent would install in a loop.
     ///
     /// Tried until it is written down; a full disk may take a while to be emptied.

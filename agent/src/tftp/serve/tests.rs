@@ -185,6 +185,8 @@ fn every_byte_arrives_with_any_options() {
         ] {
             let file = machine.fetch(&format!("/boot//{size}"), options).await;
             assert!(file == content(0, size), "{size} bytes with {options:?}");
+            // The next request comes from the same port; the last ACK may be behind it on a busy machine.
+            site.outcomes().await;
         }
         assert_eq!(site.outcomes().await, [Outcome::Complete; 8]);
         let finished = site.shelf.finished.borrow();
