@@ -3,6 +3,7 @@
 //!
 //! Everything here is written without the agent's own code, so that a fault cannot hide on both sides. Every wait has an end.
 
+pub mod controller;
 pub mod http;
 pub mod namespace;
 pub mod process;

@@ -1,0 +1,191 @@
+//! The program in the middle, as an operator starts and asks it.
+
+use std::fs;
+use std::net::{Ipv4Addr, SocketAddr};
+use std::path::{Path, PathBuf};
+use std::process::Command;
+
+use anyhow::{Context, Result, ensure};
+use serde_json::{Value, json};
+
+use crate::http::{self, Answer};
+use crate::process::{self, Program};
+use crate::site::{ARRIVAL_LIMIT, START_LIMIT, text};
+use crate::wait;
+
+/// A controller with a data directory; it may be stopped and started again at the same address.
+#[derive(Debug)]
+pub struct Controller {
+    dir: PathBuf,
+    address: SocketAddr,
+    token: String,
+    program: Option<Program>,
+}
+
+impl Controller {
+    /// Starts one on a free port of the loopback interface, with its data under `dir`.
+    ///
+    /// # Errors
+    /// It does not come to listen.
+    pub fn start(dir: &Path) -> Result<Self> {
+        let free = SocketAddr::from((Ipv4Addr::LOCALHOST, 0));
+        let mut controller =
+            Self { dir: dir.to_owned(), address: free, token: String::new(), program: None };
+        controller.resume()?;
+        let file = controller.data_dir().join("operator-token");
+        let token = fs::read_to_string(&file);
+        token
+            .with_context(|| format!("cannot read {}", file.display()))?
+            .trim()
+            .clone_into(&mut controller.token);
+        Ok(controller)
+    }
+
+    /// Where it keeps its data.
+    pub fn data_dir(&self) -> PathBuf {
+        self.dir.join("controller")
+    }
+
+    /// Where it listens.
+    pub fn address(&self) -> SocketAddr {
+        self.address
+    }
+
+    /// Its address as `--central-url` takes it.
+    pub fn url(&self) -> String {
+        format!("http://{}", self.address)
+    }
+
+    /// The operator's token.
+    pub fn token(&self) -> &str {
+        &self.token
+    }
+
+    /// The process.
+    ///
+    /// # Errors
+    /// It is stopped.
+    pub fn program(&mut self) -> Result<&mut Program> {
+        self.program.as_mut().context("the controller is stopped")
+    }
+
+    /// Kills it; [`Controller::resume`] brings it back.
+    pub fn stop(&mut self) {
+        self.program = None;
+    }
+
+    /// Starts it where it was.
+    ///
+    /// # Errors
+    /// It does not come to listen.
+    pub fn resume(&mut self) -> Result<()> {
+        let mut command = Command::new(process::own("pureboot-controller")?);
+        command.args(["serve", "--listen", &self.address.to_string(), "--data-dir"]);
+        command.arg(self.data_dir());
+        let program = Program::spawn("controller", command, &self.dir)?;
+        let url = program.line("listening on http://", START_LIMIT)?;
+        self.address = url.trim().parse().with_context(|| format!("not an address: {url}"))?;
+        self.program = Some(program);
+        Ok(())
+    }
+
+    /// Sends a request as the operator to a path below `/api/v1`.
+    ///
+    /// # Errors
+    /// No complete answer came.
+    pub fn call(&self, method: minreq::Method, path: &str, body: Option<&Value>) -> Result<Answer> {
+        let url = format!("{}/api/v1{path}", self.url());
+        let what = format!("{method:?} {url}");
+        let mut request = minreq::Request::new(method, url)
+            .with_header("authorization", format!("Bearer {}", self.token));
+        if let Some(body) = body {
+            request =
+                request.with_header("content-type", "application/json").with_body(body.to_string());
+        }
+        http::send(request).context(what)
+    }
+
+    fn data(&self, method: minreq::Method, path: &str, body: Option<&Value>) -> Result<Value> {
+        let answer = self.call(method, path, body)?;
+        ensure!(
+            matches!(answer.status, 200 | 201),
+            "{path} answered {}: {}",
+            answer.status,
+            answer.text()
+        );
+        let mut frame = answer.json()?;
+        let data = frame.get_mut("data").map(Value::take);
+        data.with_context(|| format!("{path} answered without data: {frame}"))
+    }
+
+    /// Reads; returns the `data` of the answer.
+    ///
+    /// # Errors
+    /// The answer is no success.
+    pub fn get(&self, path: &str) -> Result<Value> {
+        self.data(minreq::Method::Get, path, None)
+    }
+
+    /// Makes something; returns the `data` of the answer.
+    ///
+    /// # Errors
+    /// The answer is no success.
+    pub fn post(&self, path: &str, body: &Value) -> Result<Value> {
+        self.data(minreq::Method::Post, path, Some(body))
+    }
+
+    /// Changes something; returns the `data` of the answer.
+    ///
+    /// # Errors
+    /// The answer is no success.
+    pub fn patch(&self, path: &str, body: &Value) -> Result<Value> {
+        self.data(minreq::Method::Patch, path, Some(body))
+    }
+
+    /// The node with this address, if the controller knows it.
+    ///
+    /// # Errors
+    /// The answer is no success.
+    pub fn node(&self, mac: &str) -> Result<Option<Value>> {
+        let nodes = self.get(&format!("/nodes?mac={mac}"))?;
+        Ok(nodes.get(0).cloned())
+    }
+
+    /// Waits until the node is in `state`.
+    ///
+    /// # Errors
+    /// It does not get there in time.
+    pub fn wait_for_state(&self, mac: &str, state: &str) -> Result<Value> {
+        wait::until(&format!("{mac} is {state}"), ARRIVAL_LIMIT, || {
+            let node = self.node(mac)?.context("the controller does not know it")?;
+            ensure!(text(&node, "state")? == state, "it is {}", text(&node, "state")?);
+            Ok(Some(node))
+        })
+    }
+
+    /// Makes a workflow whose kernel and initial RAM disk are `images/<name>/kernel` and `images/<name>/initrd`.
+    ///
+    /// # Errors
+    /// The answer is no success.
+    pub fn make_workflow(&self, name: &str, command_line: &str) -> Result<String> {
+        let body = json!({
+            "name": name,
+            "description": "made by a test",
+            "method": "kernel",
+            "kernel": format!("images/{name}/kernel"),
+            "initrd": [format!("images/{name}/initrd")],
+            "command_line": command_line,
+        });
+        text(&self.post("/workflows", &body)?, "id")
+    }
+
+    /// Assigns a workflow and orders the installation, as an operator does.
+    ///
+    /// # Errors
+    /// The answer is no success.
+    pub fn order_install(&self, node_id: &str, workflow_id: &str) -> Result<()> {
+        self.patch(&format!("/nodes/{node_id}"), &json!({ "workflow_id": workflow_id }))?;
+        self.patch(&format!("/nodes/{node_id}/state"), &json!({ "state": "pending" }))?;
+        Ok(())
+    }
+}
