@@ -19,7 +19,6 @@ pub(crate) fn cases() -> Vec<Case> {
         case!(an_unknown_machine_is_discovered_and_installed_and_calls_back),
         case!(an_event_that_does_not_fit_changes_nothing),
         case!(a_changed_setting_reaches_the_agent),
-        case!(status_tells_a_person_and_a_program_how_it_goes),
         case!(an_agent_without_identity_says_what_to_do),
         case!(a_restarted_agent_is_still_the_same_agent),
         case!(sigterm_ends_the_agent_within_a_second),
@@ -121,35 +120,6 @@ fn a_changed_setting_reaches_the_agent() -> Result<()> {
         let output = site.agent.run(&["status", "--json"])?;
         Ok(String::from_utf8_lossy(&output.stdout).contains("\"full\"").then_some(()))
     })
-}
-
-fn status_tells_a_person_and_a_program_how_it_goes() -> Result<()> {
-    let mut site = Site::start()?;
-    wait::until("the status is good", ARRIVAL_LIMIT, || {
-        let output = site.agent.run(&["status"])?;
-        let code = output.status.code();
-        ensure!(code == Some(0), "exit {code:?}: {}", String::from_utf8_lossy(&output.stdout));
-        Ok(Some(()))
-    })?;
-    let output = site.agent.run(&["status"])?;
-    let said = String::from_utf8_lossy(&output.stdout).to_lowercase();
-    let port = site.agent.boot().port().to_string();
-    for word in ["site", "tftp", "http", "heartbeat", env!("CARGO_PKG_VERSION"), &port] {
-        ensure!(said.contains(word), "no '{word}' in:\n{said}");
-    }
-    let output = site.agent.run(&["status", "--json"])?;
-    let status: Value = serde_json::from_slice(&output.stdout).context("status --json")?;
-    ensure!(status.to_string().contains(&site.id), "no site id in {status}");
-
-    site.controller.stop();
-    wait::until("the status is degraded", Duration::from_secs(60), || {
-        let code = site.agent.run(&["status"])?.status.code();
-        Ok((code == Some(1)).then_some(()))
-    })?;
-    site.agent.stop();
-    let output = site.agent.run(&["status"])?;
-    ensure!(output.status.code() == Some(3), "exit {:?} without agent", output.status.code());
-    Ok(())
 }
 
 fn an_agent_without_identity_says_what_to_do() -> Result<()> {

@@ -7,6 +7,7 @@ mod hostile;
 mod http;
 mod join;
 mod libraries;
+mod manage;
 mod need;
 mod netboot;
 mod offline;
@@ -71,6 +72,7 @@ fn main() {
         tftp::cases(),
         http::cases(),
         join::cases(),
+        manage::cases(),
         offline::cases(),
         hostile::cases(),
         netboot::cases(),

@@ -2,9 +2,11 @@
 
 use std::io::{ErrorKind, Read, Write};
 use std::net::{SocketAddr, TcpStream};
+use std::os::unix::net::UnixStream;
+use std::path::Path;
 use std::time::{Duration, Instant};
 
-use anyhow::{Context, Result, ensure};
+use anyhow::{Context, Result, bail, ensure};
 use serde_json::Value;
 
 /// What a request may take when nothing else is said, in seconds.
@@ -54,6 +56,35 @@ impl Answer {
         );
         Ok(self)
     }
+}
+
+/// Asks without a body on a Unix socket, which minreq does not know.
+///
+/// # Errors
+/// No complete answer came.
+pub fn ask_socket(socket: &Path, method: &str, path: &str) -> Result<Answer> {
+    let mut stream =
+        UnixStream::connect(socket).with_context(|| format!("{}", socket.display()))?;
+    stream.set_read_timeout(Some(Duration::from_secs(TIMEOUT_SECONDS)))?;
+    write!(stream, "{method} {path} HTTP/1.1\r\nHost: agent\r\nConnection: close\r\n\r\n")?;
+    let mut received = Vec::new();
+    stream.read_to_end(&mut received)?;
+    parse(&received).with_context(|| format!("{method} {path}"))
+}
+
+/// Reads an answer whose body ends with the connection.
+fn parse(received: &[u8]) -> Result<Answer> {
+    let text = String::from_utf8_lossy(received);
+    let (head, body) = text.split_once("\r\n\r\n").context("the head does not end")?;
+    let mut lines = head.lines();
+    let status = match statuses(lines.next().unwrap_or_default().as_bytes()).as_slice() {
+        [status] => *status,
+        _ => bail!("not an answer: {head}"),
+    };
+    let fields = lines.filter_map(|line| line.split_once(':'));
+    let fields: Vec<_> =
+        fields.map(|(name, value)| (name.to_ascii_lowercase(), value.trim().to_owned())).collect();
+    Ok(Answer { status, fields, body: body.as_bytes().to_vec() })
 }
 
 /// Sends a request made with minreq; redirects are not followed.

@@ -97,6 +97,11 @@ impl Agent {
         process::output(self.command(arguments)?, Duration::from_secs(30))
     }
 
+    /// Where it listens for those who manage it.
+    pub fn socket(&self) -> PathBuf {
+        self.data_dir.join("agent.sock")
+    }
+
     /// The first of the two commands.
     ///
     /// # Errors
