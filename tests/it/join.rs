@@ -11,6 +11,7 @@ use pureboot_tests::site::{ARRIVAL_LIMIT, Agent, Ports, Site, boot_of, text};
 use pureboot_tests::{noise, random, random_mac, wait};
 use serde_json::{Value, json};
 
+use crate::need::Need;
 use crate::{Case, case};
 
 pub(crate) fn cases() -> Vec<Case> {
@@ -25,6 +26,10 @@ pub(crate) fn cases() -> Vec<Case> {
         case!(kill_9_is_a_normal_way_to_stop),
         case!(a1_a_used_token_is_refused_to_another_key),
         case!(a3_every_bad_token_gets_the_same_answer),
+        case!(
+            a3_an_expired_token_is_answered_like_any_bad_one,
+            Need::Program("sqlite3", "sqlite3")
+        ),
         case!(a4_a_lost_answer_is_repeated_for_the_same_key),
         case!(a10_no_secret_stands_in_logs_arguments_or_settings),
         case!(a11_a_secret_that_others_can_read_is_refused),
@@ -233,6 +238,27 @@ fn a3_every_bad_token_gets_the_same_answer() -> Result<()> {
     answers.dedup();
     ensure!(answers.len() == 1, "the answers differ: {answers:#?}");
     register(&site, &site.id, &good, 'a')?.expect(200)?;
+    Ok(())
+}
+
+/// Sets the moment at which every token ends, in Unix milliseconds.
+fn set_expiry(site: &mut Site, unix_ms: u64) -> Result<()> {
+    site.controller.stop();
+    site.controller.tamper(&format!("UPDATE registration_tokens SET expires_at = {unix_ms}"))?;
+    site.controller.resume()
+}
+
+fn a3_an_expired_token_is_answered_like_any_bad_one() -> Result<()> {
+    const YEAR_2100: u64 = 4_102_444_800_000;
+    let mut site = Site::prepare("agent")?;
+    let token = site.make_token()?;
+    set_expiry(&mut site, 1)?;
+    let expired = register(&site, &site.id, &token, 'a')?.expect(401)?;
+    let nonsense = register(&site, &site.id, "nonsense", 'a')?.expect(401)?;
+    ensure!(sameness(&expired)? == sameness(&nonsense)?, "{} differs", expired.text());
+    // It was its age and nothing else.
+    set_expiry(&mut site, YEAR_2100)?;
+    register(&site, &site.id, &token, 'a')?.expect(200)?;
     Ok(())
 }
 

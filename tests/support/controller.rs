@@ -46,6 +46,17 @@ impl Controller {
         self.dir.join("controller")
     }
 
+    /// Changes its database behind its back, for what no request can bring about; with the program `sqlite3`.
+    ///
+    /// # Errors
+    /// The program is not installed or refuses the statement.
+    pub fn tamper(&self, statement: &str) -> Result<()> {
+        let mut command = process::system("sqlite3")?;
+        command.args(["-bail", "-cmd", ".timeout 5000"]);
+        command.arg(self.data_dir().join("controller.db")).arg(statement);
+        process::succeed(command).map(|_| ())
+    }
+
     /// Where it listens.
     pub fn address(&self) -> SocketAddr {
         self.address

@@ -11,7 +11,7 @@ use pureboot_tests::process;
 use crate::cargo;
 
 /// A program or a file, and the Debian package that brings it.
-const NEEDED: [(&str, &str); 13] = [
+const NEEDED: [(&str, &str); 14] = [
     ("as", "binutils"),
     ("objcopy", "binutils"),
     ("atftp", "atftp"),
@@ -19,6 +19,7 @@ const NEEDED: [(&str, &str); 13] = [
     ("dnsmasq", "dnsmasq-base"),
     ("ip", "iproute2"),
     ("qemu-system-x86_64", "qemu-system-x86"),
+    ("sqlite3", "sqlite3"),
     ("tftp", "tftp-hpa"),
     ("/boot/ipxe.efi", "ipxe"),
     ("/usr/lib/ipxe/undionly.kpxe", "ipxe"),
