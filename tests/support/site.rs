@@ -21,6 +21,9 @@ pub(crate) const START_LIMIT: Duration = Duration::from_secs(20);
 /// What a fact may take from one program to the other, on a busy machine.
 pub const ARRIVAL_LIMIT: Duration = Duration::from_secs(20);
 
+/// What three failed heartbeats may take, on a busy machine.
+const OFFLINE_LIMIT: Duration = Duration::from_secs(60);
+
 /// Seconds between heartbeats: the shortest interval that the controller allows.
 pub const HEARTBEAT_INTERVAL_SECONDS: u64 = 5;
 
@@ -95,6 +98,17 @@ impl Agent {
     /// It does not end within 30 s.
     pub fn run(&self, arguments: &[&str]) -> Result<Output> {
         process::output(self.command(arguments)?, Duration::from_secs(30))
+    }
+
+    /// The exit code of `pureboot-agent status`, and what it says to a program.
+    ///
+    /// # Errors
+    /// The agent does not run or says nothing that is JSON.
+    pub fn status(&self) -> Result<(Option<i32>, Value)> {
+        let output = self.run(&["status", "--json"])?;
+        let said = serde_json::from_slice(&output.stdout);
+        let said = said.with_context(|| String::from_utf8_lossy(&output.stderr).into_owned())?;
+        Ok((output.status.code(), said))
     }
 
     /// Where it listens for those who manage it.
@@ -197,6 +211,15 @@ impl Ports {
     pub const LOOPBACK: Self = Self { address: Ipv4Addr::LOCALHOST, boot: 0, tftp: 0 };
 }
 
+/// What a site may decide while its controller is away, as far as trials differ in it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Autonomy {
+    /// What a site has when nobody says otherwise: it takes up no machine alone.
+    Default,
+    /// It takes machines up alone.
+    Limited,
+}
+
 /// A site that works: a controller, and an agent that has joined it.
 #[derive(Debug)]
 pub struct Site {
@@ -223,12 +246,23 @@ impl Site {
     /// # Errors
     /// One of the steps fails.
     pub fn start_at(ports: Ports) -> Result<Self> {
-        let mut site = Self::prepare("agent")?;
-        let token = site.make_token()?;
-        site.agent.init(&site.id, &site.controller.url(), &token, ports)?;
-        site.agent.start()?;
-        site.wait_until_online()?;
-        Ok(site)
+        Self::prepare("agent")?.join(ports)
+    }
+
+    /// Starts both on loopback, the site with `autonomy`, and waits until the agent has joined.
+    ///
+    /// # Errors
+    /// One of the steps fails.
+    pub fn start_with(autonomy: Autonomy) -> Result<Self> {
+        Self::prepare_with("agent", autonomy)?.join(Ports::LOOPBACK)
+    }
+
+    fn join(mut self, ports: Ports) -> Result<Self> {
+        let token = self.make_token()?;
+        self.agent.init(&self.id, &self.controller.url(), &token, ports)?;
+        self.agent.start()?;
+        self.wait_until_online()?;
+        Ok(self)
     }
 
     /// Starts a controller with a site whose agent has not been given anything yet.
@@ -236,9 +270,21 @@ impl Site {
     /// # Errors
     /// One of the steps fails.
     pub fn prepare(agent_name: &str) -> Result<Self> {
+        Self::prepare_with(agent_name, Autonomy::Limited)
+    }
+
+    /// As [`Site::prepare`], the site with `autonomy`.
+    ///
+    /// # Errors
+    /// One of the steps fails.
+    pub fn prepare_with(agent_name: &str, autonomy: Autonomy) -> Result<Self> {
         let dir = tempfile::Builder::new().prefix("pureboot-").tempdir()?;
         let controller = Controller::start(dir.path())?;
-        let body = json!({ "name": format!("site-{:08x}", crate::random() >> 32), "autonomy_level": "limited" });
+        let name = format!("site-{:08x}", crate::random() >> 32);
+        let body = match autonomy {
+            Autonomy::Default => json!({ "name": name }),
+            Autonomy::Limited => json!({ "name": name, "autonomy_level": "limited" }),
+        };
         let id = text(&controller.post("/sites", &body)?, "id")?;
         let interval = json!({ "heartbeat_interval": HEARTBEAT_INTERVAL_SECONDS });
         controller.patch(&format!("/sites/{id}"), &interval)?;
@@ -276,6 +322,17 @@ impl Site {
             let status = self.agent_status()?;
             let has_beaten = status.get("heartbeat").is_some_and(|heartbeat| !heartbeat.is_null());
             Ok(has_beaten.then_some(()))
+        })
+    }
+
+    /// Waits until the agent itself counts its controller, which is stopped, as away.
+    ///
+    /// # Errors
+    /// It still does not after many heartbeats.
+    pub fn wait_until_offline(&self) -> Result<()> {
+        wait::until("the agent is offline", OFFLINE_LIMIT, || {
+            let (_, status) = self.agent.status()?;
+            Ok((status.pointer("/line/state") == Some(&json!("offline"))).then_some(()))
         })
     }
 
