@@ -5,17 +5,26 @@ use std::time::Duration;
 use anyhow::{Context, Result, ensure};
 use pureboot_tests::http;
 use pureboot_tests::site::{ARRIVAL_LIMIT, Site, text};
-use pureboot_tests::wait;
-use serde_json::Value;
+use pureboot_tests::{random, random_mac, wait};
+use serde_json::{Value, json};
 
+use crate::need::Need;
 use crate::{Case, case};
 
 pub(crate) fn cases() -> Vec<Case> {
     vec![
         case!(status_tells_a_person_and_a_program_how_it_goes),
+        case!(
+            status_is_degraded_while_changes_cannot_be_delivered,
+            Need::Program("sqlite3", "sqlite3")
+        ),
+        case!(status_is_degraded_when_a_change_was_parked),
         case!(a_wrong_question_on_the_socket_is_answered_with_a_problem),
     ]
 }
+
+/// What a change in the agent's health may take: some heartbeats and a pause after a failed delivery.
+const HEALTH_LIMIT: Duration = Duration::from_secs(60);
 
 fn status_tells_a_person_and_a_program_how_it_goes() -> Result<()> {
     let mut site = Site::start()?;
@@ -43,6 +52,66 @@ fn status_tells_a_person_and_a_program_how_it_goes() -> Result<()> {
     site.agent.stop();
     let output = site.agent.run(&["status"])?;
     ensure!(output.status.code() == Some(3), "exit {:?} without agent", output.status.code());
+    Ok(())
+}
+
+/// Waits until all is well again.
+fn wait_until_well(site: &Site) -> Result<()> {
+    wait::until("the status is good", HEALTH_LIMIT, || {
+        let (code, status) = site.agent.status()?;
+        ensure!(code == Some(0), "exit {code:?}: {status}");
+        Ok(Some(()))
+    })
+}
+
+/// Waits until `status` is degraded and gives a person the reason `wanted`, whatever it says of the line.
+fn wait_until_degraded(site: &Site, wanted: &str) -> Result<()> {
+    wait::until(&format!("the health has to do with {wanted}"), HEALTH_LIMIT, || {
+        let output = site.agent.run(&["status"])?;
+        let (code, said) = (output.status.code(), String::from_utf8_lossy(&output.stdout));
+        let health = said.lines().find(|line| line.starts_with("health"));
+        let health = health.with_context(|| format!("no health in:\n{said}"))?;
+        ensure!(code == Some(1) && health.contains(wanted), "exit {code:?}:\n{said}");
+        Ok(Some(()))
+    })
+}
+
+/// How many changes `status` counts under `field`.
+fn count(site: &Site, field: &str) -> Result<u64> {
+    let (_, status) = site.agent.status()?;
+    let count = status.get(field).and_then(Value::as_u64);
+    count.with_context(|| format!("no number '{field}' in {status}"))
+}
+
+fn status_is_degraded_while_changes_cannot_be_delivered() -> Result<()> {
+    let site = Site::start()?;
+    wait_until_well(&site)?;
+    // Heartbeats go on: it is the changes alone that the controller cannot take.
+    site.controller.tamper(
+        "CREATE TRIGGER stuck BEFORE INSERT ON changes BEGIN SELECT RAISE(ABORT, 'stuck'); END",
+    )?;
+    let mac = random_mac();
+    site.agent.script(&mac)?;
+    wait_until_degraded(&site, "change")?;
+    ensure!(count(&site, "queue_pending")? > 0, "nothing waits");
+    site.controller.tamper("DROP TRIGGER stuck")?;
+    wait_until_well(&site)?;
+    ensure!(count(&site, "queue_pending")? == 0, "well, and changes wait");
+    site.controller.wait_for_state(&mac, "discovered").map(|_| ())
+}
+
+fn status_is_degraded_when_a_change_was_parked() -> Result<()> {
+    let site = Site::start()?;
+    wait_until_well(&site)?;
+    let other = json!({ "name": format!("other-{:08x}", random() >> 32) });
+    let other_id = text(&site.controller.post("/sites", &other)?, "id")?;
+    let mac = random_mac();
+    let node = json!({ "mac_address": mac, "home_site_id": other_id });
+    site.controller.post("/nodes", &node)?;
+    // It boots here all the same, and what this site says of another site's machine is parked.
+    site.agent.script(&mac)?;
+    wait_until_degraded(&site, "parked")?;
+    ensure!(count(&site, "queue_parked")? > 0, "nothing is parked");
     Ok(())
 }
 
