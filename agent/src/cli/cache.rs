@@ -102,9 +102,17 @@ fn upload(path: &Path) -> anyhow::Result<(Chunks, u64)> {
     let metadata =
         std::fs::metadata(path).with_context(|| format!("cannot look at {}", path.display()))?;
     ensure!(metadata.is_file(), "{} is not a regular file", path.display());
-    ensure!(metadata.len() > 0, "{} is empty", path.display());
-    let file = File::open(path).with_context(|| format!("cannot open {}", path.display()))?;
+    let mut file = File::open(path).with_context(|| format!("cannot open {}", path.display()))?;
     let len = metadata.len();
+    if len == 0 {
+        let read =
+            file.read(&mut [0]).with_context(|| format!("cannot read {}", path.display()))?;
+        ensure!(
+            read == 0,
+            "{} does not say how long it is; copy it into a plain file first",
+            path.display()
+        );
+    }
     let is_watched = std::io::stderr().is_terminal();
     let chunks = stream::try_unfold((file, 0), move |(mut file, sent)| async move {
         let mut chunk = vec![0; CHUNK_LEN];

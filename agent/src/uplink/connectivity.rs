@@ -34,8 +34,9 @@ pub enum Line {
 pub enum Weight {
     /// It had all the time that an answer may take.
     Check,
-    /// It was cut short because a machine waited: the line is slow, and may be no worse.
-    Hurried,
+    /// The line may be no worse than slow: the call was cut short because a machine waited, or the controller answered that
+    /// something fails there.
+    Hint,
 }
 
 /// Counts answered and failed calls.
@@ -80,7 +81,7 @@ impl Connectivity {
         };
         let failures = match weight {
             Weight::Check => failures + 1,
-            Weight::Hurried => failures,
+            Weight::Hint => failures,
         };
         let was_degraded = matches!(self.line, Line::Degraded { .. });
         self.line = if failures < FAILURES_MAX {
@@ -119,7 +120,7 @@ mod tests {
         let mut connectivity = Connectivity::default();
         connectivity.handle_answer(at(1));
         for second in 2..100 {
-            connectivity.handle_failure(Weight::Hurried, at(second));
+            connectivity.handle_failure(Weight::Hint, at(second));
         }
         assert_eq!(connectivity.line(), Line::Degraded { failures: 0, since: at(2) });
     }

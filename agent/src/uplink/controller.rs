@@ -85,7 +85,7 @@ impl CallError {
     /// Whether the line is to blame and not the request.
     pub fn is_line_trouble(&self) -> bool {
         match self {
-            Self::Refused(refusal) => refusal.status.is_server_error(),
+            Self::Refused(_) => false,
             Self::Connect { .. } | Self::Tls { .. } | Self::Exchange(_) | Self::Foreign(_) => true,
         }
     }

@@ -56,7 +56,7 @@ impl Standing {
 
     /// As [`Standing::learn`], of a call that was cut short because a machine waited.
     pub fn learn_in_a_hurry<T>(&self, outcome: &Result<T, CallError>, now: Timestamp) {
-        self.weigh(outcome, Weight::Hurried, now);
+        self.weigh(outcome, Weight::Hint, now);
     }
 
     /// Returns when a call has failed that did not before.
@@ -68,6 +68,10 @@ impl Standing {
     fn weigh<T>(&self, outcome: &Result<T, CallError>, weight: Weight, now: Timestamp) {
         let mut connectivity = self.connectivity.borrow_mut();
         let news = match outcome {
+            // The controller itself says that it cannot: it is in reach, and something is wrong there (N11).
+            Err(CallError::Refused(refusal)) if refusal.status.is_server_error() => {
+                connectivity.handle_failure(Weight::Hint, now)
+            }
             Err(error) if error.is_line_trouble() => connectivity.handle_failure(weight, now),
             _ => connectivity.handle_answer(now),
         };
