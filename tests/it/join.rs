@@ -22,6 +22,8 @@ pub(crate) fn cases() -> Vec<Case> {
         case!(a_changed_setting_reaches_the_agent),
         case!(an_agent_without_identity_says_what_to_do),
         case!(a_restarted_agent_is_still_the_same_agent),
+        case!(k10_an_agent_that_joins_anew_loses_neither_settings_nor_its_say),
+        case!(k9_a_token_that_is_refused_does_not_shut_out_an_agent_that_has_joined),
         case!(sigterm_ends_the_agent_within_a_second),
         case!(kill_9_is_a_normal_way_to_stop),
         case!(a1_a_used_token_is_refused_to_another_key),
@@ -155,6 +157,43 @@ fn a_restarted_agent_is_still_the_same_agent() -> Result<()> {
     let kept = http::get(&site.agent.url("/files/bootloaders/kept.efi"))?.expect(200)?;
     ensure!(kept.body == content, "the cache has changed");
     ensure!(site.agent.run(&["check-config"])?.status.success(), "the settings are refused");
+    Ok(())
+}
+
+/// Joins anew with `token` and starts; says whether the controller still hears of reports.
+fn rejoin(site: &mut Site, token: &str) -> Result<()> {
+    site.agent.program()?.terminate()?;
+    let file = site.dir().join("second-token");
+    fs::write(&file, token)?;
+    let (url, file) = (site.controller.url(), file.display().to_string());
+    let arguments =
+        ["init", "--rejoin", "--site-id", &site.id, "--central-url", &url, "--token-file", &file];
+    let output = site.agent.run(&arguments)?;
+    ensure!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
+    site.agent.start()?;
+    let mac = random_mac();
+    site.script_with(&mac, "discovered")?;
+    site.controller.wait_for_state(&mac, "discovered").map(|_| ())
+}
+
+fn k10_an_agent_that_joins_anew_loses_neither_settings_nor_its_say() -> Result<()> {
+    let mut site = Site::start()?;
+    let settings = site.agent.data_dir().join("agent.toml");
+    let before = fs::read_to_string(&settings)?;
+    let token = site.make_token()?;
+    rejoin(&mut site, &token)?;
+    ensure!(fs::read_to_string(&settings)? == before, "the settings have changed");
+    for gone in ["token", "credential.next"] {
+        ensure!(!site.agent.data_dir().join(gone).exists(), "{gone} is still there");
+    }
+    Ok(())
+}
+
+fn k9_a_token_that_is_refused_does_not_shut_out_an_agent_that_has_joined() -> Result<()> {
+    let mut site = Site::start()?;
+    let used = format!("{:012x}.{}", 7, "0".repeat(64));
+    rejoin(&mut site, &used)?;
+    ensure!(site.agent.run(&["status"])?.status.success(), "the agent is not well");
     Ok(())
 }
 
