@@ -210,33 +210,41 @@ fn boot_in_payload(machine: &Machine) -> Result<String> {
     boot_of(&payload(machine)?)
 }
 
+/// Fills the cache for a UEFI machine, and enters it with an order to install: an operator knows it beforehand. Returns the
+/// word that its kernel will say.
+fn order_uefi_installation(site: &Site, loader: &str, mac: &str) -> Result<String> {
+    let (name, nonce) = (format!("uefi-{:08x}", random() >> 32), nonce());
+    let kernel = assemble(include_str!("netboot/uefi.S"), "--64", site.dir())?;
+    site.agent.cache_add(&format!("images/{name}/kernel"), &kernel)?;
+    site.agent.cache_add(&format!("images/{name}/initrd"), b"not read")?;
+    site.agent.cache_add(&format!("bootloaders/{loader}"), &fs::read(IPXE_EFI)?)?;
+    let workflow = site.controller.make_workflow(&name, &format!("nonce={nonce}"))?;
+    let body = json!({ "mac_address": mac, "hostname": name, "home_site_id": site.id });
+    let node_id = text(&site.controller.post("/nodes", &body)?, "id")?;
+    site.controller.order_install(&node_id, &workflow)?;
+    Ok(nonce)
+}
+
+/// Switches a UEFI machine on and waits until its installer says the word.
+fn boot_uefi_to_installer(site: &Site, mac: &str, nonce: &str) -> Result<()> {
+    let disk = blank_disk(site.dir())?;
+    let mut machine = Machine::power_on(Firmware::Ovmf, mac, TAP, &disk, site.dir())?;
+    machine.says("iPXE initialising devices", OVMF_LIMIT)?;
+    machine.says("payload:", OVMF_LIMIT)?;
+    machine.says(&format!("nonce={nonce}"), OVMF_LIMIT)?;
+    check_payload(&machine, nonce, mac)?;
+    site.controller.wait_for_state(mac, "installing").map(|_| ())
+}
+
 fn ovmf_boots_by_uefi_pxe_to_its_installer() -> Result<()> {
     let namespace = Namespace::new()?;
     namespace.add_tap(TAP)?;
     namespace.enter(|| {
         let site = Site::start_at(PORTS)?;
-        let (dir, mac) = (site.dir(), random_mac());
-        let (name, nonce) = (format!("uefi-{:08x}", random() >> 32), nonce());
-        let kernel = assemble(include_str!("netboot/uefi.S"), "--64", dir)?;
-        site.agent.cache_add(&format!("images/{name}/kernel"), &kernel)?;
-        site.agent.cache_add(&format!("images/{name}/initrd"), b"not read")?;
-        site.agent.cache_add("bootloaders/ipxe.efi", &fs::read(IPXE_EFI)?)?;
-
-        // An operator who knows the machine beforehand enters it and orders its installation.
-        let workflow = site.controller.make_workflow(&name, &format!("nonce={nonce}"))?;
-        let body = json!({ "mac_address": mac, "hostname": name, "home_site_id": site.id });
-        let node_id = text(&site.controller.post("/nodes", &body)?, "id")?;
-        site.controller.order_install(&node_id, &workflow)?;
-
-        let disk = blank_disk(dir)?;
-        let _dhcp = start_dhcp(&boot_url(&site), dir)?;
-        let mut machine = Machine::power_on(Firmware::Ovmf, &mac, TAP, &disk, dir)?;
-        machine.says("iPXE initialising devices", OVMF_LIMIT)?;
-        machine.says("payload:", OVMF_LIMIT)?;
-        machine.says(&format!("nonce={nonce}"), OVMF_LIMIT)?;
-        check_payload(&machine, &nonce, &mac)?;
-        site.controller.wait_for_state(&mac, "installing")?;
-        Ok(())
+        let mac = random_mac();
+        let nonce = order_uefi_installation(&site, "ipxe.efi", &mac)?;
+        let _dhcp = start_dhcp(&boot_url(&site), site.dir())?;
+        boot_uefi_to_installer(&site, &mac, &nonce)
     })
 }
 
@@ -260,22 +268,10 @@ fn ovmf_boots_by_proxydhcp_beside_a_server_that_knows_nothing() -> Result<()> {
     namespace.enter(|| {
         let mut site = Site::start_at(PORTS)?;
         enable_proxydhcp(&mut site)?;
-        let (dir, mac) = (site.dir(), random_mac());
-        let (name, nonce) = (format!("proxy-{:08x}", random() >> 32), nonce());
-        let kernel = assemble(include_str!("netboot/uefi.S"), "--64", dir)?;
-        site.agent.cache_add(&format!("images/{name}/kernel"), &kernel)?;
-        site.agent.cache_add(&format!("images/{name}/initrd"), b"not read")?;
-        site.agent.cache_add("bootloaders/snponly-x64.efi", &fs::read(IPXE_EFI)?)?;
-        let workflow = site.controller.make_workflow(&name, &format!("nonce={nonce}"))?;
-        let body = json!({ "mac_address": mac, "home_site_id": site.id });
-        let node_id = text(&site.controller.post("/nodes", &body)?, "id")?;
-        site.controller.order_install(&node_id, &workflow)?;
-
-        let disk = blank_disk(dir)?;
+        let mac = random_mac();
+        let nonce = order_uefi_installation(&site, "snponly-x64.efi", &mac)?;
+        let dir = site.dir();
         let _leases = other.enter(|| Program::spawn("dnsmasq", leases_only("eth0", dir)?, dir))?;
-        let mut machine = Machine::power_on(Firmware::Ovmf, &mac, TAP, &disk, dir)?;
-        machine.says("payload:", OVMF_LIMIT)?;
-        check_payload(&machine, &nonce, &mac)?;
-        site.controller.wait_for_state(&mac, "installing").map(|_| ())
+        boot_uefi_to_installer(&site, &mac, &nonce)
     })
 }
