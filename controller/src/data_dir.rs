@@ -34,10 +34,20 @@ impl DataDir {
     /// The directory at `path`, made for the owner alone if it is not there.
     ///
     /// # Errors
-    /// It cannot be made.
+    /// It cannot be made, or others than its owner can read or change it.
     pub(crate) fn make(path: &Path) -> anyhow::Result<Self> {
         let made = DirBuilder::new().recursive(true).mode(0o700).create(path);
         made.with_context(|| format!("cannot make the data directory {}", path.display()))?;
+        let metadata = std::fs::metadata(path);
+        let metadata = metadata
+            .with_context(|| format!("cannot look at the data directory {}", path.display()))?;
+        let mode = metadata.permissions().mode() & 0o7777;
+        if mode & 0o077 != 0 {
+            bail!(
+                "{} has mode {mode:o}, so others could read or change what the controller keeps: chmod 700 it",
+                path.display()
+            );
+        }
         Ok(Self { path: path.to_owned() })
     }
 
@@ -189,6 +199,11 @@ mod tests {
         Timestamp::from_unix_ms(1_000)
     }
 
+    fn private_dir() -> tempfile::TempDir {
+        let only_mine = std::fs::Permissions::from_mode(0o700);
+        tempfile::Builder::new().permissions(only_mine).tempdir().expect("a directory")
+    }
+
     async fn opened(path: &Path) -> (DataDir, Store) {
         let data_dir = DataDir::make(path).expect("a directory");
         let store = Store::open(&data_dir.database().expect("a file")).await.expect("a database");
@@ -197,7 +212,7 @@ mod tests {
 
     #[tokio::test]
     async fn the_first_start_makes_a_token_for_the_owner_alone_and_later_ones_do_not() {
-        let dir = tempfile::tempdir().expect("a directory");
+        let dir = private_dir();
         let (data_dir, store) = opened(&dir.path().join("data")).await;
         let token = data_dir.first_token(&store, now()).await.expect("kept").expect("a token");
         let mode = token.file.metadata().expect("a file").permissions().mode();
@@ -213,7 +228,7 @@ mod tests {
 
     #[tokio::test]
     async fn k8_a_first_start_that_was_cut_short_is_completed_with_the_token_that_it_kept() {
-        let dir = tempfile::tempdir().expect("a directory");
+        let dir = private_dir();
         let (data_dir, store) = opened(dir.path()).await;
         let secret = data_dir.keep(&Secret::from_random([7; 32])).expect("kept");
         let token = data_dir.first_token(&store, now()).await.expect("kept").expect("a token");
@@ -223,7 +238,7 @@ mod tests {
 
     #[tokio::test]
     async fn a_further_token_is_valid_beside_the_first() {
-        let dir = tempfile::tempdir().expect("a directory");
+        let dir = private_dir();
         let (data_dir, store) = opened(dir.path()).await;
         let first = data_dir.first_token(&store, now()).await.expect("kept").expect("a token");
         let further = data_dir.further_token(&store, now()).await.expect("kept");
@@ -236,7 +251,7 @@ mod tests {
 
     #[tokio::test]
     async fn a11_a_token_that_others_can_read_is_refused() {
-        let dir = tempfile::tempdir().expect("a directory");
+        let dir = private_dir();
         let (data_dir, store) = opened(dir.path()).await;
         let token = data_dir.first_token(&store, now()).await.expect("kept").expect("a token");
         let open = std::fs::Permissions::from_mode(0o644);
@@ -250,12 +265,22 @@ mod tests {
 
     #[test]
     fn d16_a_second_controller_on_the_same_directory_is_refused() {
-        let dir = tempfile::tempdir().expect("a directory");
+        let dir = private_dir();
         let data_dir = DataDir::make(dir.path()).expect("a directory");
         let lock = data_dir.lock().expect("the first one gets it");
         let error = data_dir.lock().expect_err("the second one does not");
         assert!(error.to_string().contains("another controller runs on"), "{error}");
         drop(lock);
         assert!(data_dir.lock().is_ok());
+    }
+
+    #[test]
+    fn a11_a_directory_that_others_can_reach_is_refused() {
+        let dir = private_dir();
+        DataDir::make(dir.path()).expect("the owner's alone");
+        let open = std::fs::Permissions::from_mode(0o777);
+        std::fs::set_permissions(dir.path(), open).expect("the owner may");
+        let error = DataDir::make(dir.path()).expect_err("open to all").to_string();
+        assert!(error.contains("has mode 777") && error.contains("chmod 700"), "{error}");
     }
 }
