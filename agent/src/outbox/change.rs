@@ -1,10 +1,13 @@
 //! What makes two reports the same change: the id, which is computed and never drawn.
 
 use pureboot_protocol::{
-    AgentId, BootId, ChangeId, ChangePayload, ClockQuality, NodeId, Timestamp,
+    AgentId, BootId, ChangeId, ChangePayload, ClockQuality, NodeEventKind, NodeId, Timestamp,
 };
 use serde_json::Value;
 use sha2::{Digest, Sha256};
+
+/// Two heartbeats of a node within the same minute of the site's clock are one and its retry.
+const HEARTBEAT_SPAN_MS: i64 = 60_000;
 
 /// A change before it has its place in the outbox.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -15,7 +18,7 @@ pub struct NewChange {
     pub node: NodeId,
     /// The version of the node that the site knew; none for an observation.
     pub base_version: Option<u64>,
-    /// When, by the site's clock. Not part of the id.
+    /// When, by the site's clock. Not part of the id, but for the minute of a heartbeat.
     pub at: Timestamp,
     /// How good that clock was. Not part of the id.
     pub clock: ClockQuality,
@@ -27,12 +30,15 @@ pub struct NewChange {
 
 /// The id of a change: the first 16 bytes of the SHA-256 over agent, node, boot session and payload, which has the kind in it.
 ///
+/// A heartbeat says the same each time on purpose: its minute is part of the id, so that a later one is another change.
+///
 /// The payload is taken as JSON and not as our own type, so that the id of a stored change stays the same when a later version
 /// of the program gives the type another field.
 pub(super) fn id(
     agent: AgentId,
     node: NodeId,
     session: Option<BootId>,
+    at: Timestamp,
     payload: &Value,
 ) -> ChangeId {
     let mut hash = Sha256::new_with_prefix("pureboot change 1");
@@ -43,12 +49,21 @@ pub(super) fn id(
         None => hash.update([0]),
     }
     update_with_json(&mut hash, payload);
+    if is_heartbeat(payload) {
+        hash.update(at.unix_ms().div_euclid(HEARTBEAT_SPAN_MS).to_be_bytes());
+    }
     let digest: [u8; 32] = hash.finalize().into();
     let mut first = [0; 16];
     for (to, from) in first.iter_mut().zip(digest) {
         *to = from;
     }
     ChangeId::from_bytes(first)
+}
+
+fn is_heartbeat(payload: &Value) -> bool {
+    let word = |pointer| payload.pointer(pointer).and_then(Value::as_str);
+    word("/kind") == Some("event")
+        && word("/payload/event_type") == Some(NodeEventKind::Heartbeat.as_str())
 }
 
 /// Each value is its type, its length and its content, and objects are sorted: no two different values have the same bytes,
@@ -97,7 +112,12 @@ mod tests {
     use super::*;
 
     fn of(payload: &Value) -> ChangeId {
-        id(AgentId::from_random([1; 16]), NodeId::from_random([2; 16]), None, payload)
+        of_at(0, payload)
+    }
+
+    fn of_at(ms: i64, payload: &Value) -> ChangeId {
+        let at = Timestamp::from_unix_ms(ms);
+        id(AgentId::from_random([1; 16]), NodeId::from_random([2; 16]), None, at, payload)
     }
 
     /// Values that look alike, so that different ones have a chance to collide.
@@ -136,26 +156,28 @@ mod tests {
     #[test]
     fn each_part_makes_another_change() {
         let payload = json!({"kind": "event"});
+        let of = |agent, node, session: Option<[u8; 16]>| {
+            let (agent, node) = (AgentId::from_random(agent), NodeId::from_random(node));
+            id(agent, node, session.map(BootId::from_random), Timestamp::from_unix_ms(0), &payload)
+        };
         let [a, b] = [[1; 16], [2; 16]];
-        let all = [
-            id(AgentId::from_random(a), NodeId::from_random(a), None, &payload),
-            id(AgentId::from_random(b), NodeId::from_random(a), None, &payload),
-            id(AgentId::from_random(a), NodeId::from_random(b), None, &payload),
-            id(
-                AgentId::from_random(a),
-                NodeId::from_random(a),
-                Some(BootId::from_random(a)),
-                &payload,
-            ),
-            id(
-                AgentId::from_random(a),
-                NodeId::from_random(a),
-                Some(BootId::from_random(b)),
-                &payload,
-            ),
-        ];
+        let all =
+            [of(a, a, None), of(b, a, None), of(a, b, None), of(a, a, Some(a)), of(a, a, Some(b))];
         let different: std::collections::HashSet<_> = all.into_iter().collect();
         assert_eq!(different.len(), all.len());
+    }
+
+    #[test]
+    fn a_heartbeat_of_a_later_minute_is_another_change_and_its_retry_is_not() {
+        let event = |kind| {
+            let event = pureboot_protocol::NodeEvent::new(kind);
+            serde_json::to_value(ChangePayload::Event(event)).unwrap()
+        };
+        let heartbeat = event(NodeEventKind::Heartbeat);
+        assert_eq!(of_at(60_000, &heartbeat), of_at(119_999, &heartbeat));
+        assert_ne!(of_at(119_999, &heartbeat), of_at(120_000, &heartbeat));
+        let first_boot = event(NodeEventKind::FirstBoot);
+        assert_eq!(of_at(0, &first_boot), of_at(120_000, &first_boot));
     }
 
     #[test]

@@ -193,7 +193,7 @@ impl Entry {
         };
         let payload = serde_json::to_value(&new.payload).map_err(unwritable)?;
         Ok(Self {
-            id: change::id(new.agent, new.node, new.session, &payload),
+            id: change::id(new.agent, new.node, new.session, new.at, &payload),
             agent: new.agent,
             node: new.node,
             session: new.session,
@@ -231,7 +231,7 @@ impl Entry {
             Ok((entry, row.get::<_, Json<Value>>("payload")?.0))
         };
         let (entry, payload) = read().map_err(|error| damaged(&error))?;
-        if change::id(entry.agent, entry.node, entry.session, &payload) != entry.id {
+        if change::id(entry.agent, entry.node, entry.session, entry.at, &payload) != entry.id {
             return Err(damaged(&"its content does not have its id"));
         }
         Ok(entry)
