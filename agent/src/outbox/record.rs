@@ -122,6 +122,8 @@ impl Store {
     /// Deletes what the controller has taken into its custody, and remembers the versions that its results name. All in one
     /// transaction (FAULTS K5). An acknowledgement of another epoch has no effect.
     ///
+    /// `at` is when the receipt came: a record whose version it raises is the controller's word as of then.
+    ///
     /// # Errors
     /// See [`StoreError`]; the changes are sent once more, and the controller calls them duplicates.
     pub async fn acknowledge(
@@ -129,6 +131,7 @@ impl Store {
         epoch_acked: Epoch,
         through: u64,
         results: Vec<ChangeResult>,
+        at: Timestamp,
     ) -> Result<(), StoreError> {
         let mirror = self.mirror();
         self.run(move |db| {
@@ -139,7 +142,7 @@ impl Store {
             let mut raised = Vec::new();
             for result in results {
                 let Some(version) = result.node_version else { continue };
-                raised.extend(raise_version(&transaction, result.id, version)?);
+                raised.extend(raise_version(&transaction, result.id, version, at)?);
             }
             transaction.prepare_cached("DELETE FROM outbox WHERE seq <= ?1")?.execute([through])?;
             transaction.commit()?;
@@ -320,6 +323,7 @@ fn raise_version(
     db: &Connection,
     id: ChangeId,
     version: u64,
+    at: Timestamp,
 ) -> rusqlite::Result<Option<CachedNode>> {
     let node = db
         .prepare_cached("SELECT node FROM outbox WHERE id = ?1")?
@@ -328,10 +332,16 @@ fn raise_version(
     let Some(mut node) = node.map(|node| load_by_id(db, node.0)).transpose()?.flatten() else {
         return Ok(None);
     };
-    match &mut node.known {
-        Some(known) if known.record.version + 1 == version => known.record.version = version,
-        _ => return Ok(None),
+    let Some(known) = node.known.as_mut().filter(|known| known.record.version + 1 == version)
+    else {
+        return Ok(None);
+    };
+    // The wish is the same one under a new number; without this an offline site would wipe the disk for it once more.
+    if node.install_given_version == Some(known.record.version) {
+        node.install_given_version = Some(version);
     }
+    known.record.version = version;
+    known.fetched_at = at;
     save(db, &node)?;
     Ok(Some(node))
 }

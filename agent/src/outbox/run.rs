@@ -13,6 +13,7 @@ use super::change::NewChange;
 use super::flush::{DeliveryError, Flush, Output, Report};
 use super::outcomes::{Outcomes, Trouble};
 use super::record::{Counts, Recorded};
+use crate::clock;
 use crate::rng::Rng;
 use crate::store::{CachedNode, Store, StoreError};
 
@@ -136,7 +137,7 @@ pub async fn run<C: Courier>(flusher: Flusher, courier: &C, rng: Rng) {
             Output::Acknowledge { epoch, through, results } => {
                 // The controller has them whatever becomes of our own note of it.
                 outcomes.publish(epoch, through, &results);
-                match store.acknowledge(epoch, through, results).await {
+                match store.acknowledge(epoch, through, results, clock::now()).await {
                     Ok(()) => flush.handle_acknowledged(),
                     Err(StoreError::Stopped) => return,
                     Err(error) => {

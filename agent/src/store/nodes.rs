@@ -33,7 +33,7 @@ pub struct CachedNode {
 pub struct KnownRecord {
     /// The record.
     pub record: BootRecord,
-    /// When the controller gave it.
+    /// The controller's word as of then: when it was asked for the record, or last acknowledged a change of it.
     pub fetched_at: Timestamp,
 }
 
@@ -126,26 +126,33 @@ impl Store {
         self.nodes.read(HashMap::len)
     }
 
-    /// Takes over the controller's record of a machine.
+    /// Takes over the controller's record of a machine. `asked_at` is when the question was asked, not when it was answered.
     ///
     /// While a change by which the site moved the node's state is not acknowledged, the old record stands: the controller's
     /// answer does not know of that change yet, and would send a machine that has just been installed into its installer again.
+    ///
+    /// The old record also stands where it has a higher version and was confirmed since the question was asked: an
+    /// acknowledgement has overtaken the answer. A lower version that was asked for later is taken, because the controller has
+    /// been restored from a backup (FAULTS C17).
     ///
     /// # Errors
     /// See [`StoreError`].
     pub async fn save_record(
         &self,
         record: BootRecord,
-        fetched_at: Timestamp,
+        asked_at: Timestamp,
     ) -> Result<CachedNode, StoreError> {
         let mirror = self.nodes.clone();
         self.run(move |db| {
             let transaction = db.transaction()?;
             let mut node = load(&transaction, record.mac_address)?
                 .unwrap_or_else(|| CachedNode::new(record.mac_address, record.node_id));
-            if !is_state_unacknowledged(&transaction, &node)? {
+            let is_overtaken = node.known.as_ref().is_some_and(|known| {
+                record.version < known.record.version && known.fetched_at >= asked_at
+            });
+            if !is_overtaken && !is_state_unacknowledged(&transaction, &node)? {
                 node.node_id = record.node_id;
-                node.known = Some(KnownRecord { record, fetched_at });
+                node.known = Some(KnownRecord { record, fetched_at: asked_at });
                 node.state_seq = None;
             }
             save(&transaction, &node)?;

@@ -356,7 +356,7 @@ fn an_answer_that_does_not_know_of_the_sites_own_move_does_not_undo_it() {
     let node = block_on(store.save_record(stale, at(1))).unwrap();
     assert_eq!(node.known.unwrap().record.state, Lifecycle::Installed);
     let epoch = block_on(store.pending(9, 9)).unwrap().epoch;
-    block_on(store.acknowledge(epoch, 1, vec![])).unwrap();
+    block_on(store.acknowledge(epoch, 1, vec![], at(0))).unwrap();
     let node = block_on(store.save_record(record(1, Lifecycle::Active, 6), at(2))).unwrap();
     assert_eq!(node.known.unwrap().record.state, Lifecycle::Active);
     assert_eq!(node.state_seq, None);

@@ -4,8 +4,8 @@ use pureboot_protocol::{Lifecycle, Outcome};
 use smol::future::block_on;
 
 use super::*;
-use crate::store::StoreOptions;
 use crate::store::tests::{at, close, event, mac, node_id, open, options, record};
+use crate::store::{InstallGiven, StoreOptions};
 
 fn seqs(store: &Store) -> Vec<u64> {
     let queued = block_on(store.pending(1_000, usize::MAX)).unwrap();
@@ -30,7 +30,7 @@ fn i3_numbers_have_no_gaps_and_are_never_given_twice() {
     .unwrap();
     assert_eq!(put(&store, 1, 4).seq, 3);
     let epoch = block_on(store.pending(1, 1)).unwrap().epoch;
-    block_on(store.acknowledge(epoch, 3, vec![])).unwrap();
+    block_on(store.acknowledge(epoch, 3, vec![], at(0))).unwrap();
     close(store);
     let store = open(dir.path());
     assert_eq!(put(&store, 1, 5).seq, 4, "an empty outbox goes on counting after a restart");
@@ -124,15 +124,15 @@ fn an_acknowledgement_deletes_exactly_the_prefix_of_its_epoch() {
     let epoch = block_on(store.pending(1, 1)).unwrap().epoch;
     let counts = block_on(store.counts()).unwrap();
     assert_eq!(counts, Counts { pending: 5, oldest_at: Some(at(1)) });
-    block_on(store.acknowledge(Epoch::from_bytes([0; 16]), 5, vec![])).unwrap();
+    block_on(store.acknowledge(Epoch::from_bytes([0; 16]), 5, vec![], at(0))).unwrap();
     assert_eq!(seqs(&store), [1, 2, 3, 4, 5]);
-    block_on(store.acknowledge(epoch, 0, vec![])).unwrap();
+    block_on(store.acknowledge(epoch, 0, vec![], at(0))).unwrap();
     assert_eq!(seqs(&store), [1, 2, 3, 4, 5]);
-    block_on(store.acknowledge(epoch, 3, vec![])).unwrap();
+    block_on(store.acknowledge(epoch, 3, vec![], at(0))).unwrap();
     assert_eq!(seqs(&store), [4, 5]);
     let counts = block_on(store.counts()).unwrap();
     assert_eq!(counts, Counts { pending: 2, oldest_at: Some(at(4)) });
-    block_on(store.acknowledge(epoch, 5, vec![])).unwrap();
+    block_on(store.acknowledge(epoch, 5, vec![], at(0))).unwrap();
     assert_eq!(block_on(store.counts()).unwrap(), Counts { pending: 0, oldest_at: None });
 }
 
@@ -150,11 +150,60 @@ fn i5_a_version_is_taken_over_only_if_nobody_else_has_changed_the_node() {
         })
         .into();
     let epoch = block_on(store.pending(1, 1)).unwrap().epoch;
-    block_on(store.acknowledge(epoch, 4, results)).unwrap();
+    block_on(store.acknowledge(epoch, 4, results, at(0))).unwrap();
     let version = |store: &Store| store.node(mac(1)).unwrap().known.unwrap().record.version;
     assert_eq!(version(&store), 7, "version 8 is another's work");
     close(store);
     assert_eq!(version(&open(dir.path())), 7);
+}
+
+#[test]
+fn an_acknowledgement_carries_the_given_installation_to_the_new_version() {
+    let dir = tempfile::tempdir().unwrap();
+    let store = open(dir.path());
+    // One node was given its installer for this wish, the other for an older one.
+    for (n, given) in [(1, 5), (2, 4)] {
+        block_on(store.save_record(record(n, Lifecycle::Pending, 5), at(0))).unwrap();
+        block_on(store.mark_install_given(mac(n), given)).unwrap();
+    }
+    let results = [1, 2].map(|n| ChangeResult {
+        id: put(&store, n, 1).id,
+        outcome: Outcome::Applied,
+        node_version: Some(6),
+        reason: None,
+    });
+    let epoch = block_on(store.pending(1, 1)).unwrap().epoch;
+    block_on(store.acknowledge(epoch, 2, results.into(), at(7))).unwrap();
+    close(store);
+    let store = open(dir.path());
+    let node = |n| store.node(mac(n)).unwrap();
+    assert_eq!((node(1).install_given_version, node(2).install_given_version), (Some(6), Some(4)));
+    assert_eq!(node(1).known.unwrap().fetched_at, at(7), "it is the controller's word as of then");
+    assert_eq!(block_on(store.mark_install_given(mac(1), 6)).unwrap(), InstallGiven::Before);
+    assert_eq!(block_on(store.mark_install_given(mac(2), 6)).unwrap(), InstallGiven::Now);
+}
+
+#[test]
+fn an_answer_that_an_acknowledgement_has_overtaken_does_not_count() {
+    let dir = tempfile::tempdir().unwrap();
+    let store = open(dir.path());
+    block_on(store.save_record(record(1, Lifecycle::Pending, 5), at(0))).unwrap();
+    let result = ChangeResult {
+        id: put(&store, 1, 1).id,
+        outcome: Outcome::Applied,
+        node_version: Some(6),
+        reason: None,
+    };
+    let epoch = block_on(store.pending(1, 1)).unwrap().epoch;
+    block_on(store.acknowledge(epoch, 1, vec![result], at(7))).unwrap();
+    let answered = |version, asked_at| {
+        let answer = record(1, Lifecycle::Pending, version);
+        block_on(store.save_record(answer, asked_at)).unwrap().known.unwrap().record.version
+    };
+    assert_eq!(answered(5, at(6)), 6);
+    assert_eq!(answered(5, at(7)), 6);
+    assert_eq!(answered(5, at(8)), 5, "c17: the controller was restored from a backup");
+    assert_eq!(answered(9, at(3)), 9, "a higher version is newer whenever it was asked for");
 }
 
 #[test]
@@ -204,7 +253,7 @@ fn h22_events_leave_room_for_what_machines_become() {
         assert_eq!(fill(&|session| event(1, session, 1)), 0, "{name}");
         let queued = block_on(store.pending(99, usize::MAX)).unwrap();
         assert_eq!(queued.changes[5].seq, 6, "{name}: nothing was dropped to make room");
-        block_on(store.acknowledge(queued.epoch, 6, vec![])).unwrap();
+        block_on(store.acknowledge(queued.epoch, 6, vec![], at(0))).unwrap();
         assert!(fill(&|session| event(1, session, 1)) >= 6, "{name}");
     }
 }

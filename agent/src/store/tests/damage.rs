@@ -82,7 +82,7 @@ async fn work(
     assert_eq!(usize::try_from(recorded.seq).unwrap(), expected);
     let session = BootId::from_random([99; 16]);
     store.begin_session(session, BootRequest::new(mac(99)), node_id(99), at(0)).await?;
-    store.acknowledge(queued.epoch, recorded.seq, vec![]).await?;
+    store.acknowledge(queued.epoch, recorded.seq, vec![], at(0)).await?;
     assert_eq!(store.counts().await?.pending, 0);
     Ok((queued.epoch, queued.changes))
 }
