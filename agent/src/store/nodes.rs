@@ -8,8 +8,9 @@ use rusqlite::{Connection, OptionalExtension, Row, named_params};
 
 use super::{Json, Store, StoreError, Word};
 
-/// How many machines the site may know that the controller does not; a machine's address is easily made up.
-pub const UNKNOWN_NODES_MAX: u64 = 1_000;
+/// How many machines the site may know that the controller does not, with a record of the site's own or without one; a machine's
+/// address is easily made up.
+pub const UNKNOWN_NODES_MAX: usize = 1_000;
 
 /// A machine as the site knows it.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -18,7 +19,7 @@ pub struct CachedNode {
     pub node_id: NodeId,
     /// What the machine said of itself, all boots taken together.
     pub facts: BootRequest,
-    /// What the controller knows; none for a machine that only the site knows.
+    /// What the controller knows; none or a record of version 0 for a machine that only the site knows.
     pub known: Option<KnownRecord>,
     /// Its last request for a script.
     pub last_seen_at: Option<Timestamp>,
@@ -47,6 +48,11 @@ pub enum InstallGiven {
 }
 
 impl CachedNode {
+    /// Whether the controller has never told anything about it. Its versions begin at 1; the site writes 0.
+    fn is_known_here_only(&self) -> bool {
+        self.known.as_ref().is_none_or(|known| known.record.version == 0)
+    }
+
     /// A machine of which only the address is known.
     pub fn new(mac: Mac, node_id: NodeId) -> Self {
         Self {
@@ -98,6 +104,10 @@ impl Mirror {
     pub(super) fn replace(&self, nodes: Vec<CachedNode>) {
         let nodes = nodes.into_iter().map(|node| (node.mac(), node)).collect();
         *self.nodes.write().unwrap_or_else(PoisonError::into_inner) = nodes;
+    }
+
+    fn count(&self, is_counted: impl Fn(&CachedNode) -> bool) -> usize {
+        self.read(|nodes| nodes.values().filter(|node| is_counted(node)).count())
     }
 
     pub(super) fn all(&self) -> Vec<CachedNode> {
@@ -220,16 +230,14 @@ fn is_state_unacknowledged(db: &Connection, node: &CachedNode) -> rusqlite::Resu
     db.prepare_cached("SELECT 1 FROM outbox WHERE seq = ?1")?.exists([seq])
 }
 
-/// A node that the site is the first to see.
+/// A node that the site is the first to see; `mirror` is as of the last commit.
 pub(super) fn discover(
-    db: &Connection,
+    mirror: &Mirror,
     request: &BootRequest,
     node_id: NodeId,
 ) -> Result<CachedNode, StoreError> {
-    let unknown: u64 = db
-        .prepare_cached("SELECT count(*) FROM nodes WHERE record IS NULL")?
-        .query_row([], |row| row.get(0))?;
-    if unknown >= UNKNOWN_NODES_MAX {
+    // Counted in memory: a flood of made-up addresses must not have the table read for each of them.
+    if mirror.count(CachedNode::is_known_here_only) >= UNKNOWN_NODES_MAX {
         return Err(StoreError::Full);
     }
     Ok(CachedNode::new(request.mac, node_id))

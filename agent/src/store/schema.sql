@@ -15,7 +15,7 @@ CREATE TABLE identity (
     registered_at  INTEGER NOT NULL
 ) STRICT;
 
--- The machines of the site. `record` is the controller's; none for a machine that only the site knows.
+-- The machines of the site. `record` is the controller's; none, or one of version 0, for a machine that only the site knows.
 CREATE TABLE nodes (
     number                INTEGER PRIMARY KEY,
     mac                   TEXT NOT NULL UNIQUE,
@@ -31,6 +31,7 @@ CREATE TABLE nodes (
     CHECK ((record IS NULL) = (fetched_at IS NULL))
 ) STRICT;
 CREATE INDEX nodes_node_id ON nodes (node_id);
+-- Unused since these machines are counted in memory. It stays: a database whose tables differ from these counts as damaged.
 CREATE INDEX nodes_unknown ON nodes (number) WHERE record IS NULL;
 
 -- Which machine a boot session belongs to.

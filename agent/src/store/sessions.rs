@@ -40,7 +40,7 @@ impl Store {
             let transaction = db.transaction()?;
             let mut node = match nodes::load(&transaction, request.mac)? {
                 Some(node) => node,
-                None => nodes::discover(&transaction, &request, new_node)?,
+                None => nodes::discover(&mirror, &request, new_node)?,
             };
             node.learn(request);
             node.last_seen_at = Some(at);

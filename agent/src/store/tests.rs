@@ -161,11 +161,22 @@ fn h18_machines_that_nobody_knows_are_limited_and_known_ones_are_not() {
     let store = open(dir.path());
     begin(&store, 1).unwrap();
     block_on(store.save_record(record(2, Lifecycle::Active, 1), at(0))).unwrap();
-    block_on(store.run(|db| {
-        let filled = "WITH RECURSIVE n(i) AS (SELECT 2 UNION ALL SELECT i + 1 FROM n WHERE i < ?1)
-            INSERT INTO nodes (mac, node_id, facts) SELECT 'mac ' || i, 'id', '{}' FROM n";
-        db.execute(filled, [UNKNOWN_NODES_MAX])?;
-        Ok(())
+    let mirror = store.mirror();
+    block_on(store.run(move |db| {
+        let transaction = db.transaction()?;
+        for n in 1..u16::try_from(UNKNOWN_NODES_MAX).unwrap() {
+            let [high, low] = n.to_be_bytes();
+            let mac = Mac::from_bytes([0x52, 0x54, 1, 0, high, low]).unwrap();
+            let mut node = CachedNode::new(mac, node_id(9));
+            // Every other one has the record that the site writes for a machine that it has discovered.
+            if n % 2 == 0 {
+                let record = BootRecord { mac_address: mac, ..record(9, Lifecycle::Discovered, 0) };
+                node.known = Some(KnownRecord { record, fetched_at: at(0) });
+            }
+            save(&transaction, &node)?;
+            mirror.put(node);
+        }
+        Ok(transaction.commit()?)
     }))
     .unwrap();
     assert!(matches!(begin(&store, 3), Err(StoreError::Full)));
