@@ -28,7 +28,7 @@ pub use self::lock::{DataDirLock, LockError, is_volatile, lock_data_dir};
 pub use self::nodes::{CachedNode, InstallGiven, KnownRecord, UNKNOWN_NODES_MAX};
 pub(crate) use self::nodes::{load_by_id, save};
 pub use self::open::OpenError;
-pub use self::sessions::{BootSession, SESSIONS_MAX};
+pub use self::sessions::{SESSIONS_MAX, SESSIONS_PER_MACHINE_MAX};
 
 /// How many jobs may wait for the thread before callers are told [`StoreError::Busy`].
 const JOBS_MAX: usize = 64;

@@ -7,17 +7,20 @@ use super::nodes::{self, CachedNode};
 use super::{Store, StoreError, Word};
 
 /// How many sessions are remembered; the oldest goes first.
-pub const SESSIONS_MAX: u32 = 1_000;
+pub const SESSIONS_MAX: u32 = 4_000;
+
+/// How many of them may be one machine's, so that one that boots over and over does not make the site forget the others.
+pub const SESSIONS_PER_MACHINE_MAX: u32 = 8;
 
 /// One attempt of one machine to boot.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct BootSession {
+pub(super) struct BootSession {
     /// Its id, which every URL of the session carries.
-    pub id: BootId,
+    pub(super) id: BootId,
     /// The machine.
-    pub mac: Mac,
+    pub(super) mac: Mac,
     /// Its first request.
-    pub started_at: Timestamp,
+    pub(super) started_at: Timestamp,
 }
 
 impl Store {
@@ -46,6 +49,7 @@ impl Store {
             node.last_seen_at = Some(at);
             nodes::save(&transaction, &node)?;
             save(&transaction, BootSession { id, mac: node.mac(), started_at: at })?;
+            prune(&transaction, node.mac())?;
             transaction.commit()?;
             mirror.put(node.clone());
             Ok(node)
@@ -53,7 +57,8 @@ impl Store {
         .await
     }
 
-    /// The machine of a session; none if it was never begun or is older than the last [`SESSIONS_MAX`].
+    /// The machine of a session; none if it was never begun or is older than the last [`SESSIONS_MAX`], or than the
+    /// last [`SESSIONS_PER_MACHINE_MAX`] of its machine.
     ///
     /// # Errors
     /// See [`StoreError`].
@@ -78,8 +83,20 @@ pub(super) fn save(db: &Connection, session: BootSession) -> rusqlite::Result<()
         ":mac": Word(session.mac),
         ":started_at": session.started_at.unix_ms(),
     })?;
+    Ok(())
+}
+
+/// Forgets what is too much now that `mac` has another one.
+fn prune(db: &Connection, mac: Mac) -> rusqlite::Result<()> {
     db.prepare_cached(
-        "DELETE FROM sessions WHERE number <= (SELECT max(number) FROM sessions) - ?1",
+        "DELETE FROM sessions WHERE mac = :mac AND number <=
+             (SELECT number FROM sessions WHERE mac = :mac ORDER BY number DESC LIMIT 1 OFFSET :max)",
+    )?
+    .execute(named_params! { ":mac": Word(mac), ":max": SESSIONS_PER_MACHINE_MAX })?;
+    // Rows are counted and not numbers, of which those deleted above have used some up.
+    db.prepare_cached(
+        "DELETE FROM sessions WHERE number <=
+             (SELECT number FROM sessions ORDER BY number DESC LIMIT 1 OFFSET ?1)",
     )?
     .execute([SESSIONS_MAX])?;
     Ok(())

@@ -185,23 +185,56 @@ fn h18_machines_that_nobody_knows_are_limited_and_known_ones_are_not() {
     block_on(store.save_record(record(4, Lifecycle::Active, 1), at(0))).unwrap();
 }
 
+fn session_id(n: u32) -> BootId {
+    BootId::from_random([n.to_be_bytes(); 4].concat().try_into().unwrap())
+}
+
 #[test]
 fn the_last_sessions_are_remembered_and_no_more() {
     let dir = tempfile::tempdir().unwrap();
     let store = open(dir.path());
-    let id = |n: u32| BootId::from_random([n.to_be_bytes(); 4].concat().try_into().unwrap());
-    block_on(store.run(move |db| {
+    block_on(store.run(|db| {
         let transaction = db.transaction()?;
-        for n in 0..SESSIONS_MAX + 3 {
-            let session = BootSession { id: id(n), mac: mac(1), started_at: at(0) };
+        for n in 0..SESSIONS_MAX {
+            let session =
+                sessions::BootSession { id: session_id(n), mac: mac(1), started_at: at(0) };
             sessions::save(&transaction, session)?;
         }
+        // Each is another machine's.
+        transaction.execute(
+            "UPDATE sessions SET mac = printf('52:54:02:00:%02x:%02x', number >> 8, number & 255)",
+            [],
+        )?;
         Ok(transaction.commit()?)
     }))
     .unwrap();
-    assert_eq!(block_on(store.session_mac(id(2))).unwrap(), None);
-    assert_eq!(block_on(store.session_mac(id(3))).unwrap(), Some(mac(1)));
-    assert_eq!(block_on(store.session_mac(id(SESSIONS_MAX + 2))).unwrap(), Some(mac(1)));
+    let is_known = |n| block_on(store.session_mac(session_id(n))).unwrap().is_some();
+    assert!(is_known(0));
+    let request = BootRequest::new(mac(1));
+    let last = session_id(SESSIONS_MAX);
+    block_on(store.begin_session(last, request, node_id(1), at(0))).unwrap();
+    assert_eq!([is_known(0), is_known(1), is_known(SESSIONS_MAX)], [false, true, true]);
+}
+
+#[test]
+fn a_machine_that_boots_over_and_over_forgets_only_its_own_sessions() {
+    let dir = tempfile::tempdir().unwrap();
+    let store = open(dir.path());
+    // Numbers beyond the cap, of which only a few sessions are left.
+    block_on(store.run(|db| {
+        let old = "INSERT INTO sessions (number, id, mac, started_at) VALUES (1, ?1, ?2, 0), (?3, 'x', ?2, 0)";
+        Ok(db.execute(old, (Word(session_id(1)), Word(mac(1)), SESSIONS_MAX + 9))?)
+    }))
+    .unwrap();
+    let machine = BootRequest::new(mac(2));
+    for n in 2..SESSIONS_PER_MACHINE_MAX + 4 {
+        block_on(store.begin_session(session_id(n), machine.clone(), node_id(2), at(0))).unwrap();
+    }
+    let known: Vec<_> = (1..SESSIONS_PER_MACHINE_MAX + 4)
+        .filter(|n| block_on(store.session_mac(session_id(*n))).unwrap().is_some())
+        .collect();
+    let expected: Vec<_> = [1].into_iter().chain(4..SESSIONS_PER_MACHINE_MAX + 4).collect();
+    assert_eq!(known, expected);
 }
 
 #[test]
