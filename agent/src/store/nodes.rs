@@ -173,30 +173,6 @@ impl Store {
         .await
     }
 
-    /// Changes what is known of a machine; none if it is not known at all. Not for what the controller must learn of: that is
-    /// a change, and goes through the outbox.
-    ///
-    /// # Errors
-    /// See [`StoreError`].
-    pub async fn update_node(
-        &self,
-        mac: Mac,
-        update: impl FnOnce(&mut CachedNode) + Send + 'static,
-    ) -> Result<Option<CachedNode>, StoreError> {
-        let mirror = self.nodes.clone();
-        self.run(move |db| {
-            let transaction = db.transaction()?;
-            let Some(mut node) = load(&transaction, mac)? else { return Ok(None) };
-            update(&mut node);
-            node.facts.mac = mac;
-            save(&transaction, &node)?;
-            transaction.commit()?;
-            mirror.put(node.clone());
-            Ok(Some(node))
-        })
-        .await
-    }
-
     /// Asks to hand out the installation of version `version` of a machine's record, and remembers it before it answers: no
     /// disk is wiped twice for one wish, whatever happens in between.
     ///
