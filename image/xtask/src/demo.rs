@@ -27,6 +27,7 @@ impl Demo {
         if self.once {
             return Ok(ExitCode::SUCCESS);
         }
+        story::invite(&site)?;
         println!(
             "\nStaying up until Ctrl-C; everything under {} goes with it.",
             site.dir().display()

@@ -48,7 +48,7 @@ pub(crate) fn tell(interrupt: &Interrupt) -> Result<Site> {
     install(teller, &site, &node_id)?;
     look_back(teller, &site, &node_id)?;
     println!("\nAll of this took {:.1} s.", started.elapsed().as_secs_f64());
-    invite(&mut site)?;
+    show_status(&mut site)?;
     Ok(site)
 }
 
@@ -189,11 +189,16 @@ fn look_back(teller: &mut Teller<'_>, site: &Site, node_id: &str) -> Result<()> 
     Ok(())
 }
 
-fn invite(site: &mut Site) -> Result<()> {
+fn show_status(site: &mut Site) -> Result<()> {
     let output = site.agent.run(&["status"])?;
     let code = output.status.code().context("status was killed")?;
     println!("\nThe agent about itself (pureboot-agent status, exit code {code}):");
     quote(&String::from_utf8_lossy(&output.stdout));
+    Ok(())
+}
+
+/// What a person can try while the programs stay up.
+pub(crate) fn invite(site: &Site) -> Result<()> {
     let token = site.controller.data_dir().join("operator-token");
     println!("\nTo try in another terminal:");
     quote(&format!("curl {}", site.agent.url("/boot/52:54:00:00:00:01")));
