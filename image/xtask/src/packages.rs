@@ -84,6 +84,9 @@ pub(crate) fn cache_dir() -> Result<PathBuf> {
     Ok(dir.join("pureboot"))
 }
 
+/// The release of cargo-deny that the pinned toolchain builds; a newer one may want a newer compiler.
+const CARGO_DENY: &str = "cargo-deny@0.20.2";
+
 /// cargo-deny, built on first use.
 ///
 /// # Errors
@@ -93,7 +96,7 @@ pub(crate) fn cargo_deny() -> Result<Command> {
     let program = tools.join("bin/cargo-deny");
     if !program.is_file() {
         // A debug build takes a third of the time, and the tree is small.
-        let mut install = cargo::command(&["install", "cargo-deny", "--locked", "--debug"])?;
+        let mut install = cargo::command(&["install", CARGO_DENY, "--locked", "--debug"])?;
         let status = install.arg("--root").arg(&tools).status()?;
         ensure!(status.success(), "cargo install cargo-deny ended with {status}");
     }
