@@ -52,7 +52,8 @@ macro_rules! hex16 {
 
 hex16!(
     /// The idempotency key of a change: the first 16 bytes of the SHA-256 over agent, node, kind, boot session and payload, so
-    /// that a machine's own retry is the same change.
+    /// that a machine's own retry is the same change. For the event `heartbeat`, which repeats itself on purpose, it also covers
+    /// the minute.
     ChangeId
 );
 hex16!(
