@@ -22,6 +22,10 @@ const COMMANDS_MAX: usize = 16;
 /// Between calls while they fail.
 const RETRY: Duration = Duration::from_secs(30);
 
+/// Between two beats at the least, whatever fails in between: a controller that takes heartbeats and refuses all else must not
+/// be asked without end.
+const UNBROKEN_REST: Duration = Duration::from_secs(5);
+
 /// Measures what a heartbeat says.
 pub trait Measure {
     /// The agent as it is now; `command_results` is filled in by the caller.
@@ -50,8 +54,10 @@ impl<V: Measure> Pulse<'_, V> {
             let pause = self.beat(&mut command_results).await;
             // Up to a tenth earlier, so that the agents of forty sites do not beat in one instant.
             let pause = pause - rng.duration_between(Duration::ZERO, pause / 10);
-            let rest = async { _ = Timer::after(pause).await };
-            // A machine's question that failed is reason to look at once how the line is.
+            let unbroken = pause.min(UNBROKEN_REST);
+            Timer::after(unbroken).await;
+            let rest = async { _ = Timer::after(pause - unbroken).await };
+            // A machine's question that failed is reason to look sooner how the line is.
             smol::future::or(rest, self.standing.trouble()).await;
         }
     }
@@ -60,14 +66,15 @@ impl<V: Measure> Pulse<'_, V> {
     async fn beat(&self, command_results: &mut Vec<CommandResult>) -> Duration {
         let heartbeat =
             Heartbeat { command_results: command_results.clone(), ..self.vitals.measure().await };
-        let was_connected = matches!(self.standing.line(), Line::Connected { .. });
+        // A line that only falters is left to the outbox's own pauses.
+        let was_away = matches!(self.standing.line(), Line::Untried | Line::Offline { .. });
         let outcome = self.controller.heartbeat(&heartbeat).await;
         let now = clock::now();
         self.standing.learn(&outcome, now);
         let interval = Duration::from_secs(self.standing.heartbeat_interval_s().into());
         match outcome {
             Ok(answer) => {
-                if !was_connected {
+                if was_away {
                     self.outbox.line_is_back();
                 }
                 self.standing.handle_heartbeat(answer.server_time, now);
