@@ -139,7 +139,7 @@ impl Reporter {
         session: BootId,
         event: NodeEvent,
     ) -> Result<Taken, Refused> {
-        if self.store.session_mac(session).await? != Some(node.mac()) {
+        if in_time(self.store.session_mac(session)).await? != Some(node.mac()) {
             return Err(Refused::Session { session, machine: node.mac().to_string() });
         }
         let agent = self.standing.agent_id().ok_or(Refused::NotJoined)?;
@@ -163,12 +163,7 @@ impl Reporter {
                 known.record.state = state;
             }
         };
-        let late = async {
-            Timer::after(DISK_PATIENCE).await;
-            Err(Refused::Late)
-        };
-        let recorded = async { Ok(self.outbox.record(change, effect).await?) };
-        let recorded = smol::future::or(recorded, late).await?;
+        let recorded = in_time(self.outbox.record(change, effect)).await?;
         log::info!(mac:% = node.mac(), session:%, event:% = kind, seq = recorded.seq; "{} reports {kind}", node.mac());
         let result = if is_offline {
             None
@@ -177,4 +172,13 @@ impl Reporter {
         };
         Ok(Taken { id: recorded.id, result, is_offline })
     }
+}
+
+/// Waits for the disk, but not for ever. What it was asked for may still happen; a report that comes again is the same one.
+async fn in_time<T>(work: impl Future<Output = Result<T, StoreError>>) -> Result<T, Refused> {
+    let late = async {
+        Timer::after(DISK_PATIENCE).await;
+        Err(Refused::Late)
+    };
+    smol::future::or(async { Ok(work.await?) }, late).await
 }
