@@ -3,12 +3,13 @@
 use pureboot_protocol::{AgentId, AgentStatus, Heartbeat, Page, SiteId, Timestamp};
 use serde::Serialize;
 use sqlx::Row;
-use sqlx::sqlite::SqliteRow;
 
 use crate::auth::Agent;
 use crate::site_health::Knowledge;
 use crate::store::page::{Cursor, Paging};
-use crate::store::row::{count, int, json, json_opt, time, time_opt, to_json, word, word_opt};
+use crate::store::row::{
+    DbRow, count, int, json, json_opt, time, time_opt, to_json, word, word_opt,
+};
 use crate::store::sites::{self, Site};
 use crate::store::{Store, StoreError};
 
@@ -73,7 +74,7 @@ impl Store {
         let mut tx = self.write().await?;
         let site = sites::load(&mut tx, agent.site_id).await?;
         let known = sqlx::query(
-            "UPDATE agents SET agent_version = ?2, heartbeat = ?3, heartbeat_interval = ?4 WHERE site_id = ?1 AND id = ?5",
+            "UPDATE agents SET agent_version = $2, heartbeat = $3, heartbeat_interval = $4 WHERE site_id = $1 AND id = $5",
         )
         .bind(&site_id)
         .bind(&heartbeat.agent_version)
@@ -86,23 +87,23 @@ impl Store {
         if known.rows_affected() == 0 {
             return Err(StoreError::Missing { what: "agent", id: agent.id.to_string() });
         }
-        sqlx::query("UPDATE sites SET agent_status = 'online', agent_last_seen = ?2 WHERE id = ?1")
+        sqlx::query("UPDATE sites SET agent_status = 'online', agent_last_seen = $2 WHERE id = $1")
             .bind(&site_id)
             .bind(now.unix_ms())
             .execute(&mut *tx)
             .await?;
         let last = sqlx::query(
-            "SELECT coalesce(max(number), 0) AS number FROM heartbeats WHERE site_id = ?1",
+            "SELECT coalesce(max(number), 0) AS number FROM heartbeats WHERE site_id = $1",
         );
         let number = count::<u64>(&last.bind(&site_id).fetch_one(&mut *tx).await?, "number")? + 1;
-        sqlx::query("INSERT INTO heartbeats (site_id, number, received_at, heartbeat) VALUES (?1, ?2, ?3, ?4)")
+        sqlx::query("INSERT INTO heartbeats (site_id, number, received_at, heartbeat) VALUES ($1, $2, $3, $4)")
             .bind(&site_id)
             .bind(int(number))
             .bind(now.unix_ms())
             .bind(&body)
             .execute(&mut *tx)
             .await?;
-        sqlx::query("DELETE FROM heartbeats WHERE site_id = ?1 AND number <= ?2")
+        sqlx::query("DELETE FROM heartbeats WHERE site_id = $1 AND number <= $2")
             .bind(&site_id)
             .bind(int(number.saturating_sub(HEARTBEATS_MAX)))
             .execute(&mut *tx)
@@ -119,7 +120,7 @@ impl Store {
     pub(crate) async fn agents(&self, paging: &Paging) -> Result<Page<AgentStanding>, StoreError> {
         let (position, id, rows) = paging.rising();
         let rows = sqlx::query(sqlx::AssertSqlSafe(format!(
-            "{STANDING} WHERE (a.registered_at, a.id) > (?1, ?2) ORDER BY a.registered_at, a.id LIMIT ?3"
+            "{STANDING} WHERE (a.registered_at, a.id) > ($1, $2) ORDER BY a.registered_at, a.id LIMIT $3"
         )))
         .bind(position)
         .bind(id)
@@ -139,7 +140,7 @@ impl Store {
     /// # Errors
     /// There is no such site, or it has no agent.
     pub(crate) async fn agent(&self, site: SiteId) -> Result<AgentStanding, StoreError> {
-        let row = sqlx::query(sqlx::AssertSqlSafe(format!("{STANDING} WHERE a.site_id = ?1")))
+        let row = sqlx::query(sqlx::AssertSqlSafe(format!("{STANDING} WHERE a.site_id = $1")))
             .bind(site.to_string())
             .fetch_optional(&self.reader)
             .await?;
@@ -160,16 +161,16 @@ impl Store {
         sites::load(&mut tx, site).await?;
         let (below, rows) = paging.falling();
         let rows = sqlx::query(
-            "SELECT * FROM heartbeats WHERE site_id = ?1 AND number < ?2 ORDER BY number DESC LIMIT ?3",
+            "SELECT * FROM heartbeats WHERE site_id = $1 AND number < $2 ORDER BY number DESC LIMIT $3",
         )
         .bind(site.to_string())
         .bind(below)
         .bind(rows)
         .fetch_all(&mut *tx)
         .await?;
-        let total = sqlx::query("SELECT count(*) AS total FROM heartbeats WHERE site_id = ?1");
+        let total = sqlx::query("SELECT count(*) AS total FROM heartbeats WHERE site_id = $1");
         let total = total.bind(site.to_string()).fetch_one(&mut *tx).await?;
-        let read = |row: &SqliteRow| {
+        let read = |row: &DbRow| {
             Ok(KeptHeartbeat {
                 number: count(row, "number")?,
                 received_at: time(row, "received_at")?,
@@ -190,10 +191,10 @@ impl Store {
         let mut tx = self.reader.begin().await?;
         let site = sites::load(&mut tx, id).await?;
         let row = sqlx::query(
-            "SELECT (SELECT heartbeat FROM agents WHERE site_id = ?1) AS heartbeat,
-                    (SELECT count(*) FROM nodes WHERE home_site_id = ?1 AND state <> 'retired') AS nodes,
-                    (SELECT count(*) FROM conflicts WHERE site_id = ?1) AS conflicts,
-                    (SELECT count(*) FROM changes WHERE site_id = ?1 AND outcome = 'parked') AS parked",
+            "SELECT (SELECT heartbeat FROM agents WHERE site_id = $1) AS heartbeat,
+                    (SELECT count(*) FROM nodes WHERE home_site_id = $1 AND state <> 'retired') AS nodes,
+                    (SELECT count(*) FROM conflicts WHERE site_id = $1) AS conflicts,
+                    (SELECT count(*) FROM changes WHERE site_id = $1 AND outcome = 'parked') AS parked",
         )
         .bind(id.to_string())
         .fetch_one(&mut *tx)
@@ -218,7 +219,7 @@ impl Store {
         )
         .fetch_all(&self.reader)
         .await?;
-        let read = |row: &SqliteRow| {
+        let read = |row: &DbRow| {
             Ok(Silence {
                 site_id: word(row, "id")?,
                 status: word(row, "agent_status")?,
@@ -240,7 +241,7 @@ impl Store {
     ) -> Result<bool, StoreError> {
         let mut tx = self.write().await?;
         let updated = sqlx::query(
-            "UPDATE sites SET agent_status = ?2 WHERE id = ?1 AND agent_last_seen = ?3",
+            "UPDATE sites SET agent_status = $2 WHERE id = $1 AND agent_last_seen = $3",
         )
         .bind(silence.site_id.to_string())
         .bind(status.as_str())
@@ -252,7 +253,7 @@ impl Store {
     }
 }
 
-fn read(row: &SqliteRow) -> Result<AgentStanding, StoreError> {
+fn read(row: &DbRow) -> Result<AgentStanding, StoreError> {
     Ok(AgentStanding {
         agent_id: word(row, "id")?,
         site_id: word(row, "site_id")?,

@@ -9,12 +9,12 @@ use pureboot_protocol::{
 };
 use serde_json::Value;
 use sha2::{Digest, Sha256};
-use sqlx::{Row, SqliteConnection};
+use sqlx::Row;
 
 use crate::node::{self, Disagreement, Move};
 use crate::store::logs::{self, Trigger};
 use crate::store::nodes::{self, Origin, Run};
-use crate::store::row::{count, count_opt, int, to_json, word};
+use crate::store::row::{DbConnection, count, count_opt, int, to_json, word};
 use crate::store::{Store, StoreError, tree};
 
 /// The longest reason that is kept, in characters; texts of a parser may repeat what they were given.
@@ -58,7 +58,7 @@ impl Store {
             results.push(result);
         }
         if acked_through > outbox.acked_through {
-            sqlx::query("UPDATE outboxes SET acked_through = ?2 WHERE id = ?1")
+            sqlx::query("UPDATE outboxes SET acked_through = $2 WHERE id = $1")
                 .bind(outbox.id)
                 .bind(int(acked_through))
                 .execute(&mut *tx)
@@ -86,20 +86,16 @@ struct Outbox {
 }
 
 impl Outbox {
-    async fn load(
-        db: &mut SqliteConnection,
-        site: SiteId,
-        epoch: Epoch,
-    ) -> Result<Self, StoreError> {
+    async fn load(db: &mut DbConnection, site: SiteId, epoch: Epoch) -> Result<Self, StoreError> {
         sqlx::query(
-            "INSERT OR IGNORE INTO outboxes (site_id, epoch, acked_through) VALUES (?1, ?2, 0)",
+            "INSERT OR IGNORE INTO outboxes (site_id, epoch, acked_through) VALUES ($1, $2, 0)",
         )
         .bind(site.to_string())
         .bind(epoch.to_string())
         .execute(&mut *db)
         .await?;
         let row =
-            sqlx::query("SELECT id, acked_through FROM outboxes WHERE site_id = ?1 AND epoch = ?2")
+            sqlx::query("SELECT id, acked_through FROM outboxes WHERE site_id = $1 AND epoch = $2")
                 .bind(site.to_string())
                 .bind(epoch.to_string())
                 .fetch_one(db)
@@ -148,12 +144,12 @@ fn poison_id(raw: &Value, epoch: Epoch, seq: u64) -> ChangeId {
 /// What became of the change `id` of `site` when it first came. One that took effect is a duplicate now; of another the
 /// agent has to hear what it would have heard the first time.
 async fn known(
-    db: &mut SqliteConnection,
+    db: &mut DbConnection,
     site: SiteId,
     id: ChangeId,
 ) -> Result<Option<ChangeResult>, StoreError> {
     let row = sqlx::query(
-        "SELECT outcome, node_version, reason FROM changes WHERE site_id = ?1 AND id = ?2",
+        "SELECT outcome, node_version, reason FROM changes WHERE site_id = $1 AND id = $2",
     )
     .bind(site.to_string())
     .bind(id.to_string())
@@ -180,7 +176,7 @@ enum Effect {
 
 /// Takes the changes of one outbox, within one transaction.
 struct Taker<'a> {
-    db: &'a mut SqliteConnection,
+    db: &'a mut DbConnection,
     outbox: &'a Outbox,
     origin: Origin<'a>,
 }
@@ -369,7 +365,7 @@ impl Taker<'_> {
     ) -> Result<(), StoreError> {
         sqlx::query(
             "INSERT INTO changes (site_id, id, outbox_id, seq, outcome, node_version, reason, raw, correlation_id, received_at)
-             VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9, ?10)",
+             VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10)",
         )
         .bind(self.outbox.site.to_string())
         .bind(result.id.to_string())
@@ -396,7 +392,7 @@ impl Taker<'_> {
         sqlx::query(
             "INSERT INTO conflicts (site_id, change_id, node_id, site_state, site_base_version, site_at, site_clock,
                 central_state, central_version, central_changed_at, cause, created_at)
-             VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9, ?10, ?11, ?12)",
+             VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12)",
         )
         .bind(self.outbox.site.to_string())
         .bind(change.id.to_string())

@@ -3,11 +3,11 @@
 use pureboot_protocol::{
     AgentId, CredentialHash, RegistrationRequest, RegistrationToken, SiteId, Timestamp,
 };
-use sqlx::{Row, SqliteConnection};
+use sqlx::Row;
 
 use crate::auth::{self, Agent, Caller};
 use crate::random;
-use crate::store::row::{to_json, word, word_opt};
+use crate::store::row::{DbConnection, to_json, word, word_opt};
 use crate::store::sites::{self, Site};
 use crate::store::{Store, StoreError};
 
@@ -32,8 +32,8 @@ impl Store {
     /// The database fails.
     pub(crate) async fn caller(&self, hash: CredentialHash) -> Result<Option<Caller>, StoreError> {
         let row = sqlx::query(
-            "SELECT NULL AS id, NULL AS site_id FROM operator_tokens WHERE hash = ?1
-             UNION ALL SELECT id, site_id FROM agents WHERE credential_hash = ?1",
+            "SELECT NULL AS id, NULL AS site_id FROM operator_tokens WHERE hash = $1
+             UNION ALL SELECT id, site_id FROM agents WHERE credential_hash = $1",
         )
         .bind(hash.to_string())
         .fetch_optional(&self.reader)
@@ -65,7 +65,7 @@ impl Store {
         now: Timestamp,
     ) -> Result<(), StoreError> {
         let mut tx = self.write().await?;
-        sqlx::query("INSERT OR IGNORE INTO operator_tokens (hash, created_at) VALUES (?1, ?2)")
+        sqlx::query("INSERT OR IGNORE INTO operator_tokens (hash, created_at) VALUES ($1, $2)")
             .bind(hash.to_string())
             .bind(now.unix_ms())
             .execute(&mut *tx)
@@ -87,7 +87,7 @@ impl Store {
         let mut tx = self.write().await?;
         sites::load(&mut tx, site).await?;
         sqlx::query(
-            "INSERT OR REPLACE INTO registration_tokens (site_id, token_id, secret_hash, expires_at) VALUES (?1, ?2, ?3, ?4)",
+            "INSERT OR REPLACE INTO registration_tokens (site_id, token_id, secret_hash, expires_at) VALUES ($1, $2, $3, $4)",
         )
         .bind(site.to_string())
         .bind(token.id())
@@ -113,14 +113,14 @@ impl Store {
         let mut tx = self.write().await?;
         sites::load(&mut tx, request.site_id).await?;
         let site_id = request.site_id.to_string();
-        let has_token = sqlx::query("SELECT 1 FROM registration_tokens WHERE site_id = ?1");
+        let has_token = sqlx::query("SELECT 1 FROM registration_tokens WHERE site_id = $1");
         if has_token.bind(&site_id).fetch_optional(&mut *tx).await?.is_none() {
             return Err(StoreError::NoToken);
         }
         let redeemed = sqlx::query(
-            "UPDATE registration_tokens SET used_by = ?4, used_at = coalesce(used_at, ?5)
-             WHERE site_id = ?1 AND token_id = ?2 AND secret_hash = ?3 AND expires_at > ?5
-               AND (used_by IS NULL OR used_by = ?4)",
+            "UPDATE registration_tokens SET used_by = $4, used_at = coalesce(used_at, $5)
+             WHERE site_id = $1 AND token_id = $2 AND secret_hash = $3 AND expires_at > $5
+               AND (used_by IS NULL OR used_by = $4)",
         )
         .bind(&site_id)
         .bind(request.token.id())
@@ -141,13 +141,13 @@ impl Store {
 
 /// Makes the holder of `hash` the agent of the site, unless it is already; answers its id and that of the one before it.
 async fn enrol(
-    db: &mut SqliteConnection,
+    db: &mut DbConnection,
     request: &RegistrationRequest,
     hash: CredentialHash,
     now: Timestamp,
 ) -> Result<(AgentId, Option<AgentId>), StoreError> {
     let holders = sqlx::query(
-        "SELECT id, site_id, credential_hash FROM agents WHERE site_id = ?1 OR credential_hash = ?2",
+        "SELECT id, site_id, credential_hash FROM agents WHERE site_id = $1 OR credential_hash = $2",
     )
     .bind(request.site_id.to_string())
     .bind(hash.to_string())
@@ -167,7 +167,7 @@ async fn enrol(
     sqlx::query(
         "INSERT OR REPLACE INTO agents (site_id, id, credential_hash, agent_version, capabilities, heartbeat_interval,
             registered_at)
-         SELECT id, ?2, ?3, ?4, ?5, heartbeat_interval, ?6 FROM sites WHERE id = ?1",
+         SELECT id, $2, $3, $4, $5, heartbeat_interval, $6 FROM sites WHERE id = $1",
     )
     .bind(request.site_id.to_string())
     .bind(agent_id.to_string())
@@ -178,7 +178,7 @@ async fn enrol(
     .execute(&mut *db)
     .await?;
     sqlx::query(
-        "UPDATE sites SET agent_url = ?2, agent_status = 'online', agent_last_seen = ?3 WHERE id = ?1",
+        "UPDATE sites SET agent_url = $2, agent_status = 'online', agent_last_seen = $3 WHERE id = $1",
     )
     .bind(request.site_id.to_string())
     .bind(&request.agent_url)

@@ -6,10 +6,9 @@ use pureboot_protocol::{
 use serde::Serialize;
 use serde_json::Value;
 use sqlx::Row;
-use sqlx::sqlite::SqliteRow;
 
 use crate::store::page::{Cursor, Paging};
-use crate::store::row::{count, count_opt, json_opt, time, word};
+use crate::store::row::{DbRow, count, count_opt, json_opt, time, word};
 use crate::store::{Store, StoreError, sites};
 
 /// The largest change that a list shows, in bytes; of a larger one it says the size.
@@ -88,8 +87,8 @@ impl Store {
         let site = site.map(|id| id.to_string());
         let (position, id, rows) = paging.rising();
         let rows = sqlx::query(
-            "SELECT * FROM conflicts WHERE (?1 IS NULL OR site_id = ?1) AND (created_at, change_id || site_id) > (?2, ?3)
-             ORDER BY created_at, change_id, site_id LIMIT ?4",
+            "SELECT * FROM conflicts WHERE ($1 IS NULL OR site_id = $1) AND (created_at, change_id || site_id) > ($2, $3)
+             ORDER BY created_at, change_id, site_id LIMIT $4",
         )
         .bind(&site)
         .bind(position)
@@ -98,7 +97,7 @@ impl Store {
         .fetch_all(&mut *tx)
         .await?;
         let total =
-            sqlx::query("SELECT count(*) AS total FROM conflicts WHERE ?1 IS NULL OR site_id = ?1")
+            sqlx::query("SELECT count(*) AS total FROM conflicts WHERE $1 IS NULL OR site_id = $1")
                 .bind(&site)
                 .fetch_one(&mut *tx)
                 .await?;
@@ -124,10 +123,10 @@ impl Store {
         let rows = sqlx::query(
             "SELECT c.id, c.site_id, o.epoch, c.seq, c.reason, c.correlation_id, c.received_at,
                 coalesce(octet_length(c.raw), 0) AS size_bytes,
-                CASE WHEN octet_length(c.raw) <= ?5 THEN c.raw END AS change
+                CASE WHEN octet_length(c.raw) <= $5 THEN c.raw END AS change
              FROM changes c JOIN outboxes o ON o.id = c.outbox_id
-             WHERE c.site_id = ?1 AND c.outcome = 'parked' AND (c.received_at, c.id) > (?2, ?3)
-             ORDER BY c.received_at, c.id LIMIT ?4",
+             WHERE c.site_id = $1 AND c.outcome = 'parked' AND (c.received_at, c.id) > ($2, $3)
+             ORDER BY c.received_at, c.id LIMIT $4",
         )
         .bind(site.to_string())
         .bind(position)
@@ -137,7 +136,7 @@ impl Store {
         .fetch_all(&mut *tx)
         .await?;
         let total = sqlx::query(
-            "SELECT count(*) AS total FROM changes WHERE site_id = ?1 AND outcome = 'parked'",
+            "SELECT count(*) AS total FROM changes WHERE site_id = $1 AND outcome = 'parked'",
         )
         .bind(site.to_string())
         .fetch_one(&mut *tx)
@@ -149,7 +148,7 @@ impl Store {
     }
 }
 
-fn read_conflict(row: &SqliteRow) -> Result<Conflict, StoreError> {
+fn read_conflict(row: &DbRow) -> Result<Conflict, StoreError> {
     Ok(Conflict {
         id: word(row, "change_id")?,
         site_id: word(row, "site_id")?,
@@ -171,7 +170,7 @@ fn read_conflict(row: &SqliteRow) -> Result<Conflict, StoreError> {
     })
 }
 
-fn read_parked(row: &SqliteRow) -> Result<Parked, StoreError> {
+fn read_parked(row: &DbRow) -> Result<Parked, StoreError> {
     Ok(Parked {
         id: word(row, "id")?,
         site_id: word(row, "site_id")?,

@@ -1,11 +1,12 @@
 //! What operators do to nodes: to one, or to many at once.
 
 use pureboot_protocol::{GroupId, Lifecycle, Node, NodeId, WorkflowId};
-use sqlx::{Acquire, SqliteConnection};
+use sqlx::Acquire;
 
 use crate::node;
 use crate::store::logs::{self, Trigger};
 use crate::store::nodes::{self, Origin};
+use crate::store::row::DbConnection;
 use crate::store::{Store, StoreError, check_version};
 
 /// Something that an operator does to a node.
@@ -82,7 +83,7 @@ impl Store {
 }
 
 /// Refuses an edit that names what does not exist.
-async fn check(db: &mut SqliteConnection, edit: &Edit) -> Result<(), StoreError> {
+async fn check(db: &mut DbConnection, edit: &Edit) -> Result<(), StoreError> {
     match edit {
         Edit::Group(group) => nodes::check_references(db, None, *group, None).await,
         Edit::Workflow(workflow) => nodes::check_references(db, *workflow, None, None).await,
@@ -91,7 +92,7 @@ async fn check(db: &mut SqliteConnection, edit: &Edit) -> Result<(), StoreError>
 }
 
 async fn apply(
-    db: &mut SqliteConnection,
+    db: &mut DbConnection,
     id: NodeId,
     edit: &Edit,
     version: Option<u64>,

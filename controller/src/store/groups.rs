@@ -2,11 +2,10 @@
 
 use pureboot_protocol::{GroupId, Page, Timestamp, WorkflowId};
 use serde::{Deserialize, Serialize};
-use sqlx::SqliteConnection;
 
 use crate::extract::nullable;
 use crate::store::page::{Cursor, Paging};
-use crate::store::row::count;
+use crate::store::row::{DbConnection, count};
 use crate::store::sites::{self, Site, SiteFields};
 use crate::store::{Store, StoreError};
 
@@ -119,9 +118,9 @@ impl Store {
         };
         let (position, id, rows) = paging.rising();
         let rows = sqlx::query(
-            "SELECT * FROM sites WHERE (NOT ?1 OR parent_id IS NULL) AND (?2 IS NULL OR parent_id = ?2)
-               AND (created_at, id) > (?3, ?4)
-             ORDER BY created_at, id LIMIT ?5",
+            "SELECT * FROM sites WHERE (NOT $1 OR parent_id IS NULL) AND ($2 IS NULL OR parent_id = $2)
+               AND (created_at, id) > ($3, $4)
+             ORDER BY created_at, id LIMIT $5",
         )
         .bind(is_root)
         .bind(&parent)
@@ -131,7 +130,7 @@ impl Store {
         .fetch_all(&self.reader)
         .await?;
         let total = sqlx::query(
-            "SELECT count(*) AS total FROM sites WHERE (NOT ?1 OR parent_id IS NULL) AND (?2 IS NULL OR parent_id = ?2)",
+            "SELECT count(*) AS total FROM sites WHERE (NOT $1 OR parent_id IS NULL) AND ($2 IS NULL OR parent_id = $2)",
         )
         .bind(is_root)
         .bind(&parent)
@@ -158,9 +157,9 @@ impl Store {
         let (position, after, rows) = paging.rising();
         let rows = sqlx::query(
             "WITH RECURSIVE above (id) AS (
-                SELECT ?1 UNION SELECT s.parent_id FROM sites s JOIN above a ON s.id = a.id WHERE s.parent_id IS NOT NULL
-             ) SELECT * FROM sites WHERE id IN (SELECT id FROM above) AND id <> ?1 AND (depth, id) > (?2, ?3)
-             ORDER BY depth, id LIMIT ?4",
+                SELECT $1 UNION SELECT s.parent_id FROM sites s JOIN above a ON s.id = a.id WHERE s.parent_id IS NOT NULL
+             ) SELECT * FROM sites WHERE id IN (SELECT id FROM above) AND id <> $1 AND (depth, id) > ($2, $3)
+             ORDER BY depth, id LIMIT $4",
         )
         .bind(id.to_string())
         .bind(position)
@@ -188,8 +187,8 @@ impl Store {
         let group = load(&mut tx, id).await?;
         let (position, after, rows) = paging.rising();
         let rows = sqlx::query(
-            "SELECT * FROM sites WHERE substr(path, 1, length(?1) + 1) = ?1 || '/' AND (created_at, id) > (?2, ?3)
-             ORDER BY created_at, id LIMIT ?4",
+            "SELECT * FROM sites WHERE substr(path, 1, length($1) + 1) = $1 || '/' AND (created_at, id) > ($2, $3)
+             ORDER BY created_at, id LIMIT $4",
         )
         .bind(&group.path)
         .bind(position)
@@ -198,7 +197,7 @@ impl Store {
         .fetch_all(&mut *tx)
         .await?;
         let total = sqlx::query(
-            "SELECT count(*) AS total FROM sites WHERE substr(path, 1, length(?1) + 1) = ?1 || '/'",
+            "SELECT count(*) AS total FROM sites WHERE substr(path, 1, length($1) + 1) = $1 || '/'",
         )
         .bind(&group.path)
         .fetch_one(&mut *tx)
@@ -246,16 +245,13 @@ impl Store {
 }
 
 /// The group with `id`, which may be a site.
-pub(super) async fn load(db: &mut SqliteConnection, id: GroupId) -> Result<Site, StoreError> {
+pub(super) async fn load(db: &mut DbConnection, id: GroupId) -> Result<Site, StoreError> {
     let row = find(db, id).await?;
     row.ok_or_else(|| StoreError::Missing { what: "group", id: id.to_string() })
 }
 
 /// The group with `id`, if there is one.
-pub(super) async fn find(
-    db: &mut SqliteConnection,
-    id: GroupId,
-) -> Result<Option<Site>, StoreError> {
-    let row = sqlx::query("SELECT * FROM sites WHERE id = ?1").bind(id.to_string());
+pub(super) async fn find(db: &mut DbConnection, id: GroupId) -> Result<Option<Site>, StoreError> {
+    let row = sqlx::query("SELECT * FROM sites WHERE id = $1").bind(id.to_string());
     row.fetch_optional(db).await?.map(|row| Site::read(&row)).transpose()
 }

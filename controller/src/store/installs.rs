@@ -2,13 +2,12 @@
 
 use pureboot_protocol::{Node, Page, Timestamp};
 use serde::Serialize;
-use sqlx::SqliteConnection;
 
 use crate::node::{self, Patience};
 use crate::store::logs::{self, Trigger};
 use crate::store::nodes::{self, Origin};
 use crate::store::page::Paging;
-use crate::store::row::time_opt;
+use crate::store::row::{DbConnection, time_opt};
 use crate::store::tree::Assignments;
 use crate::store::{Store, StoreError, workflows};
 
@@ -81,7 +80,7 @@ impl Store {
 }
 
 /// The nodes that are being installed. There are as many as machines write their disks at this moment, so they are not paged.
-async fn installing(db: &mut SqliteConnection) -> Result<Vec<Install>, StoreError> {
+async fn installing(db: &mut DbConnection) -> Result<Vec<Install>, StoreError> {
     let rows = sqlx::query(
         "SELECT n.*, s.agent_last_seen FROM nodes n LEFT JOIN sites s ON s.id = n.home_site_id
          WHERE n.state = 'installing' ORDER BY n.created_at, n.id",

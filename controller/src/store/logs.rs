@@ -4,13 +4,12 @@ use pureboot_protocol::{
     BootId, Change, ClockQuality, Lifecycle, Node, NodeEvent, NodeId, Page, SiteId, Timestamp,
 };
 use serde::{Deserialize, Serialize};
-use sqlx::sqlite::SqliteRow;
-use sqlx::{Row, SqliteConnection};
+use sqlx::Row;
 
 use crate::node::Move;
 use crate::store::nodes::Origin;
 use crate::store::page::{Cursor, Paging};
-use crate::store::row::{count, int, json, time, to_json, word, word_opt};
+use crate::store::row::{DbConnection, DbRow, count, int, json, time, to_json, word, word_opt};
 use crate::store::{Store, StoreError};
 
 /// Who moved a node.
@@ -79,14 +78,14 @@ impl Store {
         self.node(id).await?;
         let (below, rows) = paging.falling();
         let rows = sqlx::query(
-            "SELECT * FROM state_log WHERE node_id = ?1 AND id < ?2 ORDER BY id DESC LIMIT ?3",
+            "SELECT * FROM state_log WHERE node_id = $1 AND id < $2 ORDER BY id DESC LIMIT $3",
         )
         .bind(id.to_string())
         .bind(below)
         .bind(rows)
         .fetch_all(&self.reader)
         .await?;
-        let total = sqlx::query("SELECT count(*) AS total FROM state_log WHERE node_id = ?1");
+        let total = sqlx::query("SELECT count(*) AS total FROM state_log WHERE node_id = $1");
         let total = total.bind(id.to_string()).fetch_one(&self.reader).await?;
         let moves = rows.iter().map(read_move).collect::<Result<_, _>>()?;
         Ok(paging.page(moves, count(&total, "total")?, |row: &LoggedMove| Cursor::numbered(row.id)))
@@ -104,14 +103,14 @@ impl Store {
         self.node(id).await?;
         let (below, rows) = paging.falling();
         let rows = sqlx::query(
-            "SELECT * FROM node_events WHERE node_id = ?1 AND id < ?2 ORDER BY id DESC LIMIT ?3",
+            "SELECT * FROM node_events WHERE node_id = $1 AND id < $2 ORDER BY id DESC LIMIT $3",
         )
         .bind(id.to_string())
         .bind(below)
         .bind(rows)
         .fetch_all(&self.reader)
         .await?;
-        let total = sqlx::query("SELECT count(*) AS total FROM node_events WHERE node_id = ?1");
+        let total = sqlx::query("SELECT count(*) AS total FROM node_events WHERE node_id = $1");
         let total = total.bind(id.to_string()).fetch_one(&self.reader).await?;
         let events = rows.iter().map(read_event).collect::<Result<_, _>>()?;
         Ok(paging
@@ -121,7 +120,7 @@ impl Store {
 
 /// Writes down that `node` has moved.
 pub(super) async fn log_move(
-    db: &mut SqliteConnection,
+    db: &mut DbConnection,
     node: &Node,
     moved: Move,
     trigger: Trigger,
@@ -130,7 +129,7 @@ pub(super) async fn log_move(
 ) -> Result<(), StoreError> {
     sqlx::query(
         "INSERT INTO state_log (node_id, from_state, to_state, triggered_by, comment, correlation_id, version, created_at)
-         VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8)",
+         VALUES ($1, $2, $3, $4, $5, $6, $7, $8)",
     )
     .bind(node.id.to_string())
     .bind(moved.from.as_str())
@@ -147,7 +146,7 @@ pub(super) async fn log_move(
 
 /// Writes down what a site has reported of `node`.
 pub(super) async fn log_event(
-    db: &mut SqliteConnection,
+    db: &mut DbConnection,
     node: NodeId,
     site: SiteId,
     change: &Change,
@@ -156,7 +155,7 @@ pub(super) async fn log_event(
 ) -> Result<(), StoreError> {
     sqlx::query(
         "INSERT INTO node_events (node_id, site_id, event, boot_session, at, clock, received_at)
-         VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7)",
+         VALUES ($1, $2, $3, $4, $5, $6, $7)",
     )
     .bind(node.to_string())
     .bind(site.to_string())
@@ -170,7 +169,7 @@ pub(super) async fn log_event(
     Ok(())
 }
 
-fn read_move(row: &SqliteRow) -> Result<LoggedMove, StoreError> {
+fn read_move(row: &DbRow) -> Result<LoggedMove, StoreError> {
     Ok(LoggedMove {
         id: count(row, "id")?,
         from_state: word(row, "from_state")?,
@@ -183,7 +182,7 @@ fn read_move(row: &SqliteRow) -> Result<LoggedMove, StoreError> {
     })
 }
 
-fn read_event(row: &SqliteRow) -> Result<LoggedEvent, StoreError> {
+fn read_event(row: &DbRow) -> Result<LoggedEvent, StoreError> {
     Ok(LoggedEvent {
         id: count(row, "id")?,
         site_id: word_opt(row, "site_id")?,

@@ -7,13 +7,14 @@ use pureboot_protocol::{
     Timestamp, Workflow, WorkflowId,
 };
 use serde::Deserialize;
-use sqlx::sqlite::SqliteRow;
-use sqlx::{Row, SqliteConnection};
+use sqlx::Row;
 
 use crate::extract::nullable;
 use crate::node;
 use crate::store::page::{Cursor, Paging};
-use crate::store::row::{count, count_opt, int, json, time, time_opt, to_json, word, word_opt};
+use crate::store::row::{
+    DbConnection, DbRow, count, count_opt, int, json, time, time_opt, to_json, word, word_opt,
+};
 use crate::store::tree::Assignments;
 use crate::store::{Store, StoreError, check_version, groups, sites, workflows};
 
@@ -95,13 +96,13 @@ pub(super) struct Run {
 
 /// The nodes of a [`NodeFilter`]: MAC address, state, site, group, whether what is below them counts, tag.
 const FILTERED: &str = "WITH RECURSIVE
-    places (id) AS (SELECT ?3 UNION SELECT s.id FROM sites s JOIN places p ON s.parent_id = p.id WHERE ?5),
-    groups (id) AS (SELECT ?4 UNION SELECT s.id FROM sites s JOIN groups g ON s.parent_id = g.id WHERE ?5),
+    places (id) AS (SELECT $3 UNION SELECT s.id FROM sites s JOIN places p ON s.parent_id = p.id WHERE $5),
+    groups (id) AS (SELECT $4 UNION SELECT s.id FROM sites s JOIN groups g ON s.parent_id = g.id WHERE $5),
     filtered AS (SELECT * FROM nodes
-        WHERE (?1 IS NULL OR mac_address = ?1) AND (?2 IS NULL OR state = ?2)
-            AND (?3 IS NULL OR home_site_id IN (SELECT id FROM places))
-            AND (?4 IS NULL OR group_id IN (SELECT id FROM groups) OR home_site_id IN (SELECT id FROM groups))
-            AND (?6 IS NULL OR EXISTS (SELECT 1 FROM json_each(tags) WHERE value = ?6)))";
+        WHERE ($1 IS NULL OR mac_address = $1) AND ($2 IS NULL OR state = $2)
+            AND ($3 IS NULL OR home_site_id IN (SELECT id FROM places))
+            AND ($4 IS NULL OR group_id IN (SELECT id FROM groups) OR home_site_id IN (SELECT id FROM groups))
+            AND ($6 IS NULL OR EXISTS (SELECT 1 FROM json_each(tags) WHERE value = $6)))";
 
 impl Store {
     /// Keeps a new node.
@@ -140,7 +141,7 @@ impl Store {
         let group_id = filter.group_id.map(|id| id.to_string());
         let (position, id, rows) = paging.rising();
         let rows = sqlx::query(sqlx::AssertSqlSafe(format!(
-            "{FILTERED} SELECT * FROM filtered WHERE (created_at, id) > (?7, ?8) ORDER BY created_at, id LIMIT ?9"
+            "{FILTERED} SELECT * FROM filtered WHERE (created_at, id) > ($7, $8) ORDER BY created_at, id LIMIT $9"
         )))
         .bind(&mac)
         .bind(state)
@@ -183,9 +184,9 @@ impl Store {
         // One snapshot, so that no record pairs a node with a workflow of another moment.
         let mut tx = self.reader.begin().await?;
         let rows = sqlx::query(
-            "SELECT * FROM nodes WHERE (home_site_id = ?1 OR home_site_id IS NULL) AND (?2 IS NULL OR mac_address = ?2)
-               AND (created_at, id) > (?3, ?4)
-             ORDER BY created_at, id LIMIT ?5",
+            "SELECT * FROM nodes WHERE (home_site_id = $1 OR home_site_id IS NULL) AND ($2 IS NULL OR mac_address = $2)
+               AND (created_at, id) > ($3, $4)
+             ORDER BY created_at, id LIMIT $5",
         )
         .bind(site.to_string())
         .bind(&mac)
@@ -196,7 +197,7 @@ impl Store {
         .await?;
         let total = sqlx::query(
             "SELECT count(*) AS total FROM nodes
-             WHERE (home_site_id = ?1 OR home_site_id IS NULL) AND (?2 IS NULL OR mac_address = ?2)",
+             WHERE (home_site_id = $1 OR home_site_id IS NULL) AND ($2 IS NULL OR mac_address = $2)",
         )
         .bind(site.to_string())
         .bind(&mac)
@@ -268,16 +269,16 @@ impl Store {
 }
 
 /// The node with `id`.
-pub(super) async fn load(db: &mut SqliteConnection, id: NodeId) -> Result<Node, StoreError> {
+pub(super) async fn load(db: &mut DbConnection, id: NodeId) -> Result<Node, StoreError> {
     load_with_run(db, id).await.map(|(node, _)| node)
 }
 
 /// The node with `id`, and the run that it is in.
 pub(super) async fn load_with_run(
-    db: &mut SqliteConnection,
+    db: &mut DbConnection,
     id: NodeId,
 ) -> Result<(Node, Option<Run>), StoreError> {
-    let row = sqlx::query("SELECT * FROM nodes WHERE id = ?1").bind(id.to_string());
+    let row = sqlx::query("SELECT * FROM nodes WHERE id = $1").bind(id.to_string());
     let row = row.fetch_optional(db).await?;
     let row = row.ok_or_else(|| StoreError::Missing { what: "node", id: id.to_string() })?;
     Ok((read(&row)?, read_run(&row)?))
@@ -285,22 +286,22 @@ pub(super) async fn load_with_run(
 
 /// The node with the address `mac`, and the run that it is in.
 pub(super) async fn find_by_mac(
-    db: &mut SqliteConnection,
+    db: &mut DbConnection,
     mac: Mac,
 ) -> Result<Option<(Node, Option<Run>)>, StoreError> {
-    let row = sqlx::query("SELECT * FROM nodes WHERE mac_address = ?1").bind(mac.to_string());
+    let row = sqlx::query("SELECT * FROM nodes WHERE mac_address = $1").bind(mac.to_string());
     row.fetch_optional(db).await?.map(|row| Ok((read(&row)?, read_run(&row)?))).transpose()
 }
 
 /// The node that `site` calls `id`, which may be the id that the site had made for it, and the run that it is in.
 pub(super) async fn find_as_site(
-    db: &mut SqliteConnection,
+    db: &mut DbConnection,
     site: SiteId,
     id: NodeId,
 ) -> Result<Option<(Node, Option<Run>)>, StoreError> {
     let row = sqlx::query(
         "SELECT * FROM nodes
-         WHERE id = coalesce((SELECT node_id FROM node_aliases WHERE site_id = ?1 AND alias = ?2), ?2)",
+         WHERE id = coalesce((SELECT node_id FROM node_aliases WHERE site_id = $1 AND alias = $2), $2)",
     )
     .bind(site.to_string())
     .bind(id.to_string())
@@ -311,13 +312,13 @@ pub(super) async fn find_as_site(
 
 /// Remembers that `site` calls `node` by the id that it had made for it.
 pub(super) async fn alias(
-    db: &mut SqliteConnection,
+    db: &mut DbConnection,
     site: SiteId,
     alias: NodeId,
     node: NodeId,
 ) -> Result<(), StoreError> {
     sqlx::query(
-        "INSERT OR REPLACE INTO node_aliases (site_id, alias, node_id) VALUES (?1, ?2, ?3)",
+        "INSERT OR REPLACE INTO node_aliases (site_id, alias, node_id) VALUES ($1, $2, $3)",
     )
     .bind(site.to_string())
     .bind(alias.to_string())
@@ -327,7 +328,7 @@ pub(super) async fn alias(
     Ok(())
 }
 
-async fn check_mac(db: &mut SqliteConnection, mac: Mac) -> Result<(), StoreError> {
+async fn check_mac(db: &mut DbConnection, mac: Mac) -> Result<(), StoreError> {
     match find_by_mac(db, mac).await? {
         None => Ok(()),
         Some((holder, _)) => Err(StoreError::MacTaken { mac, holder: holder.id.to_string() }),
@@ -336,7 +337,7 @@ async fn check_mac(db: &mut SqliteConnection, mac: Mac) -> Result<(), StoreError
 
 /// Refuses what a node cannot refer to.
 pub(super) async fn check_references(
-    db: &mut SqliteConnection,
+    db: &mut DbConnection,
     workflow_id: Option<WorkflowId>,
     group_id: Option<GroupId>,
     home_site_id: Option<SiteId>,
@@ -363,20 +364,17 @@ pub(super) async fn check_references(
 }
 
 /// Nodes of `site` that only sites have made and that nothing is known of yet: discovered, or put forward by `auto_provision`.
-pub(super) async fn count_unknown(
-    db: &mut SqliteConnection,
-    site: SiteId,
-) -> Result<u64, StoreError> {
+pub(super) async fn count_unknown(db: &mut DbConnection, site: SiteId) -> Result<u64, StoreError> {
     let unknown = sqlx::query(
         "SELECT count(*) AS nodes FROM nodes
-         WHERE home_site_id = ?1 AND only_sites AND state IN ('discovered', 'pending')",
+         WHERE home_site_id = $1 AND only_sites AND state IN ('discovered', 'pending')",
     );
     count(&unknown.bind(site.to_string()).fetch_one(db).await?, "nodes")
 }
 
 /// Writes the whole node, in a new row or in its own. Whoever is no site ends the run that the node was in.
 pub(super) async fn save(
-    db: &mut SqliteConnection,
+    db: &mut DbConnection,
     node: &Node,
     run: Option<Run>,
 ) -> Result<(), StoreError> {
@@ -386,13 +384,13 @@ pub(super) async fn save(
             system_uuid, arch, boot_mode, home_site_id, tags, install_attempts, last_install_error, boot_count, last_boot_at,
             state_changed_at, updated_at, last_seen_at, version, run_outbox, run_base, created_at,
             group_id, install_started_at, only_sites)
-         VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9, ?10, ?11, ?12, ?13, ?14, ?15, ?16, ?17, ?18, ?19, ?20, ?21, ?22, ?23, ?24,
-            ?25, ?26, ?27, ?23 IS NOT NULL)
-         ON CONFLICT (id) DO UPDATE SET hostname = ?3, ip_address = ?4, state = ?5, workflow_id = ?6, vendor = ?7, model = ?8,
-            serial_number = ?9, system_uuid = ?10, arch = ?11, boot_mode = ?12, home_site_id = ?13, tags = ?14,
-            install_attempts = ?15, last_install_error = ?16, boot_count = ?17, last_boot_at = ?18, state_changed_at = ?19,
-            updated_at = ?20, last_seen_at = ?21, version = ?22, run_outbox = ?23, run_base = ?24,
-            group_id = ?26, install_started_at = ?27, only_sites = only_sites AND ?23 IS NOT NULL",
+         VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12, $13, $14, $15, $16, $17, $18, $19, $20, $21, $22, $23, $24,
+            $25, $26, $27, $23 IS NOT NULL)
+         ON CONFLICT (id) DO UPDATE SET hostname = $3, ip_address = $4, state = $5, workflow_id = $6, vendor = $7, model = $8,
+            serial_number = $9, system_uuid = $10, arch = $11, boot_mode = $12, home_site_id = $13, tags = $14,
+            install_attempts = $15, last_install_error = $16, boot_count = $17, last_boot_at = $18, state_changed_at = $19,
+            updated_at = $20, last_seen_at = $21, version = $22, run_outbox = $23, run_base = $24,
+            group_id = $26, install_started_at = $27, only_sites = only_sites AND $23 IS NOT NULL",
     )
     .bind(node.id.to_string())
     .bind(node.mac_address.to_string())
@@ -431,14 +429,14 @@ pub(super) fn place(node: &Node) -> Cursor {
     Cursor::new(node.created_at.unix_ms(), node.id)
 }
 
-fn read_run(row: &SqliteRow) -> Result<Option<Run>, StoreError> {
+fn read_run(row: &DbRow) -> Result<Option<Run>, StoreError> {
     let outbox_id: Option<i64> = row.try_get("run_outbox")?;
     let base = count_opt(row, "run_base")?;
     Ok(outbox_id.zip(base).map(|(outbox_id, base)| Run { outbox_id, base }))
 }
 
 /// Reads a row of `nodes`.
-pub(super) fn read(row: &SqliteRow) -> Result<Node, StoreError> {
+pub(super) fn read(row: &DbRow) -> Result<Node, StoreError> {
     Ok(Node {
         id: word(row, "id")?,
         mac_address: word(row, "mac_address")?,

@@ -5,13 +5,17 @@ use serde::Serialize;
 use serde::de::value::{Error, StringDeserializer};
 use serde::de::{DeserializeOwned, IntoDeserializer};
 use sqlx::Row;
-use sqlx::sqlite::SqliteRow;
 
 use crate::store::StoreError;
 
+/// A connection of the database, in a transaction or not.
+pub(super) type DbConnection = sqlx::SqliteConnection;
+/// A row of an answer.
+pub(crate) type DbRow = sqlx::sqlite::SqliteRow;
+
 /// A column that holds a text with a meaning: an id, an address, a word of a closed set.
 pub(crate) fn word<T: DeserializeOwned>(
-    row: &SqliteRow,
+    row: &DbRow,
     column: &'static str,
 ) -> Result<T, StoreError> {
     read(column, row.try_get(column)?)
@@ -19,7 +23,7 @@ pub(crate) fn word<T: DeserializeOwned>(
 
 /// [`word`] that may be null.
 pub(crate) fn word_opt<T: DeserializeOwned>(
-    row: &SqliteRow,
+    row: &DbRow,
     column: &'static str,
 ) -> Result<Option<T>, StoreError> {
     row.try_get::<Option<String>, _>(column)?.map(|text| read(column, text)).transpose()
@@ -32,7 +36,7 @@ fn read<T: DeserializeOwned>(column: &'static str, text: String) -> Result<T, St
 
 /// A column that holds JSON.
 pub(crate) fn json<T: DeserializeOwned>(
-    row: &SqliteRow,
+    row: &DbRow,
     column: &'static str,
 ) -> Result<T, StoreError> {
     let text: String = row.try_get(column)?;
@@ -42,7 +46,7 @@ pub(crate) fn json<T: DeserializeOwned>(
 
 /// [`json`] that may be null.
 pub(crate) fn json_opt<T: DeserializeOwned>(
-    row: &SqliteRow,
+    row: &DbRow,
     column: &'static str,
 ) -> Result<Option<T>, StoreError> {
     row.try_get::<Option<String>, _>(column)?.map(|_| json(row, column)).transpose()
@@ -54,23 +58,17 @@ pub(crate) fn to_json(value: &impl Serialize) -> String {
 }
 
 /// A column that holds a time.
-pub(crate) fn time(row: &SqliteRow, column: &'static str) -> Result<Timestamp, StoreError> {
+pub(crate) fn time(row: &DbRow, column: &'static str) -> Result<Timestamp, StoreError> {
     Ok(Timestamp::from_unix_ms(row.try_get(column)?))
 }
 
 /// [`time`] that may be null.
-pub(crate) fn time_opt(
-    row: &SqliteRow,
-    column: &'static str,
-) -> Result<Option<Timestamp>, StoreError> {
+pub(crate) fn time_opt(row: &DbRow, column: &'static str) -> Result<Option<Timestamp>, StoreError> {
     Ok(row.try_get::<Option<i64>, _>(column)?.map(Timestamp::from_unix_ms))
 }
 
 /// A column that holds a number that cannot be negative.
-pub(crate) fn count<T: TryFrom<i64>>(
-    row: &SqliteRow,
-    column: &'static str,
-) -> Result<T, StoreError> {
+pub(crate) fn count<T: TryFrom<i64>>(row: &DbRow, column: &'static str) -> Result<T, StoreError> {
     let number: i64 = row.try_get(column)?;
     number
         .try_into()
@@ -79,7 +77,7 @@ pub(crate) fn count<T: TryFrom<i64>>(
 
 /// [`count`] that may be null.
 pub(crate) fn count_opt<T: TryFrom<i64>>(
-    row: &SqliteRow,
+    row: &DbRow,
     column: &'static str,
 ) -> Result<Option<T>, StoreError> {
     let number: Option<i64> = row.try_get(column)?;

@@ -5,12 +5,13 @@ use pureboot_protocol::{
     MigrationPolicy, Page, SiteConfig, SiteId, Timestamp, WorkflowId,
 };
 use serde::{Deserialize, Serialize};
-use sqlx::sqlite::SqliteRow;
-use sqlx::{Row, SqliteConnection};
+use sqlx::Row;
 
 use crate::extract::nullable;
 use crate::store::page::{Cursor, Paging};
-use crate::store::row::{count, count_opt, int, json, time, time_opt, to_json, word, word_opt};
+use crate::store::row::{
+    DbConnection, DbRow, count, count_opt, int, json, time, time_opt, to_json, word, word_opt,
+};
 use crate::store::{Store, StoreError, check_version, tree};
 
 /// A place with machines and one agent. The field names are those of the HTTP surface.
@@ -152,7 +153,7 @@ impl Site {
     }
 
     /// Reads a row of the tree, whether it is a site or not.
-    pub(super) fn read(row: &SqliteRow) -> Result<Self, StoreError> {
+    pub(super) fn read(row: &DbRow) -> Result<Self, StoreError> {
         Ok(Self {
             id: word(row, "id")?,
             name: row.try_get("name")?,
@@ -221,8 +222,8 @@ impl Store {
         let parent = parent.map(|id| id.to_string());
         let (position, id, rows) = paging.rising();
         let rows = sqlx::query(
-            "SELECT * FROM sites WHERE is_site AND (?1 IS NULL OR parent_id = ?1) AND (created_at, id) > (?2, ?3)
-             ORDER BY created_at, id LIMIT ?4",
+            "SELECT * FROM sites WHERE is_site AND ($1 IS NULL OR parent_id = $1) AND (created_at, id) > ($2, $3)
+             ORDER BY created_at, id LIMIT $4",
         )
         .bind(&parent)
         .bind(position)
@@ -231,7 +232,7 @@ impl Store {
         .fetch_all(&self.reader)
         .await?;
         let total = sqlx::query(
-            "SELECT count(*) AS total FROM sites WHERE is_site AND (?1 IS NULL OR parent_id = ?1)",
+            "SELECT count(*) AS total FROM sites WHERE is_site AND ($1 IS NULL OR parent_id = $1)",
         )
         .bind(&parent)
         .fetch_one(&self.reader)
@@ -278,23 +279,20 @@ impl Store {
 }
 
 /// The site with `id`.
-pub(super) async fn load(db: &mut SqliteConnection, id: SiteId) -> Result<Site, StoreError> {
+pub(super) async fn load(db: &mut DbConnection, id: SiteId) -> Result<Site, StoreError> {
     let row = find(db, id).await?;
     row.ok_or_else(|| StoreError::Missing { what: "site", id: id.to_string() })
 }
 
 /// The site with `id`, if there is one.
-pub(super) async fn find(
-    db: &mut SqliteConnection,
-    id: SiteId,
-) -> Result<Option<Site>, StoreError> {
-    let row = sqlx::query("SELECT * FROM sites WHERE id = ?1 AND is_site").bind(id.to_string());
+pub(super) async fn find(db: &mut DbConnection, id: SiteId) -> Result<Option<Site>, StoreError> {
+    let row = sqlx::query("SELECT * FROM sites WHERE id = $1 AND is_site").bind(id.to_string());
     row.fetch_optional(db).await?.map(|row| Site::read(&row)).transpose()
 }
 
 /// Sets `fields` of `old`, and the paths below it if it moves or gets another name.
 pub(super) async fn change(
-    db: &mut SqliteConnection,
+    db: &mut DbConnection,
     old: Site,
     fields: SiteFields,
     version: Option<u64>,
@@ -313,27 +311,27 @@ pub(super) async fn change(
 
 /// Deletes `site` if nothing is in it.
 pub(super) async fn remove(
-    db: &mut SqliteConnection,
+    db: &mut DbConnection,
     site: &Site,
     version: Option<u64>,
 ) -> Result<(), StoreError> {
     check_version(version, site.version)?;
     tree::check_empty(db, site).await?;
-    sqlx::query("DELETE FROM sites WHERE id = ?1").bind(site.id.to_string()).execute(db).await?;
+    sqlx::query("DELETE FROM sites WHERE id = $1").bind(site.id.to_string()).execute(db).await?;
     Ok(())
 }
 
 /// Writes what operators set, in a new row or in the site's; the agent's standing has its own writers.
-async fn save(db: &mut SqliteConnection, site: &Site) -> Result<(), StoreError> {
+async fn save(db: &mut DbConnection, site: &Site) -> Result<(), StoreError> {
     sqlx::query(
         "INSERT INTO sites (id, name, description, parent_id, path, depth, agent_url, autonomy_level, conflict_resolution,
             cache_policy, cache_patterns, cache_max_size_gb, cache_retention_days, discovery_method, migration_policy,
             heartbeat_interval, tags, updated_at, version, created_at, is_site, default_workflow_id, auto_provision)
-         VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9, ?10, ?11, ?12, ?13, ?14, ?15, ?16, ?17, ?18, ?19, ?20, ?21, ?22, ?23)
-         ON CONFLICT (id) DO UPDATE SET name = ?2, description = ?3, parent_id = ?4, path = ?5, depth = ?6, agent_url = ?7,
-            autonomy_level = ?8, conflict_resolution = ?9, cache_policy = ?10, cache_patterns = ?11, cache_max_size_gb = ?12,
-            cache_retention_days = ?13, discovery_method = ?14, migration_policy = ?15, heartbeat_interval = ?16, tags = ?17,
-            updated_at = ?18, version = ?19, default_workflow_id = ?22, auto_provision = ?23",
+         VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12, $13, $14, $15, $16, $17, $18, $19, $20, $21, $22, $23)
+         ON CONFLICT (id) DO UPDATE SET name = $2, description = $3, parent_id = $4, path = $5, depth = $6, agent_url = $7,
+            autonomy_level = $8, conflict_resolution = $9, cache_policy = $10, cache_patterns = $11, cache_max_size_gb = $12,
+            cache_retention_days = $13, discovery_method = $14, migration_policy = $15, heartbeat_interval = $16, tags = $17,
+            updated_at = $18, version = $19, default_workflow_id = $22, auto_provision = $23",
     )
     .bind(site.id.to_string())
     .bind(&site.name)

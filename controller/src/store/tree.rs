@@ -5,9 +5,9 @@
 use std::collections::HashMap;
 
 use pureboot_protocol::{GroupId, Node, SiteId, WorkflowId};
-use sqlx::{Row, SqliteConnection};
+use sqlx::Row;
 
-use crate::store::row::{count, word_opt};
+use crate::store::row::{DbConnection, count, word_opt};
 use crate::store::sites::Site;
 use crate::store::{StoreError, workflows};
 
@@ -22,7 +22,7 @@ pub(super) struct Inherited {
 
 /// What a node in `group` at `site` inherits: from its group upwards, then from its site upwards.
 pub(super) async fn inherited(
-    db: &mut SqliteConnection,
+    db: &mut DbConnection,
     group: Option<GroupId>,
     site: Option<SiteId>,
 ) -> Result<Inherited, StoreError> {
@@ -30,7 +30,7 @@ pub(super) async fn inherited(
     for start in [group, site.map(GroupId::from)].into_iter().flatten() {
         let rows = sqlx::query(
             "WITH RECURSIVE above (id, parent_id, default_workflow_id, auto_provision, steps) AS (
-                SELECT id, parent_id, default_workflow_id, auto_provision, 0 FROM sites WHERE id = ?1
+                SELECT id, parent_id, default_workflow_id, auto_provision, 0 FROM sites WHERE id = $1
                 UNION ALL
                 SELECT s.id, s.parent_id, s.default_workflow_id, s.auto_provision, a.steps + 1
                 FROM sites s JOIN above a ON s.id = a.parent_id
@@ -61,7 +61,7 @@ impl Assignments {
     /// What `node` is installed with: what it is assigned, or else what it inherits.
     pub(super) async fn of(
         &mut self,
-        db: &mut SqliteConnection,
+        db: &mut DbConnection,
         node: &Node,
     ) -> Result<Option<WorkflowId>, StoreError> {
         if node.workflow_id.is_some() {
@@ -78,8 +78,8 @@ impl Assignments {
 }
 
 /// Gives `site` the path and depth of its place in the tree, if it may be there under its name and with its settings.
-pub(super) async fn place(db: &mut SqliteConnection, site: &mut Site) -> Result<(), StoreError> {
-    let taken = sqlx::query("SELECT 1 FROM sites WHERE name = ?1 AND id <> ?2")
+pub(super) async fn place(db: &mut DbConnection, site: &mut Site) -> Result<(), StoreError> {
+    let taken = sqlx::query("SELECT 1 FROM sites WHERE name = $1 AND id <> $2")
         .bind(&site.name)
         .bind(site.id.to_string())
         .fetch_optional(&mut *db)
@@ -100,8 +100,8 @@ pub(super) async fn place(db: &mut SqliteConnection, site: &mut Site) -> Result<
     // Walking up finds the site itself by its id, whatever its path is about to become.
     let is_below = sqlx::query(
         "WITH RECURSIVE above (id) AS (
-            SELECT ?1 UNION SELECT s.parent_id FROM sites s JOIN above a ON s.id = a.id WHERE s.parent_id IS NOT NULL
-         ) SELECT 1 FROM above WHERE id = ?2",
+            SELECT $1 UNION SELECT s.parent_id FROM sites s JOIN above a ON s.id = a.id WHERE s.parent_id IS NOT NULL
+         ) SELECT 1 FROM above WHERE id = $2",
     )
     .bind(parent_id.to_string())
     .bind(site.id.to_string())
@@ -110,7 +110,7 @@ pub(super) async fn place(db: &mut SqliteConnection, site: &mut Site) -> Result<
     if is_below.is_some() {
         return Err(StoreError::ParentBelow { name: site.name.clone() });
     }
-    let parent = sqlx::query("SELECT path, depth FROM sites WHERE id = ?1 AND is_site >= ?2")
+    let parent = sqlx::query("SELECT path, depth FROM sites WHERE id = $1 AND is_site >= $2")
         .bind(parent_id.to_string())
         .bind(site.is_site)
         .fetch_optional(db)
@@ -129,13 +129,13 @@ pub(super) async fn place(db: &mut SqliteConnection, site: &mut Site) -> Result<
 
 /// Gives what is below a site or group that was `old` its new paths.
 pub(super) async fn move_below(
-    db: &mut SqliteConnection,
+    db: &mut DbConnection,
     old: &Site,
     new: &Site,
 ) -> Result<(), StoreError> {
     sqlx::query(
-        "UPDATE sites SET path = ?2 || substr(path, length(?1) + 1), depth = depth + ?3
-         WHERE substr(path, 1, length(?1) + 1) = ?1 || '/'",
+        "UPDATE sites SET path = $2 || substr(path, length($1) + 1), depth = depth + $3
+         WHERE substr(path, 1, length($1) + 1) = $1 || '/'",
     )
     .bind(&old.path)
     .bind(&new.path)
@@ -146,10 +146,10 @@ pub(super) async fn move_below(
 }
 
 /// Refuses to delete `site` while something is in it.
-pub(super) async fn check_empty(db: &mut SqliteConnection, site: &Site) -> Result<(), StoreError> {
+pub(super) async fn check_empty(db: &mut DbConnection, site: &Site) -> Result<(), StoreError> {
     let used = sqlx::query(
-        "SELECT (SELECT count(*) FROM sites WHERE parent_id = ?1) AS children,
-                (SELECT count(*) FROM nodes WHERE (home_site_id = ?1 OR group_id = ?1) AND state <> 'retired') AS nodes",
+        "SELECT (SELECT count(*) FROM sites WHERE parent_id = $1) AS children,
+                (SELECT count(*) FROM nodes WHERE (home_site_id = $1 OR group_id = $1) AND state <> 'retired') AS nodes",
     )
     .bind(site.id.to_string())
     .fetch_one(db)

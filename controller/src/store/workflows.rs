@@ -2,11 +2,10 @@
 
 use pureboot_protocol::{BootMethod, Page, Timestamp, Workflow, WorkflowId};
 use serde::Serialize;
-use sqlx::sqlite::SqliteRow;
-use sqlx::{Row, SqliteConnection};
+use sqlx::Row;
 
 use crate::store::page::{Cursor, Paging};
-use crate::store::row::{count, int, json, time, to_json, word};
+use crate::store::row::{DbConnection, DbRow, count, int, json, time, to_json, word};
 use crate::store::{Store, StoreError, check_version};
 
 /// A workflow with what only the controller needs of it. The field names are those of the HTTP surface.
@@ -29,7 +28,7 @@ impl Store {
         check_name(&mut tx, workflow).await?;
         sqlx::query(
             "INSERT INTO workflows (id, name, description, boot, created_at, updated_at, version, timeout_minutes)
-             VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8)",
+             VALUES ($1, $2, $3, $4, $5, $6, $7, $8)",
         )
         .bind(workflow.id.to_string())
         .bind(&workflow.name)
@@ -63,7 +62,7 @@ impl Store {
     ) -> Result<Page<KeptWorkflow>, StoreError> {
         let (position, id, rows) = paging.rising();
         let rows = sqlx::query(
-            "SELECT * FROM workflows WHERE (created_at, id) > (?1, ?2) ORDER BY created_at, id LIMIT ?3",
+            "SELECT * FROM workflows WHERE (created_at, id) > ($1, $2) ORDER BY created_at, id LIMIT $3",
         )
         .bind(position)
         .bind(id)
@@ -102,8 +101,8 @@ impl Store {
         (workflow.version, workflow.updated_at) = (version, now);
         check_name(&mut tx, workflow).await?;
         sqlx::query(
-            "UPDATE workflows SET name = ?2, description = ?3, boot = ?4, updated_at = ?5, version = ?6, timeout_minutes = ?7
-             WHERE id = ?1",
+            "UPDATE workflows SET name = $2, description = $3, boot = $4, updated_at = $5, version = $6, timeout_minutes = $7
+             WHERE id = $1",
         )
         .bind(id.to_string())
         .bind(&workflow.name)
@@ -132,8 +131,8 @@ impl Store {
         let kept = load(&mut tx, id).await?;
         check_version(version, kept.workflow.version)?;
         let used = sqlx::query(
-            "SELECT (SELECT count(*) FROM nodes WHERE workflow_id = ?1 AND state <> 'retired') AS nodes,
-                    (SELECT count(*) FROM sites WHERE default_workflow_id = ?1) AS groups",
+            "SELECT (SELECT count(*) FROM nodes WHERE workflow_id = $1 AND state <> 'retired') AS nodes,
+                    (SELECT count(*) FROM sites WHERE default_workflow_id = $1) AS groups",
         )
         .bind(id.to_string())
         .fetch_one(&mut *tx)
@@ -142,7 +141,7 @@ impl Store {
         if nodes > 0 || groups > 0 {
             return Err(StoreError::WorkflowInUse { name: kept.workflow.name, nodes, groups });
         }
-        let delete = sqlx::query("DELETE FROM workflows WHERE id = ?1").bind(id.to_string());
+        let delete = sqlx::query("DELETE FROM workflows WHERE id = $1").bind(id.to_string());
         delete.execute(&mut *tx).await?;
         tx.commit().await?;
         Ok(kept)
@@ -151,20 +150,20 @@ impl Store {
 
 /// The workflow with `id`, if there is one.
 pub(super) async fn find(
-    db: &mut SqliteConnection,
+    db: &mut DbConnection,
     id: WorkflowId,
 ) -> Result<Option<KeptWorkflow>, StoreError> {
-    let row = sqlx::query("SELECT * FROM workflows WHERE id = ?1").bind(id.to_string());
+    let row = sqlx::query("SELECT * FROM workflows WHERE id = $1").bind(id.to_string());
     row.fetch_optional(db).await?.map(|row| read(&row)).transpose()
 }
 
-async fn load(db: &mut SqliteConnection, id: WorkflowId) -> Result<KeptWorkflow, StoreError> {
+async fn load(db: &mut DbConnection, id: WorkflowId) -> Result<KeptWorkflow, StoreError> {
     let workflow = find(db, id).await?;
     workflow.ok_or_else(|| StoreError::Missing { what: "workflow", id: id.to_string() })
 }
 
-async fn check_name(db: &mut SqliteConnection, workflow: &Workflow) -> Result<(), StoreError> {
-    let taken = sqlx::query("SELECT 1 FROM workflows WHERE name = ?1 AND id <> ?2")
+async fn check_name(db: &mut DbConnection, workflow: &Workflow) -> Result<(), StoreError> {
+    let taken = sqlx::query("SELECT 1 FROM workflows WHERE name = $1 AND id <> $2")
         .bind(&workflow.name)
         .bind(workflow.id.to_string())
         .fetch_optional(db)
@@ -175,7 +174,7 @@ async fn check_name(db: &mut SqliteConnection, workflow: &Workflow) -> Result<()
     }
 }
 
-fn read(row: &SqliteRow) -> Result<KeptWorkflow, StoreError> {
+fn read(row: &DbRow) -> Result<KeptWorkflow, StoreError> {
     let workflow = Workflow {
         id: word(row, "id")?,
         name: row.try_get("name")?,
