@@ -1,7 +1,7 @@
 //! The running agent: binds, opens, puts the parts together, and waits for the end.
 
-use std::cell::Cell;
-use std::collections::{BTreeMap, BTreeSet};
+use std::cell::{Cell, RefCell};
+use std::collections::BTreeMap;
 use std::net::SocketAddr;
 use std::rc::Rc;
 
@@ -24,8 +24,10 @@ use crate::cache::Cache;
 use crate::config::Config;
 use crate::data_dir::DataDir;
 use crate::dhcp::answer::Answerer;
-use crate::dhcp::loaders::Loaders;
+use crate::dhcp::loaders::STOCK_CURE;
+use crate::dhcp::scribe::{self, Notes, Scribe};
 use crate::dhcp::serve::LogObserver;
+use crate::doctor::watch::{Recent, Watch};
 use crate::http::Limits;
 use crate::manage::Management;
 use crate::outbox::{Counts, Flusher, Outbox};
@@ -141,11 +143,17 @@ impl Agent {
     fn start(self) -> Uplink<Vitals> {
         let Self { shared, sockets, flusher, renderer, rng } = self;
         let (sightings, seen) = bounded(SIGHTINGS_MAX);
-        let vitals = Rc::new(shared.vitals(&sockets));
+        let notes = shared.notes(&sockets);
+        let recent = Rc::default();
+        let vitals = Rc::new(shared.vitals(&sockets, notes.clone()));
         let booter = Rc::new(shared.booter(renderer, sightings));
         shared.recover_cache();
-        shared.serve_management(sockets.management, &vitals);
-        shared.serve_dhcp(sockets.dhcp, sockets.http_address.port(), seen);
+        shared.serve_management(sockets.management, &vitals, Rc::clone(&recent));
+        if let Some(notes) = notes {
+            shared.tell_missing_loaders(&vitals);
+            let watch = Watch(recent);
+            shared.serve_dhcp(sockets.dhcp, sockets.http_address.port(), seen, (notes, watch));
+        }
         shared.serve_tftp(sockets.tftp, &booter, sockets.http_address.port());
         shared.serve_http(sockets.http, booter, &vitals);
         Uplink {
@@ -164,7 +172,14 @@ impl Agent {
 }
 
 impl Shared {
-    fn vitals(&self, sockets: &Sockets) -> Vitals {
+    /// What ProxyDHCP has written down in an earlier run; none where it is off.
+    fn notes(&self, sockets: &Sockets) -> Option<Rc<RefCell<Notes>>> {
+        let is_on = !sockets.dhcp.is_empty();
+        let load = || scribe::load(&self.data_dir.lessons_file());
+        is_on.then(|| Rc::new(RefCell::new(Notes { lessons: load(), ..Notes::default() })))
+    }
+
+    fn vitals(&self, sockets: &Sockets, dhcp: Option<Rc<RefCell<Notes>>>) -> Vitals {
         let mut services = BTreeMap::from([
             ("http", sockets.http_address.to_string()),
             ("tftp", sockets.tftp_address.to_string()),
@@ -185,6 +200,8 @@ impl Shared {
             cache: self.cache.clone(),
             transfers: Rc::clone(&self.transfers),
             services,
+            loaders: self.config.dhcp.loaders.clone(),
+            dhcp,
             counted: Cell::new(Counts { pending: 0, oldest_at: None }),
             started_at: clock::now(),
             started: clock::monotonic(),
@@ -216,8 +233,14 @@ impl Shared {
         });
     }
 
-    fn serve_management(&self, listener: UnixListener, vitals: &Rc<Vitals>) {
-        let service = Rc::new(Management { vitals: Rc::clone(vitals), cache: self.cache.clone() });
+    fn serve_management(
+        &self,
+        listener: UnixListener,
+        vitals: &Rc<Vitals>,
+        recent: Rc<RefCell<Recent>>,
+    ) {
+        let vitals = Rc::clone(vitals);
+        let service = Rc::new(Management { vitals, cache: self.cache.clone(), recent });
         let executor = Rc::clone(&self.executor);
         self.spawn(
             async move { http::serve(&executor, listener, Limits::default(), service).await },
@@ -256,33 +279,27 @@ impl Shared {
         listeners: Vec<dhcp::serve::Listener>,
         http_port: u16,
         seen: Receiver<Mac>,
+        (notes, watch): (Rc<RefCell<Notes>>, Watch),
     ) {
-        if listeners.is_empty() {
-            return;
+        let lessons = notes.borrow().lessons.entries().into_iter().map(|kept| kept.lesson);
+        let answerer = Answerer::new(self.config.dhcp.loaders.clone(), http_port, lessons)
+            .with_quirks(self.config.dhcp.quirks.clone());
+        let (scribe, changes) = Scribe::new(Rc::clone(&notes));
+        self.spawn(scribe::keep(self.data_dir.lessons_file(), notes, changes));
+        self.spawn(dhcp::serve::run(listeners, answerer, seen, (LogObserver, (scribe, watch))));
+    }
+
+    /// Machines whose loader is not there get an offer that leads nowhere, so somebody should know before they do.
+    fn tell_missing_loaders(&self, vitals: &Vitals) {
+        if let Some(missing) = vitals.stock().complaint() {
+            log::warn!(
+                "ProxyDHCP offers loaders that the cache does not hold: {missing}; {STOCK_CURE}"
+            );
         }
-        tell_missing_loaders(&self.config.dhcp.loaders, &self.cache);
-        let answerer = Answerer::new(self.config.dhcp.loaders.clone(), http_port, []);
-        self.spawn(dhcp::serve::run(listeners, answerer, seen, LogObserver));
     }
 
     fn spawn(&self, task: impl Future<Output = ()> + 'static) {
         self.executor.spawn(task).detach();
-    }
-}
-
-/// Machines whose loader is not there get an offer that leads nowhere, so somebody should know before they do.
-fn tell_missing_loaders(loaders: &Loaders, cache: &Cache) {
-    let held: BTreeSet<_> = cache.entries().into_iter().map(|entry| entry.key).collect();
-    let missing: Vec<_> = loaders
-        .iter()
-        .filter(|(_, file)| !held.contains(file.key()))
-        .map(|(_, file)| file.key().to_string())
-        .collect();
-    if !missing.is_empty() {
-        log::warn!(
-            "ProxyDHCP offers loaders that the cache does not hold: {}; put them there with `pureboot-agent cache add`",
-            missing.join(", ")
-        );
     }
 }
 

@@ -11,6 +11,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::data_dir::{self, DataDir};
 use crate::dhcp::DhcpConfig;
+use crate::dhcp::quirks::operator;
 use crate::uplink::url::{CentralUrl, Scheme};
 
 /// All of `agent.toml`. A key that is not here is an error, so that a misspelt one does not go unnoticed.
@@ -118,6 +119,7 @@ impl Config {
         if self.dhcp.enabled && self.dhcp.interfaces.is_empty() {
             bail!("dhcp is enabled without an interface: name one, as in interfaces = [\"br0\"]");
         }
+        operator::check(&self.dhcp.quirks)?;
         if self.boot.listen.is_ipv6() || self.tftp.listen.is_ipv6() {
             bail!("boot.listen and tftp.listen take IPv4 addresses: machines boot by IPv4");
         }
@@ -177,6 +179,15 @@ mod tests {
         assert!(Config::parse(&settings(&format!("{url}[dhcp]\nenabled = true"))).is_err());
         let lines = format!("{url}[dhcp]\nenabled = true\ninterfaces = [\"br0\"]");
         assert_eq!(Config::parse(&settings(&lines)).expect("a config").dhcp.interfaces, ["br0"]);
+    }
+
+    #[test]
+    fn a_quirk_that_cannot_be_meant_is_refused() {
+        let url = "central_url = \"https://boot.example.org\"\n";
+        let holds =
+            |lines: &str| Config::parse(&settings(&format!("{url}[[dhcp.quirk]]\n{lines}")));
+        assert_eq!(holds("arch = [7]\nrefuse = true").expect("a config").dhcp.quirks.len(), 1);
+        assert!(holds("refuse = true").is_err());
     }
 
     #[test]

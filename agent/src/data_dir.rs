@@ -91,6 +91,11 @@ impl DataDir {
         self.root.join("agent.sock")
     }
 
+    /// What machines have taught about their firmware.
+    pub fn lessons_file(&self) -> PathBuf {
+        self.root.join("state").join("lessons.json")
+    }
+
     /// Content.
     pub fn cache(&self) -> PathBuf {
         self.root.join("cache")

@@ -12,6 +12,7 @@
 //! | [`http`], [`exchange`] | hyper on the executor as a server and as a client, with a limit on everything |
 //! | [`manage`], [`status`], [`vitals`] | how the agent is, for people and for the controller |
 //! | [`agent`] | binds, opens, puts the parts together |
+//! | [`doctor`] | what is wrong with this host and its boots, and the cure |
 //! | [`cli`], [`config`], [`data_dir`] | what people type and write, and where it lies |
 //! | [`clock`], [`rng`], [`log`] | time, chance and the log |
 
@@ -23,6 +24,7 @@ pub mod clock;
 pub mod config;
 pub mod data_dir;
 pub mod dhcp;
+pub mod doctor;
 pub mod exchange;
 pub mod http;
 pub mod log;

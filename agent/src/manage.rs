@@ -5,6 +5,7 @@
 
 pub mod client;
 
+use std::cell::RefCell;
 use std::os::unix::fs::PermissionsExt as _;
 use std::path::Path;
 use std::rc::Rc;
@@ -15,6 +16,7 @@ use hyper::{Method, Request, StatusCode};
 use smol::net::unix::UnixListener;
 
 use crate::cache::{Cache, manage as cache_routes};
+use crate::doctor::watch::Recent;
 use crate::http::{Connection, CorrelationId, Response, Service, Target, problem, success};
 use crate::vitals::Vitals;
 
@@ -24,6 +26,8 @@ pub struct Management {
     pub vitals: Rc<Vitals>,
     /// Content.
     pub cache: Cache,
+    /// Boots for the doctor.
+    pub recent: Rc<RefCell<Recent>>,
 }
 
 /// Binds the socket; one that a former life has left behind is replaced. The caller holds the data directory's lock.
@@ -56,6 +60,9 @@ impl Service for Management {
         let Ok(target) = Target::parse(request.uri()) else { return not_found(&id) };
         match (request.method(), target.segments().as_slice()) {
             (&Method::GET, ["api", "v1", "agent", "status"]) => success(self.vitals.report().await),
+            (&Method::GET, ["api", "v1", "agent", "traces"]) => {
+                success(self.recent.borrow().traces())
+            }
             (&Method::GET, ["api", "v1", "agent", "cache"]) => self.cache(&id),
             (&Method::GET, ["api", "v1", "agent", "cache", "entries"]) => {
                 cache_routes::get_entries(&self.cache, &target, &id)

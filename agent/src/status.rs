@@ -1,10 +1,15 @@
 //! How the agent is, for people and for programs.
 
+mod dhcp;
+
 use std::collections::BTreeMap;
 use std::fmt::Write as _;
 
 use pureboot_protocol::{AgentId, Autonomy, SiteId, Timestamp};
 use serde::{Deserialize, Serialize};
+
+pub use self::dhcp::DhcpReport;
+use crate::dhcp::loaders::{STOCK_CURE, Stock};
 
 /// Everything that `pureboot-agent status` tells.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
@@ -43,6 +48,10 @@ pub struct Report {
     pub active_boots: u64,
     /// Content.
     pub cache: CacheReport,
+    /// Which loaders machines are sent for are there.
+    pub loaders: Stock,
+    /// ProxyDHCP; none where it is off.
+    pub dhcp: Option<DhcpReport>,
     /// Changes that the controller has not acknowledged.
     pub queue_pending: u64,
     /// Changes that the controller has parked since the agent's start.
@@ -232,6 +241,12 @@ impl Report {
             "cache",
             format!("{} names, {}, {hits}", self.cache.entries, size(self.cache.size_bytes)),
         );
+        if let Some(missing) = self.loaders.complaint() {
+            row("loaders", format!("missing: {missing}; {STOCK_CURE}"));
+        }
+        for (name, value) in self.dhcp.iter().flat_map(DhcpReport::rows) {
+            row(name, value);
+        }
         let oldest = self
             .queue_oldest_at
             .map_or(String::new(), |at| format!(", the oldest for {}", ago(now, at)));
@@ -307,6 +322,8 @@ mod tests {
             nodes_known: 40,
             active_boots: 2,
             cache: CacheReport { entries: 7, size_bytes: 123_456_789, hit_rate: Some(0.995) },
+            loaders: Stock::default(),
+            dhcp: None,
             queue_pending: 0,
             queue_parked: 0,
             queue_error: None,

@@ -1,7 +1,7 @@
 //! What is measured about the running agent, for the controller's heartbeat and for the person who asks.
 
-use std::cell::Cell;
-use std::collections::BTreeMap;
+use std::cell::{Cell, RefCell};
+use std::collections::{BTreeMap, BTreeSet};
 use std::path::Path;
 use std::rc::Rc;
 use std::time::{Duration, Instant};
@@ -12,8 +12,10 @@ use smol::Timer;
 
 use crate::cache::Cache;
 use crate::cache::manage::NodeCache;
+use crate::dhcp::loaders::{Loaders, Stock};
+use crate::dhcp::scribe::Notes;
 use crate::outbox::{Counts, Outbox};
-use crate::status::{CacheReport, Report};
+use crate::status::{CacheReport, DhcpReport, Report};
 use crate::store::Store;
 use crate::uplink::heartbeat;
 use crate::uplink::standing::Standing;
@@ -44,6 +46,10 @@ pub struct Vitals {
     pub transfers: Rc<Cell<usize>>,
     /// What the agent listens on, and where. A listener lives as long as the agent: one that could not be bound ended its start.
     pub services: BTreeMap<&'static str, String>,
+    /// Which files machines are sent for.
+    pub loaders: Loaders,
+    /// What ProxyDHCP has written down; none where it is off.
+    pub dhcp: Option<Rc<RefCell<Notes>>>,
     /// What waited when that was last counted.
     pub counted: Cell<Counts>,
     /// The start, by the wall clock.
@@ -77,6 +83,17 @@ impl Vitals {
         let nodes = self.store.nodes();
         let fetched = nodes.iter().filter_map(|node| Some(node.known.as_ref()?.fetched_at));
         NodeCache { count: count(nodes.len()), oldest_entry: fetched.min() }
+    }
+
+    /// Which loaders are there.
+    pub fn stock(&self) -> Stock {
+        let held: BTreeSet<_> = self.cache.entries().into_iter().map(|entry| entry.key).collect();
+        self.loaders.stock(|key| held.contains(key))
+    }
+
+    fn dhcp(&self) -> Option<DhcpReport> {
+        let notes = self.dhcp.as_ref()?.borrow();
+        Some(DhcpReport { lessons: notes.lessons.entries(), notices: notes.notices.entries() })
     }
 
     fn active_boots(&self) -> u64 {
@@ -133,6 +150,8 @@ impl Vitals {
                 size_bytes: stats.size_bytes,
                 hit_rate: stats.hit_rate(),
             },
+            loaders: self.stock(),
+            dhcp: self.dhcp(),
             queue_pending: queue.pending,
             queue_parked: trouble.parked,
             queue_error: trouble.last_error,

@@ -17,6 +17,7 @@ use pureboot_protocol::{Category, Mac};
 use super::arch::{self, Claims, Correction, Family, Identity, Unserved};
 use super::loaders::{LOADER_FILE_LEN_MAX, LoaderFile, LoaderKind, Loaders};
 use super::packet::{ParseError, Request};
+use super::quirks::operator::OperatorQuirk;
 use super::quirks::{self, Learned, Lesson, OfferMode, Sight};
 use super::recent::Recent;
 
@@ -160,6 +161,9 @@ pub enum Reason {
     /// A machine whose loader the site does not have.
     #[error("the site serves no loader for {0}; name one in [dhcp.loaders]")]
     NoLoader(LoaderKind),
+    /// A machine that the operator has excluded.
+    #[error("[[dhcp.quirk]] refuses this machine")]
+    RefusedByOperator,
     /// An address that no machine and no relay has.
     #[error("an answer cannot go to {0}")]
     Destination(Ipv4Addr),
@@ -192,6 +196,7 @@ impl fmt::Display for Silence {
 #[derive(Debug)]
 pub struct Answerer {
     loaders: Loaders,
+    quirks: Vec<OperatorQuirk>,
     http_port: u16,
     learned: Learned,
     recent: Recent,
@@ -205,20 +210,21 @@ struct Choice {
 }
 
 impl Answerer {
-    /// Answers with these loaders, with URLs on this port of the address that the machine sees, and with what was
-    /// [learned](Answerer::lessons) before.
+    /// Answers with these loaders, with URLs on this port of the address that the machine sees, and with what was learned
+    /// before.
     pub fn new(
         loaders: Loaders,
         http_port: u16,
         lessons: impl IntoIterator<Item = Lesson>,
     ) -> Self {
         let learned = Learned::restore(lessons);
-        Self { loaders, http_port, learned, recent: Recent::default() }
+        Self { loaders, quirks: Vec::new(), http_port, learned, recent: Recent::default() }
     }
 
-    /// What machines have taught, oldest first: what the next start is to be given.
-    pub fn lessons(&self) -> Vec<Lesson> {
-        self.learned.entries()
+    /// Obeys the operator's entries before everything else.
+    #[must_use]
+    pub fn with_quirks(self, quirks: Vec<OperatorQuirk>) -> Self {
+        Self { quirks, ..self }
     }
 
     /// Takes note that a machine has fetched something by TFTP or HTTP.
@@ -277,8 +283,10 @@ impl Answerer {
             let transaction = (request.xid, request.secs);
             let is_full_class = !is_bare_class(request);
             self.recent.note_start(request.mac, identity.loader, transaction, is_full_class, now);
-            if let Some(mode) = mode {
-                self.learned.learn(request.mac, Sight::Offered(*mode), now);
+            // What the operator has settled teaches nothing.
+            let is_settled = self.operator_quirk(request).is_some_and(|quirk| quirk.mode.is_some());
+            if let Some(mode) = mode.filter(|_| !is_settled) {
+                self.learned.learn(request.mac, Sight::Offered(mode), now);
             }
         }
         let packet = emit(request, kind, &choice, arrival.address);
@@ -293,6 +301,9 @@ impl Answerer {
         us: Ipv4Addr,
         now: Instant,
     ) -> Result<Choice, Reason> {
+        if self.operator_quirk(request).is_some_and(|quirk| quirk.refuse) {
+            return Err(Reason::RefusedByOperator);
+        }
         if let Some(sign) = sign {
             self.recent.note_ipxe(request.mac);
             let family = arch::family_of(&request.class).unwrap_or(Family::Pxe);
@@ -314,7 +325,11 @@ impl Answerer {
         if is_loop {
             return Ok(self.script(IpxeSign::Loop, identity.family, us));
         }
-        let file = self.loaders.get(identity.loader).ok_or(Reason::NoLoader(identity.loader))?;
+        let file = self
+            .operator_quirk(request)
+            .and_then(|quirk| quirk.file.as_ref())
+            .or_else(|| self.loaders.get(identity.loader))
+            .ok_or(Reason::NoLoader(identity.loader))?;
         let (file, mode) = match identity.family {
             Family::Http => (self.loader_url(us, file), None),
             Family::Pxe => (file.to_string(), Some(self.mode(request, identity.code))),
@@ -335,10 +350,15 @@ impl Answerer {
     }
 
     fn mode(&self, request: &Request, code: Option<u16>) -> OfferMode {
-        self.learned.mode(request.mac).unwrap_or_else(|| {
+        let settled = self.operator_quirk(request).and_then(|quirk| quirk.mode);
+        settled.or_else(|| self.learned.mode(request.mac)).unwrap_or_else(|| {
             let quirk = quirks::find(request.mac, &request.class, code);
             quirk.map_or(OfferMode::Direct, |quirk| quirk.mode)
         })
+    }
+
+    fn operator_quirk(&self, request: &Request) -> Option<&OperatorQuirk> {
+        self.quirks.iter().find(|quirk| quirk.matches(request.mac, &request.class, &request.codes))
     }
 
     fn script(&self, sign: IpxeSign, family: Family, us: Ipv4Addr) -> Choice {

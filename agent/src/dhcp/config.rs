@@ -3,6 +3,7 @@
 use serde::{Deserialize, Serialize};
 
 use super::loaders::Loaders;
+use super::quirks::operator::OperatorQuirk;
 
 /// Whether and where the agent answers DHCP requests.
 #[derive(Debug, Clone, PartialEq, Eq, Default, Serialize, Deserialize)]
@@ -14,6 +15,9 @@ pub struct DhcpConfig {
     pub interfaces: Vec<String>,
     /// Which file a machine loads first.
     pub loaders: Loaders,
+    /// What the operator knows about machines, as tables `[[dhcp.quirk]]`.
+    #[serde(rename = "quirk", skip_serializing_if = "Vec::is_empty")]
+    pub quirks: Vec<OperatorQuirk>,
 }
 
 #[cfg(test)]
@@ -29,12 +33,14 @@ mod tests {
 
     #[test]
     fn a_section_says_where_and_what() {
-        let text = "enabled = true\ninterfaces = [\"br0\"]\n[loaders]\nx64 = \"sb/shimx64.efi\"\n";
+        let text = "enabled = true\ninterfaces = [\"br0\"]\n[loaders]\nx64 = \"sb/shimx64.efi\"\n\
+                    [[quirk]]\noui = [\"9c:b6:54\"]\nmode = \"boot_server\"\n";
         let config: DhcpConfig = toml::from_str(text).unwrap();
         assert!(config.enabled);
         assert_eq!(config.interfaces, ["br0"]);
         let file = config.loaders.get(LoaderKind::X64).map(ToString::to_string);
         assert_eq!(file.as_deref(), Some("sb/shimx64.efi"));
+        assert_eq!(config.quirks.len(), 1);
         let again: DhcpConfig = toml::from_str(&toml::to_string(&config).unwrap()).unwrap();
         assert_eq!(again, config);
     }

@@ -2,6 +2,7 @@
 
 use std::collections::BTreeMap;
 use std::fmt;
+use std::iter;
 use std::str::FromStr;
 
 use pureboot_protocol::{Category, ContentKey};
@@ -88,6 +89,22 @@ impl LoaderFile {
         &self.0
     }
 
+    /// What a shim loads next, beside itself: signed shims have the name built in (shim 16.1 `DEFAULT_LOADER`), those of iPXE
+    /// derive it from their own. After `ipxe.efi` comes `autoexec.ipxe`, which the agent makes.
+    pub fn second_stage(&self) -> Option<ContentKey> {
+        let (directory, name) = match self.as_str().rsplit_once('/') {
+            Some((directory, name)) => (format!("{directory}/"), name),
+            None => (String::new(), self.as_str()),
+        };
+        let stem = name.strip_suffix(".efi")?;
+        let next = match (stem.strip_prefix("shim"), stem.split_once("-shim")) {
+            (Some(processor), _) => format!("grub{processor}"),
+            (None, Some((program, _))) => program.to_owned(),
+            (None, None) => return None,
+        };
+        ContentKey::new(Category::Bootloaders, &format!("{directory}{next}.efi")).ok()
+    }
+
     /// The name as it is asked for by TFTP.
     pub fn as_str(&self) -> &str {
         self.0.path()
@@ -146,7 +163,42 @@ impl Loaders {
     pub fn iter(&self) -> impl Iterator<Item = (LoaderKind, &LoaderFile)> {
         self.0.iter().map(|(kind, file)| (*kind, file))
     }
+
+    /// What the cache has to hold for all of them, second stages of shims too, and what of it `holds` says that it does.
+    pub fn stock(&self, holds: impl Fn(&ContentKey) -> bool) -> Stock {
+        let mut keys = Vec::new();
+        for file in self.0.values() {
+            for key in iter::once(file.key().clone()).chain(file.second_stage()) {
+                if !keys.contains(&key) {
+                    keys.push(key);
+                }
+            }
+        }
+        let (held, missing) = keys.into_iter().partition(holds);
+        Stock { held, missing }
+    }
 }
+
+/// Which loaders are there.
+#[derive(Debug, Clone, PartialEq, Eq, Default, Serialize, Deserialize)]
+pub struct Stock {
+    /// Those that the cache holds.
+    pub held: Vec<ContentKey>,
+    /// Those that it does not hold: their machines are sent for a file that is not there.
+    pub missing: Vec<ContentKey>,
+}
+
+impl Stock {
+    /// What is missing, for a person; none if nothing is.
+    pub fn complaint(&self) -> Option<String> {
+        let names: Vec<_> = self.missing.iter().map(ToString::to_string).collect();
+        (!names.is_empty()).then(|| names.join(", "))
+    }
+}
+
+/// How a person puts missing loaders there, or says that they are not wanted.
+pub const STOCK_CURE: &str = "`pureboot-agent cache add bootloaders/NAME FILE`, or give a kind that the site does not have an empty \
+                              name in [dhcp.loaders]";
 
 impl Default for Loaders {
     fn default() -> Self {
@@ -198,6 +250,37 @@ mod tests {
         assert_eq!(loaders.iter().count(), LoaderKind::ALL.len() - 1);
         let again: Loaders = toml::from_str(&toml::to_string(&loaders).unwrap()).unwrap();
         assert_eq!(again, loaders);
+    }
+
+    #[test]
+    fn a_shim_needs_the_file_that_it_loads_next() {
+        for (name, next) in [
+            ("ipxe-shimx64.efi", Some("bootloaders/ipxe.efi")),
+            ("sb/ipxe-shimaa64.efi", Some("bootloaders/sb/ipxe.efi")),
+            ("snponly-shim.efi", Some("bootloaders/snponly.efi")),
+            ("sb/shimx64.efi", Some("bootloaders/sb/grubx64.efi")),
+            ("shimaa64.efi", Some("bootloaders/grubaa64.efi")),
+            ("shims/ipxe.efi", None),
+            ("snponly-x64.efi", None),
+            ("undionly.kpxe", None),
+        ] {
+            let file: LoaderFile = name.parse().expect("a name");
+            assert_eq!(file.second_stage().map(|key| key.to_string()).as_deref(), next, "{name}");
+        }
+    }
+
+    #[test]
+    fn what_is_missing_is_named_once() {
+        let lines = LoaderKind::ALL.map(|(_, name, _)| format!("{name} = \"\"\n")).concat();
+        let lines = lines.replace("x64 = \"\"", "x64 = \"sb/ipxe-shimx64.efi\"");
+        let lines = lines.replace("uboot_arm32 = \"\"", "uboot_arm32 = \"boot.scr\"");
+        let lines = lines.replace("uboot_arm64 = \"\"", "uboot_arm64 = \"boot.scr\"");
+        let loaders: Loaders = toml::from_str(&lines).expect("a table");
+        let stock = loaders.stock(|key| key.path() == "sb/ipxe-shimx64.efi");
+        let names = |keys: &[ContentKey]| keys.iter().map(ToString::to_string).collect::<Vec<_>>();
+        assert_eq!(names(&stock.held), ["bootloaders/sb/ipxe-shimx64.efi"]);
+        assert_eq!(names(&stock.missing), ["bootloaders/sb/ipxe.efi", "bootloaders/boot.scr"]);
+        assert_eq!(loaders.stock(|_| true).complaint(), None);
     }
 
     #[test]

@@ -2,17 +2,22 @@
 //!
 //! PXE 2.1 gives a proxy two ways. In mode A option 43 tells the client to load the file of this very offer; in mode B it is
 //! absent, and the client comes to port 4011 to ask for the file. Most firmware takes either; the rest is in [`QUIRKS`] or is
-//! found out: a client that ignores mode A twice gets mode B from then on.
+//! found out: a client that ignores one of the two twice gets the other from then on. What an operator [says](operator) counts
+//! before both.
+
+pub mod operator;
 
 use std::collections::BTreeMap;
+use std::fmt;
 use std::time::{Duration, Instant};
 
 use pureboot_protocol::Mac;
+use serde::{Deserialize, Serialize};
 
 use super::arch::RASPBERRY_PI_OUIS;
 
 /// How many machines' lessons are remembered; the oldest goes first.
-pub const LESSONS_MAX: usize = 1_024;
+pub const LESSONS_MAX: usize = 512;
 
 /// How many offers may be waiting for what the machine does about them; the oldest goes first.
 const WAITING_MAX: usize = 1_024;
@@ -20,14 +25,15 @@ const WAITING_MAX: usize = 1_024;
 /// what comes later is a new start.
 const ASKS_AGAIN_AFTER: Duration = Duration::from_secs(2);
 const ASKS_AGAIN_WITHIN: Duration = Duration::from_secs(60);
-/// How many ignored offers of mode A make a lesson.
+/// How many ignored offers make a lesson.
 const IGNORED_MAX: u8 = 2;
 
 /// Option 43 for the boot ROM of a Raspberry Pi: a menu and its prompt (PXE 2.1 §2.2.2, tags 6, 10 and 9).
 pub const PI_MENU: &[u8] = b"\x06\x01\x03\x0a\x04\x00PXE\x09\x14\x00\x00\x11Raspberry Pi Boot\xff";
 
 /// The form of an offer.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
 pub enum OfferMode {
     /// Mode A: option 43 says `PXE_DISCOVERY_CONTROL` = 8, "use the file of this offer".
     Direct,
@@ -44,6 +50,15 @@ impl OfferMode {
             Self::Direct => Some(&[6, 1, 8, 0xff]),
             Self::BootServer => None,
             Self::PiMenu => Some(PI_MENU),
+        }
+    }
+
+    /// What to try with a machine that ignores this form; none for the menu, which no other firmware takes.
+    pub fn alternative(self) -> Option<Self> {
+        match self {
+            Self::Direct => Some(Self::BootServer),
+            Self::BootServer => Some(Self::Direct),
+            Self::PiMenu => None,
         }
     }
 }
@@ -135,13 +150,48 @@ pub fn find(mac: Mac, class: &[u8], code: Option<u16>) -> Option<&'static Quirk>
     QUIRKS.iter().find(|quirk| quirk.matches(mac, class, code))
 }
 
-/// What one machine has taught: that it needs mode B.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+/// What one machine has taught: that it needs another form of offer than the table says.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Lesson {
     /// The machine.
     pub mac: Mac,
-    /// Whether it went on to load something after an offer in mode B.
-    pub has_worked: bool,
+    /// The form that it gets from now on.
+    pub mode: OfferMode,
+    /// What became of that.
+    pub proof: Proof,
+}
+
+impl fmt::Display for Lesson {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let Self { mac, mode, proof } = self;
+        let form = match mode {
+            OfferMode::Direct => "with option 43 (the file of this offer)",
+            OfferMode::BootServer => "without option 43 (the file is asked for at port 4011)",
+            OfferMode::PiMenu => "with the menu of a Raspberry Pi",
+        };
+        match proof {
+            Proof::Untried => {
+                write!(f, "{mac} ignored two offers and gets them {form} from now on")
+            }
+            Proof::Worked => write!(f, "{mac} boots by offers {form}"),
+            Proof::BothIgnored => write!(
+                f,
+                "{mac} ignores offers in both forms and gets them {form} again; does anybody lease it an address?"
+            ),
+        }
+    }
+}
+
+/// What became of the form that a machine gets since it ignored another.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Proof {
+    /// Nothing yet.
+    Untried,
+    /// The machine went on to load something.
+    Worked,
+    /// It ignored this form as well, so it gets the table's again.
+    BothIgnored,
 }
 
 /// What a machine was seen doing.
@@ -163,6 +213,8 @@ struct Waiting {
     mode: OfferMode,
     since: Instant,
     ignored: u8,
+    /// Whether the machine has asked for its lease since.
+    is_leased: bool,
 }
 
 /// Which machines need another form of offer than the table says.
@@ -184,16 +236,9 @@ impl Learned {
         learned
     }
 
-    /// All lessons, oldest first.
-    pub fn entries(&self) -> Vec<Lesson> {
-        let mut lessons: Vec<_> = self.lessons.values().copied().collect();
-        lessons.sort_unstable_by_key(|(number, _)| *number);
-        lessons.into_iter().map(|(_, lesson)| lesson).collect()
-    }
-
     /// The form that a machine has taught.
     pub fn mode(&self, mac: Mac) -> Option<OfferMode> {
-        self.lessons.contains_key(&mac).then_some(OfferMode::BootServer)
+        self.lessons.get(&mac).map(|(_, lesson)| lesson.mode)
     }
 
     /// Takes over what a machine was seen doing; answers the lesson if that made or confirmed one.
@@ -205,13 +250,8 @@ impl Learned {
                 None
             }
             Sight::Leased => {
-                // Whether mode B has worked is seen at port 4011.
-                if self
-                    .waiting
-                    .get(&mac)
-                    .is_some_and(|waiting| waiting.mode != OfferMode::BootServer)
-                {
-                    self.waiting.remove(&mac);
+                if let Some(waiting) = self.waiting.get_mut(&mac) {
+                    waiting.is_leased = true;
                 }
                 None
             }
@@ -226,15 +266,27 @@ impl Learned {
             self.waiting.remove(&mac);
             return None;
         }
-        if waiting.mode != OfferMode::Direct || elapsed < ASKS_AGAIN_AFTER {
+        // Whether mode B has worked is seen at port 4011, not by the lease.
+        if waiting.is_leased && waiting.mode == OfferMode::Direct {
+            self.waiting.remove(&mac);
+            return None;
+        }
+        if elapsed < ASKS_AGAIN_AFTER {
             return None;
         }
         waiting.ignored = waiting.ignored.saturating_add(1);
         if waiting.ignored < IGNORED_MAX {
             return None;
         }
+        let ignored = waiting.mode;
         self.waiting.remove(&mac);
-        let lesson = Lesson { mac, has_worked: false };
+        let proof = match self.lessons.get(&mac) {
+            None => Proof::Untried,
+            Some((_, lesson)) if lesson.proof == Proof::Untried => Proof::BothIgnored,
+            // What has worked once, or is hopeless, is not given up for a network that leases no addresses today.
+            Some(_) => return None,
+        };
+        let lesson = Lesson { mac, mode: ignored.alternative()?, proof };
         self.insert(lesson);
         Some(lesson)
     }
@@ -254,7 +306,8 @@ impl Learned {
                         self.waiting.remove(&mac);
                     }
                 }
-                self.waiting.insert(mac, Waiting { mode, since: now, ignored: 0 });
+                let waiting = Waiting { mode, since: now, ignored: 0, is_leased: false };
+                self.waiting.insert(mac, waiting);
             }
         }
     }
@@ -263,10 +316,10 @@ impl Learned {
         let waiting = self.waiting.remove(&mac)?;
         let is_soon = now.saturating_duration_since(waiting.since) <= ASKS_AGAIN_WITHIN;
         let (_, lesson) = self.lessons.get_mut(&mac)?;
-        if waiting.mode != OfferMode::BootServer || !is_soon || lesson.has_worked {
+        if waiting.mode != lesson.mode || !is_soon || lesson.proof == Proof::Worked {
             return None;
         }
-        lesson.has_worked = true;
+        lesson.proof = Proof::Worked;
         Some(*lesson)
     }
 

@@ -65,6 +65,8 @@ pub enum Event<'a> {
     },
     /// A machine has taught or confirmed how it must be answered; to be kept over a restart.
     Learned(Lesson),
+    /// A machine has fetched something by TFTP or HTTP.
+    Fetched(Mac),
 }
 
 /// Who hears of events.
@@ -91,23 +93,24 @@ impl Observer for LogObserver {
                 log::warn!(interface, mac:% = client.mac, to:%, error:%;
                     "cannot send the answer for {client} to {to}: {error}");
             }
+            // Whom the site does not serve is told by the scribe, once.
             Event::Silent { interface, silence } => match silence.reason {
-                Reason::Unserved(_) | Reason::NoLoader(_) => {
-                    log::warn!(interface; "{silence}");
-                }
                 Reason::Unreadable(ParseError::NotRequest(_)) | Reason::NotBooting(_) => {
                     log::trace!(interface; "{silence}");
                 }
                 _ => log::debug!(interface; "{silence}"),
             },
-            Event::Learned(lesson) if lesson.has_worked => {
-                log::info!(mac:% = lesson.mac; "{} boots by port 4011", lesson.mac);
-            }
-            Event::Learned(lesson) => {
-                log::info!(mac:% = lesson.mac;
-                    "{} ignored two offers with option 43 and gets them without from now on", lesson.mac);
-            }
+            Event::Learned(lesson) => log::info!(mac:% = lesson.mac; "{lesson}"),
+            // The one that served it has logged it.
+            Event::Fetched(_) => {}
         }
+    }
+}
+
+impl<A: Observer, B: Observer> Observer for (A, B) {
+    fn observe(&mut self, event: &Event<'_>) {
+        self.0.observe(event);
+        self.1.observe(event);
     }
 }
 
@@ -216,6 +219,7 @@ pub async fn run(
         match received.or(fetched).or(check_due).await {
             Input::CheckDue => listeners.iter_mut().for_each(Listener::follow_interface),
             Input::Fetch(mac) => {
+                observer.observe(&Event::Fetched(mac));
                 if let Some(lesson) = answerer.handle_fetch(mac, clock::monotonic()) {
                     observer.observe(&Event::Learned(lesson));
                 }

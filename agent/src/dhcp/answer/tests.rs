@@ -6,6 +6,8 @@ use std::time::Duration;
 
 use super::*;
 use crate::clock::monotonic;
+use crate::dhcp::DhcpConfig;
+use crate::dhcp::quirks::Proof;
 
 const US: Ipv4Addr = Ipv4Addr::new(10, 9, 0, 2);
 const MACHINE: [u8; 6] = [0x52, 0x54, 0, 0x12, 0x34, 0x56];
@@ -267,7 +269,8 @@ fn an_answer_goes_to_no_address_that_cannot_be_a_machine_or_a_relay() {
 #[test]
 fn an_offer_in_mode_b_has_no_option_43_and_is_completed_on_port_4011() {
     let mac = Mac::from_bytes(MACHINE).unwrap();
-    let mut answerer = Answerer::new(Loaders::default(), 8080, [Lesson { mac, has_worked: false }]);
+    let lesson = |proof| Lesson { mac, mode: OfferMode::BootServer, proof };
+    let mut answerer = Answerer::new(Loaders::default(), 8080, [lesson(Proof::Untried)]);
     let ask = Ask::new(DISCOVER, PXE_X64, Some(7)).bytes();
     let reply = answerer.handle_packet(&arrival(&ask, Port::Dhcp), monotonic()).unwrap();
     assert_eq!(option(&reply.packet, 43), None);
@@ -275,8 +278,7 @@ fn an_offer_in_mode_b_has_no_option_43_and_is_completed_on_port_4011() {
     let ask = Ask::new(REQUEST, PXE_X64, Some(7)).bytes();
     let reply = answerer.handle_packet(&arrival(&ask, Port::BootServer), monotonic()).unwrap();
     assert_eq!(option(&reply.packet, 43), None);
-    assert_eq!(reply.lesson, Some(Lesson { mac, has_worked: true }));
-    assert_eq!(answerer.lessons(), [Lesson { mac, has_worked: true }]);
+    assert_eq!(reply.lesson, Some(lesson(Proof::Worked)));
 }
 
 #[test]
@@ -313,6 +315,30 @@ fn what_follows_an_offer_shows_that_it_was_understood() {
                 assert_eq!(answerer.handle_fetch(mac, now), None);
             }
         }
+    }
+}
+
+#[test]
+fn what_the_operator_says_counts_before_table_and_lesson() {
+    let mac = Mac::from_bytes(MACHINE).unwrap();
+    let lesson = Lesson { mac, mode: OfferMode::BootServer, proof: Proof::Worked };
+    let told = |lines: &str, ask: &Ask| {
+        let config: DhcpConfig = toml::from_str(&format!("[[quirk]]\n{lines}")).expect("a quirk");
+        Answerer::new(Loaders::default(), 8080, [lesson])
+            .with_quirks(config.quirks)
+            .handle_packet(&arrival(&ask.bytes(), Port::Dhcp), monotonic())
+    };
+    let x64 = Ask::new(DISCOVER, PXE_X64, Some(7));
+    let reply = told("oui = [\"52:54:00\"]\nmode = \"direct\"\nfile = \"sb/shimx64.efi\"", &x64);
+    let reply = reply.expect("an offer");
+    assert_eq!(reply.file, "sb/shimx64.efi");
+    assert_eq!(option(&reply.packet, 43), Some(vec![6, 1, 8, 255]));
+    let other = told("arch = [9]\nmode = \"direct\"", &x64).expect("an offer");
+    assert_eq!(option(&other.packet, 43), None, "an entry about others changes nothing");
+    let refused = "vendor_class = \"PXEClient:Arch:00007\"\nrefuse = true";
+    for ask in [x64.clone(), x64.with(175, &[1])] {
+        let silence = told(refused, &ask).expect_err("silence, for its iPXE too");
+        assert_eq!(silence.reason, Reason::RefusedByOperator);
     }
 }
 

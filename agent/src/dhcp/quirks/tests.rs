@@ -20,6 +20,17 @@ fn play(learned: &mut Learned, mac: Mac, seconds: &[u64]) -> Vec<OfferMode> {
     seconds.iter().map(offer).collect()
 }
 
+/// All lessons, oldest first.
+fn entries(learned: &Learned) -> Vec<Lesson> {
+    let mut lessons: Vec<_> = learned.lessons.values().copied().collect();
+    lessons.sort_unstable_by_key(|(number, _)| *number);
+    lessons.into_iter().map(|(_, lesson)| lesson).collect()
+}
+
+fn lesson(mac: Mac, mode: OfferMode, proof: Proof) -> Lesson {
+    Lesson { mac, mode, proof }
+}
+
 #[test]
 fn every_row_of_the_table_is_found_by_its_keys() {
     for (address, class, code, mode) in [
@@ -61,9 +72,51 @@ fn a_client_that_ignores_mode_a_twice_gets_mode_b() {
     let client = mac("52:54:00:12:34:56");
     let mut learned = Learned::default();
     assert_eq!(play(&mut learned, client, &[0, 4, 12, 28]), [A, A, B, B]);
-    assert_eq!(learned.entries(), [Lesson { mac: client, has_worked: false }]);
+    assert_eq!(entries(&learned), [lesson(client, B, Proof::Untried)]);
     assert_eq!(play(&mut learned, client, &[0]), [B]);
     assert_eq!(play(&mut learned, mac("52:54:00:12:34:57"), &[0]), [A]);
+}
+
+#[test]
+fn a_client_that_the_table_sends_to_4011_and_that_ignores_that_twice_gets_mode_a() {
+    let client = mac("94:18:82:00:00:01");
+    let mut learned = Learned::default();
+    let start = monotonic();
+    let mut lessons = Vec::new();
+    for second in [0, 10, 20] {
+        let now = start + Duration::from_secs(second);
+        lessons.extend(learned.learn(client, Sight::Asked, now));
+        learned.learn(client, Sight::Offered(OfferMode::BootServer), now);
+        // It takes its lease each time and never comes to port 4011.
+        assert_eq!(learned.learn(client, Sight::Leased, now + Duration::from_secs(1)), None);
+    }
+    assert_eq!(lessons, [lesson(client, OfferMode::Direct, Proof::Untried)]);
+    let now = start + Duration::from_secs(30);
+    learned.learn(client, Sight::Offered(OfferMode::Direct), now);
+    learned.learn(client, Sight::Leased, now);
+    let worked = lesson(client, OfferMode::Direct, Proof::Worked);
+    assert_eq!(learned.learn(client, Sight::WentOn, now), Some(worked));
+}
+
+#[test]
+fn a_client_that_ignores_both_is_left_with_the_tables_form_and_is_no_news_again() {
+    use OfferMode::{BootServer as B, Direct as A};
+    let client = mac("52:54:00:12:34:56");
+    let mut learned = Learned::default();
+    assert_eq!(play(&mut learned, client, &[0, 4, 12, 16, 20]), [A, A, B, B, A]);
+    let hopeless = lesson(client, A, Proof::BothIgnored);
+    assert_eq!(entries(&learned), [hopeless]);
+    assert_eq!(play(&mut learned, client, &[0, 4, 12, 16, 20, 24, 28, 32]), [A; 8]);
+    assert_eq!(entries(&learned), [hopeless]);
+}
+
+#[test]
+fn what_has_worked_is_not_given_up_when_no_address_is_leased() {
+    let client = mac("52:54:00:12:34:56");
+    let worked = lesson(client, OfferMode::BootServer, Proof::Worked);
+    let mut learned = Learned::restore([worked]);
+    assert_eq!(play(&mut learned, client, &[0, 4, 12, 28, 32, 36]), [OfferMode::BootServer; 6]);
+    assert_eq!(entries(&learned), [worked]);
 }
 
 #[test]
@@ -98,10 +151,10 @@ fn success_after_mode_b_is_remembered_once() {
     let start = monotonic();
     play(&mut learned, client, &[0, 4, 12]);
     assert_eq!(learned.learn(client, Sight::Leased, start + Duration::from_secs(13)), None);
-    let worked = Some(Lesson { mac: client, has_worked: true });
+    let worked = Some(lesson(client, OfferMode::BootServer, Proof::Worked));
     assert_eq!(learned.learn(client, Sight::WentOn, start + Duration::from_secs(14)), worked);
     assert_eq!(learned.learn(client, Sight::WentOn, start + Duration::from_secs(15)), None);
-    assert_eq!(learned.entries().as_slice(), worked.as_slice());
+    assert_eq!(entries(&learned).as_slice(), worked.as_slice());
 }
 
 #[test]
@@ -112,12 +165,12 @@ fn lessons_survive_a_restart_and_the_oldest_goes_first() {
     };
     let lessons: Vec<_> = (0..LESSONS_MAX)
         .rev()
-        .map(|n| Lesson { mac: address(n), has_worked: n % 2 == 0 })
+        .map(|n| lesson(address(n), OfferMode::BootServer, Proof::Worked))
         .collect();
     let mut learned = Learned::restore(lessons.clone());
-    assert_eq!(learned.entries(), lessons);
+    assert_eq!(entries(&learned), lessons);
     play(&mut learned, address(LESSONS_MAX), &[0, 4, 12]);
-    assert_eq!(learned.entries().len(), LESSONS_MAX);
+    assert_eq!(entries(&learned).len(), LESSONS_MAX);
     assert_eq!(learned.mode(address(LESSONS_MAX - 1)), None);
     assert_eq!(learned.mode(address(LESSONS_MAX)), Some(OfferMode::BootServer));
 }

@@ -85,7 +85,8 @@ proptest! {
         ask.options.extend(options);
         let mut datagram = ask.bytes();
         datagram.truncate(cut.unwrap_or(usize::MAX));
-        let lesson = lesson.then(|| Lesson { mac: Mac::from_bytes(MACHINE).unwrap(), has_worked: false });
+        let mac = Mac::from_bytes(MACHINE).unwrap();
+        let lesson = lesson.then_some(Lesson { mac, mode: OfferMode::BootServer, proof: Proof::Untried });
         let mut answerer = Answerer::new(Loaders::default(), 8080, lesson);
         let port = if is_dhcp { Port::Dhcp } else { Port::BootServer };
         let now = monotonic();

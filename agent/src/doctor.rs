@@ -1,0 +1,7 @@
+//! `pureboot-agent doctor`: what is wrong with this host before a machine boots, and what went wrong after one did.
+//!
+//! Every check is a pure function from what was read (a file of `/proc`, an answer, a packet, a trace) to [`Finding`]s, each of
+//! which names the cause and the cure.
+
+pub mod trace;
+pub mod watch;
