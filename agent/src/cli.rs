@@ -3,6 +3,7 @@
 mod cache;
 mod check_config;
 mod dhcp_snippet;
+mod doctor;
 mod init;
 mod start;
 mod status;
@@ -20,7 +21,10 @@ use crate::data_dir;
     note = "First time: `pureboot-agent init --site-id ID --central-url URL --token-file FILE`, then `pureboot-agent start`.",
     note = "PUREBOOT_LOG=debug makes the log tell more (error, warn, info, debug, trace).",
     error_code(0, "done; for status: all is well"),
-    error_code(1, "failed, or the arguments are wrong; for status: degraded"),
+    error_code(
+        1,
+        "failed, or the arguments are wrong; for status: degraded; for doctor: something does not work"
+    ),
     error_code(3, "status: the agent is not running")
 )]
 struct Arguments {
@@ -40,6 +44,7 @@ enum Command {
     CheckConfig(check_config::CheckConfig),
     Cache(cache::Cache),
     DhcpSnippet(dhcp_snippet::DhcpSnippet),
+    Doctor(doctor::Doctor),
 }
 
 /// Reads the arguments and does what they say; what goes wrong has been printed when this returns.
@@ -48,7 +53,7 @@ pub fn run() -> ExitCode {
     let done = match arguments.command {
         _ if arguments.version => print(&format!("pureboot-agent {}\n", env!("CARGO_PKG_VERSION"))),
         None => Err(anyhow::anyhow!(
-            "say what to do: init, start, status, check-config, cache or dhcp-snippet (--help tells more)"
+            "say what to do: init, start, status, check-config, cache, dhcp-snippet or doctor (--help tells more)"
         )),
         Some(Command::Init(init)) => init.run(),
         Some(Command::Start(start)) => start.run(),
@@ -56,6 +61,7 @@ pub fn run() -> ExitCode {
         Some(Command::CheckConfig(check_config)) => check_config.run(),
         Some(Command::Cache(cache)) => cache.run(),
         Some(Command::DhcpSnippet(snippet)) => snippet.run(),
+        Some(Command::Doctor(doctor)) => doctor.run(),
     };
     done.unwrap_or_else(|error| {
         complain(&format!("{error:#}"));

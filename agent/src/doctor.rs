@@ -1,7 +1,15 @@
 //! `pureboot-agent doctor`: what is wrong with this host before a machine boots, and what went wrong after one did.
 //!
 //! Every check is a pure function from what was read (a file of `/proc`, an answer, a packet, a trace) to [`Finding`]s, each of
-//! which names the cause and the cure.
+//! which names the cause and the cure. [`probe`] is the shell that reads, and the one place where time limits stand.
 
+pub mod central;
+pub mod diagnose;
+pub mod finding;
+pub mod host;
+pub mod ports;
+pub mod probe;
+mod proc;
+pub mod servers;
 pub mod trace;
 pub mod watch;

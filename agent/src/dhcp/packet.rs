@@ -129,7 +129,7 @@ impl Request {
 }
 
 /// All options by code, those of one code joined (RFC 3396), also from the header fields that option 52 gives over to them.
-fn collect_options(header: &Message<'_>, datagram: &[u8]) -> BTreeMap<u8, Vec<u8>> {
+pub(crate) fn collect_options(header: &Message<'_>, datagram: &[u8]) -> BTreeMap<u8, Vec<u8>> {
     let mut options = BTreeMap::<u8, Vec<u8>>::new();
     for option in header.opts() {
         options.entry(option.code().into()).or_default().extend_from_slice(option.data());

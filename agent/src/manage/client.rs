@@ -53,8 +53,20 @@ pub enum AskError {
 /// # Errors
 /// The agent does not run or gives no answer.
 pub fn ask<T: DeserializeOwned>(socket: &Path, path: &str) -> Result<T, AskError> {
+    ask_within(socket, path, PATIENCE)
+}
+
+/// As [`ask`], with a limit of the caller's.
+///
+/// # Errors
+/// The agent does not run or gives no answer within `patience`.
+pub fn ask_within<T: DeserializeOwned>(
+    socket: &Path,
+    path: &str,
+    patience: Duration,
+) -> Result<T, AskError> {
     let request = Request::get(path).body(http_body_util::Empty::<Bytes>::new());
-    send(socket, request.expect("a path that the program has made"), PATIENCE)
+    send(socket, request.expect("a path that the program has made"), patience)
 }
 
 /// Sends `request` and reads the answer.

@@ -126,6 +126,19 @@ impl Controller {
         Ok(())
     }
 
+    /// Asks as [`Controller::check`] does, over a new connection, and hands over the answer as it came: what it is takes a
+    /// person to be told.
+    ///
+    /// # Errors
+    /// No answer came within `budget`.
+    pub async fn look(&self, budget: Duration) -> Result<Response<Bytes>, CallError> {
+        let request = self.request(Method::GET, "/readyz", None);
+        within(budget, async {
+            Ok::<_, CallError>(self.exchange(self.connect().await?, request, budget).await?)
+        })
+        .await
+    }
+
     /// Redeems a token.
     ///
     /// # Errors

@@ -1,0 +1,37 @@
+//! `pureboot-agent doctor`
+
+use std::path::PathBuf;
+use std::process::ExitCode;
+
+use argh::FromArgs;
+
+use crate::doctor::probe::{Visit, examine};
+
+/// say what is wrong with this host, its network and recent boots, and the cure; takes 10 s at the most; exit code 0: nothing
+/// worse than a warning, 1: something does not work
+#[derive(FromArgs, Debug)]
+#[argh(subcommand, name = "doctor")]
+pub(super) struct Doctor {
+    /// print JSON for programs
+    #[argh(switch)]
+    json: bool,
+    /// look for other DHCP servers on this interface too; may be given more than once (default: those of [dhcp])
+    #[argh(option, long = "interface")]
+    interfaces: Vec<String>,
+    /// directory that holds all that the agent keeps (default: /var/lib/pureboot)
+    #[argh(option, default = "super::default_data_dir()")]
+    data_dir: PathBuf,
+}
+
+impl Doctor {
+    pub(super) fn run(self) -> anyhow::Result<ExitCode> {
+        let visit = Visit { data_dir: self.data_dir, interfaces: self.interfaces };
+        let diagnosis = examine(&visit);
+        super::print(&if self.json {
+            format!("{}\n", serde_json::to_string_pretty(&diagnosis)?)
+        } else {
+            diagnosis.render()
+        })?;
+        Ok(if diagnosis.is_healthy { ExitCode::SUCCESS } else { ExitCode::FAILURE })
+    }
+}
