@@ -69,11 +69,12 @@ fn judge_tls(url: &CentralUrl, error: &std::io::Error) -> Finding {
         )) => fail(&format!("its certificate is not for '{}'", url.host())).cure(
             "use the name that the certificate has in central_url, or issue one for this name",
         ),
-        Some(TlsError::InvalidCertificate(CertificateError::UnknownIssuer)) => {
-            fail("its certificate is of an authority that is not trusted here")
-                .because("ca_file holds another authority, or somebody reads along")
-                .cure("set ca_file to the authority of the controller's certificate")
-        }
+        // An authority that was made anew under its old name signs differently.
+        Some(TlsError::InvalidCertificate(
+            CertificateError::UnknownIssuer | CertificateError::BadSignature,
+        )) => fail("its certificate is of an authority that is not trusted here")
+            .because("ca_file holds another authority, or somebody reads along")
+            .cure("set ca_file to the authority of the controller's certificate"),
         Some(TlsError::InvalidMessage(_)) => fail("does not speak TLS on that port")
             .cure("correct central_url, or give the controller a certificate (--tls-cert-file)"),
         _ => fail(&format!("no trusted TLS: {error}"))
@@ -136,6 +137,7 @@ mod tests {
                 "not for 'boot.example.org'",
             ),
             (certificate(CertificateError::UnknownIssuer), Severity::Fail, "set ca_file"),
+            (certificate(CertificateError::BadSignature), Severity::Fail, "set ca_file"),
             (certificate(CertificateError::Revoked), Severity::Fail, "no trusted TLS"),
             (
                 tls(TlsError::InvalidMessage(rustls::InvalidMessage::InvalidContentType)),

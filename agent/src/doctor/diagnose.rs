@@ -6,6 +6,7 @@
 use pureboot_protocol::Timestamp;
 
 use super::finding::Finding;
+use super::servers::is_probe;
 use super::trace::{Step, Trace, Way};
 use crate::dhcp::quirks::OfferMode;
 
@@ -70,6 +71,13 @@ impl Boot<'_> {
         None
     }
 
+    /// The last step that `is` says yes to, unless the machine has got an answer since.
+    fn last_word(&self, is: impl Fn(&Step) -> bool) -> Option<&Step> {
+        let is_answer = |step: &Step| is_progress(step) || matches!(step, Step::Offered { .. });
+        let (index, step) = self.steps().enumerate().filter(|(_, step)| is(step)).last()?;
+        (!self.steps().skip(index + 1).any(is_answer)).then_some(step)
+    }
+
     fn is_quiet(&self) -> bool {
         let last = self.trace.steps.last();
         last.is_some_and(|(at, _)| self.now.seconds_since(*at) >= QUIET_S)
@@ -94,7 +102,8 @@ impl Boot<'_> {
 
 /// What went wrong with these boots, at `now`.
 pub fn diagnose(traces: &[Trace], now: Timestamp) -> Vec<Finding> {
-    let boots = traces.iter().map(|trace| Boot { trace, now });
+    let machines = traces.iter().filter(|trace| !is_probe(trace.mac));
+    let boots = machines.map(|trace| Boot { trace, now });
     let mut findings: Vec<_> =
         boots.flat_map(|boot| RULES.iter().find_map(|rule| rule(&boot))).collect();
     let hidden = findings.len().saturating_sub(FINDINGS_MAX);
@@ -140,24 +149,23 @@ fn other_server(boot: &Boot<'_>) -> Option<Finding> {
 
 /// A host without a default route, or a link that is down.
 fn unsent(boot: &Boot<'_>) -> Option<Finding> {
-    boot.steps().rev().find_map(|step| {
-        let Step::Unsent { error } = step else { return None };
-        let finding = boot
-            .fail(format!("the answer could not be sent: {error}"))
-            .because("the link is down or a packet filter rejects broadcasts to port 68")
-            .cure("look at `ip link`, and let the agent send from ports 67 and 4011");
-        Some(finding)
-    })
+    let Step::Unsent { error } = boot.last_word(|step| matches!(step, Step::Unsent { .. }))? else {
+        return None;
+    };
+    let finding = boot
+        .fail(format!("the answer could not be sent: {error}"))
+        .because("the link is down or a packet filter rejects broadcasts to port 68")
+        .cure("look at `ip link`, and let the agent send from ports 67 and 4011");
+    Some(finding)
 }
 
 fn refused(boot: &Boot<'_>) -> Option<Finding> {
-    boot.steps().rev().find_map(|step| {
-        let Step::Refused { reason } = step else { return None };
-        let finding = boot
-            .warn(format!("got no answer: {reason}"))
-            .cure("none is needed if it is to boot its disk; else name a loader in [dhcp.loaders]");
-        Some(finding)
-    })
+    let is_refusal = |step: &Step| matches!(step, Step::Refused { .. });
+    let Step::Refused { reason } = boot.last_word(is_refusal)? else { return None };
+    let finding = boot
+        .warn(format!("got no answer: {reason}"))
+        .cure("none is needed if it is to boot its disk; else name a loader in [dhcp.loaders]");
+    Some(finding)
 }
 
 fn loader_missing(boot: &Boot<'_>) -> Option<Finding> {

@@ -349,11 +349,11 @@ async fn ask_servers(interface: String) -> io::Result<BTreeSet<Heard>> {
     socket.set_reuse_address(true)?;
     socket.bind(&SocketAddrV4::new(Ipv4Addr::UNSPECIFIED, CLIENT_PORT).into())?;
     let socket = Async::new(UdpSocket::from(socket))?;
-    let mut random = [0; 10];
+    let mut random = [0; 7];
     getrandom::fill(&mut random)?;
-    let [a, b, c, d, e, f, xid @ ..] = random;
+    let [a, b, c, xid @ ..] = random;
     let xid = u32::from_be_bytes(xid);
-    let question = servers::discover(servers::probe_address([a, b, c, d, e, f]), xid);
+    let question = servers::discover(servers::probe_address([a, b, c]), xid);
     let everybody = SocketAddrV4::new(Ipv4Addr::BROADCAST, SERVER_PORT);
     socket.send_to(&question, everybody).await?;
     let mut heard = BTreeSet::new();

@@ -18,11 +18,19 @@ const UNDI: [u8; 3] = [1, 3, 16];
 /// The longest name of a file that is told, in characters.
 const FILE_LEN_SHOWN: usize = 128;
 
-/// A locally administered address that no machine has: `random` with the bits of RFC 7042 §2.1 set.
-pub fn probe_address(random: [u8; 6]) -> Mac {
-    let [first, rest @ ..] = random;
-    let [b, c, d, e, f] = rest;
-    Mac::from_bytes([first & !1 | 2, b, c, d, e, f]).expect("unicast and not zero")
+/// Addresses that begin so are the doctor's own: locally administered (RFC 7042 §2.1), so no maker gives them to a machine.
+const PROBE_PREFIX: [u8; 3] = [0x02, b'p', b'b'];
+
+/// An address that no machine has.
+pub fn probe_address(random: [u8; 3]) -> Mac {
+    let [a, b, c] = PROBE_PREFIX;
+    let [d, e, f] = random;
+    Mac::from_bytes([a, b, c, d, e, f]).expect("unicast and not zero")
+}
+
+/// Whether a boot is the doctor's own question.
+pub fn is_probe(mac: Mac) -> bool {
+    mac.as_bytes().starts_with(&PROBE_PREFIX)
 }
 
 /// A DISCOVER that asks for an address and for everything that a boot file is named by.
@@ -206,9 +214,10 @@ mod tests {
 
     #[test]
     fn the_question_is_one_of_firmware_with_an_address_of_nobody() {
-        for random in [[0; 6], [0xff; 6], [1, 2, 3, 4, 5, 6]] {
+        for random in [[0; 3], [0xff; 3], [1, 2, 3]] {
             let mac = probe_address(random);
             assert_eq!(mac.as_bytes()[0] & 3, 2, "locally administered and unicast");
+            assert!(is_probe(mac));
             let request = Request::parse(&discover(mac, XID)).expect("a request");
             assert_eq!((request.mac, request.xid, request.codes), (mac, XID, vec![7]));
             assert_eq!((request.kind, request.flags), (MessageType::Discover, 0x8000));
@@ -239,7 +248,7 @@ mod tests {
     fn what_is_no_answer_to_the_question_is_left_out() {
         let packet = offer([10, 9, 0, 50], US, b"", vec![]);
         assert_eq!(parse_answer(&packet, XID + 1, ROGUE), None);
-        assert_eq!(parse_answer(&discover(probe_address([7; 6]), XID), XID, ROGUE), None);
+        assert_eq!(parse_answer(&discover(probe_address([7; 3]), XID), XID, ROGUE), None);
         for len in [0, 1, 100, 239, 240] {
             assert_eq!(parse_answer(&packet[..len], XID, ROGUE), None, "{len}");
         }

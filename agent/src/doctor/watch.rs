@@ -18,6 +18,9 @@ const MACHINES_MAX: usize = 64;
 /// How many steps of each; the earliest goes first.
 const STEPS_MAX: usize = 32;
 
+/// After so much silence the next step is of another boot, in seconds.
+const BOOT_GAP_S: i64 = 300;
+
 /// The machines that booted lately.
 #[derive(Debug, Default)]
 pub struct Recent(BTreeMap<Mac, VecDeque<(Timestamp, Step)>>);
@@ -33,6 +36,9 @@ impl Recent {
             }
         }
         let steps = self.0.entry(mac).or_default();
+        if steps.back().is_some_and(|(at, _)| now.seconds_since(*at) >= BOOT_GAP_S) {
+            steps.clear();
+        }
         if steps.len() >= STEPS_MAX {
             steps.pop_front();
         }
@@ -116,5 +122,9 @@ mod tests {
         let steps = &traces.iter().find(|trace| trace.mac == mac(9)).expect("known").steps;
         assert_eq!(steps.len(), STEPS_MAX);
         assert_eq!(steps.last().map(|(at, _)| at.unix_ms()), Some(199));
+        recent.note(mac(9), Step::LeaseAsked, Timestamp::from_unix_ms(199 + BOOT_GAP_S * 1_000));
+        let traces = recent.traces();
+        let steps = &traces.iter().find(|trace| trace.mac == mac(9)).expect("known").steps;
+        assert_eq!(steps.len(), 1, "another boot");
     }
 }

@@ -239,6 +239,11 @@ fn each_case_of_the_field_has_its_finding() {
         Some((Warn, &reason, "", "[dhcp.loaders]")),
     );
     check(
+        "refused, then served",
+        vec![S::Refused { reason }, offered(A), S::LeaseAsked, S::Scripted],
+        None,
+    );
+    check(
         "loader not there",
         vec![offered(A), S::LeaseAsked, missing(LOADER, Way::Tftp, 0)],
         Some((Fail, "the cache does not hold", "", "cache add bootloaders/snponly-x64.efi")),
@@ -263,6 +268,13 @@ fn a_boot_under_way_is_not_judged_by_what_it_has_not_done_yet() {
         let steps: Vec<_> = steps.into_iter().map(|step| (at(0), step)).collect();
         assert_eq!(diagnose(&[Trace { mac, steps }], at(29)), []);
     }
+}
+
+#[test]
+fn the_doctors_own_question_is_no_boot() {
+    let mac = crate::doctor::servers::probe_address([1, 2, 3]);
+    let steps = vec![(at(0), offered(OfferMode::Direct)), (at(1), offered(OfferMode::Direct))];
+    assert_eq!(diagnose(&[Trace { mac, steps }], at(100)), []);
 }
 
 #[test]
