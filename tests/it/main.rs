@@ -3,6 +3,7 @@
 //! Each trial is a plain function whose name is the sentence that must hold. What it needs of the machine is declared beside
 //! it; where that is missing the trial is ignored, and the reason is printed.
 
+mod doctor;
 mod hostile;
 mod http;
 mod join;
@@ -74,6 +75,7 @@ fn main() {
         join::cases(),
         manage::cases(),
         offline::cases(),
+        doctor::cases(),
         hostile::cases(),
         netboot::cases(),
     ];

@@ -101,7 +101,7 @@ fn blank_disk(dir: &Path) -> Result<PathBuf> {
 }
 
 /// A DHCP server on one interface that leases addresses and knows nothing of booting.
-fn leases_only(interface: &str, dir: &Path) -> Result<Command> {
+pub(crate) fn leases_only(interface: &str, dir: &Path) -> Result<Command> {
     let mut command = process::system("dnsmasq")?;
     command.args(["--keep-in-foreground", "--conf-file=/dev/null", "--port=0", "--user=root"]);
     command.arg(format!("--interface={interface}"));
@@ -249,7 +249,7 @@ fn ovmf_boots_by_uefi_pxe_to_its_installer() -> Result<()> {
 }
 
 /// Switches ProxyDHCP on, as an operator does who edits the settings.
-fn enable_proxydhcp(site: &mut Site) -> Result<()> {
+pub(crate) fn enable_proxydhcp(site: &mut Site) -> Result<()> {
     site.agent.stop();
     let path = site.agent.data_dir().join("agent.toml");
     let settings = fs::read_to_string(&path)?;
