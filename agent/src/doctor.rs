@@ -1,6 +1,6 @@
 //! `pureboot-agent doctor`: what is wrong with this host before a machine boots, and what went wrong after one did.
 //!
-//! Every check is a pure function from what was read (a file of `/proc`, an answer, a packet, a trace) to [`Finding`]s, each of
+//! Every check is a pure function from what was read (a file of `/proc`, an answer, a packet, a trace) to [findings](finding::Finding), each of
 //! which names the cause and the cure. [`probe`] is the shell that reads, and the one place where time limits stand.
 
 pub mod central;

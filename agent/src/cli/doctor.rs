@@ -15,7 +15,7 @@ pub(super) struct Doctor {
     /// print JSON for programs
     #[argh(switch)]
     json: bool,
-    /// look for other DHCP servers on this interface too; may be given more than once (default: those of [dhcp])
+    /// look for other DHCP servers on this interface too; may be given more than once (default: those that agent.toml has for dhcp)
     #[argh(option, long = "interface")]
     interfaces: Vec<String>,
     /// directory that holds all that the agent keeps (default: /var/lib/pureboot)

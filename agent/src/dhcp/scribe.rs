@@ -1,6 +1,6 @@
 //! Writes down what ProxyDHCP learns and whom it does not serve: for `status`, for the log, and over a restart.
 //!
-//! The answering task only changes memory; a task of its own writes the file, at most once in [`SAVE_REST`].
+//! The answering task only changes memory; a task of its own writes the file, at most once in ten seconds.
 
 use std::cell::RefCell;
 use std::path::{Path, PathBuf};

@@ -116,11 +116,9 @@ fn load(root: &Path) -> Result<Settings, Finding> {
         Ok(Settings { data_dir, config })
     });
     loaded.map_err(|error| {
-        let finding = Finding::fail(name, format!("{error:#}"));
-        match geteuid().is_root() {
-            true => finding.cure("correct it, then `pureboot-agent check-config`"),
-            false => finding.cure("run the doctor as the agent's user to look further"),
-        }
+        Finding::fail(name, format!("{error:#}")).cure(
+            "run the doctor as the agent's user, or correct it: `pureboot-agent check-config`",
+        )
     })
 }
 
