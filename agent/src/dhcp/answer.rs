@@ -66,6 +66,8 @@ pub struct Client {
     pub mac: Mac,
     /// Its transaction.
     pub xid: u32,
+    /// The address that it has, or that it asks the server that leases addresses for.
+    pub address: Option<Ipv4Addr>,
 }
 
 impl fmt::Display for Client {
@@ -243,7 +245,7 @@ impl Answerer {
             reason: error.into(),
             lesson: None,
         })?;
-        let client = Client { mac: request.mac, xid: request.xid };
+        let client = Client { mac: request.mac, xid: request.xid, address: address_of(&request) };
         let sign = self.ipxe_sign(&request, now);
         let sight = sight(&request, arrival.port, sign);
         let lesson = sight.and_then(|sight| self.learned.learn(request.mac, sight, now));
@@ -370,6 +372,12 @@ impl Answerer {
     fn loader_url(&self, us: Ipv4Addr, file: &LoaderFile) -> String {
         format!("http://{us}:{}/files/{}/{file}", self.http_port, Category::Bootloaders)
     }
+}
+
+/// The address that a machine has or is about to have. What it asks for in a DISCOVER is the memory of an earlier lease.
+fn address_of(request: &Request) -> Option<Ipv4Addr> {
+    let requested = request.requested.filter(|_| request.kind == MessageType::Request);
+    Some(request.ciaddr).filter(|address| !address.is_unspecified()).or(requested)
 }
 
 fn is_bare_class(request: &Request) -> bool {

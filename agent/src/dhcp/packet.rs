@@ -54,6 +54,8 @@ pub struct Request {
     pub flags: u16,
     /// The address that it has; zero before it has one.
     pub ciaddr: Ipv4Addr,
+    /// The address that it asks the server that leases addresses for (option 50).
+    pub requested: Option<Ipv4Addr>,
     /// The relay that forwarded the request; zero without one.
     pub giaddr: Ipv4Addr,
     /// Option 60; empty if absent.
@@ -109,6 +111,9 @@ impl Request {
             secs: header.secs(),
             flags: Flags::into(header.flags()),
             ciaddr: header.ciaddr(),
+            requested: take(OptionCode::RequestedIpAddress)
+                .and_then(|address| <[u8; 4]>::try_from(address).ok())
+                .map(Ipv4Addr::from),
             giaddr: header.giaddr(),
             class: take(OptionCode::ClassIdentifier).unwrap_or_default(),
             codes: codes.map(u16::from_be_bytes).collect(),

@@ -44,6 +44,8 @@ pub enum Event<'a> {
     Answered {
         /// On this interface.
         interface: &'a str,
+        /// On this port.
+        port: Port,
         /// With this.
         reply: &'a Reply,
     },
@@ -75,6 +77,14 @@ pub trait Observer {
     fn observe(&mut self, event: &Event<'_>);
 }
 
+/// Both hear of everything.
+impl<A: Observer, B: Observer> Observer for (A, B) {
+    fn observe(&mut self, event: &Event<'_>) {
+        self.0.observe(event);
+        self.1.observe(event);
+    }
+}
+
 /// Writes the events to the log.
 #[derive(Debug, Clone, Copy, Default)]
 pub struct LogObserver;
@@ -82,7 +92,7 @@ pub struct LogObserver;
 impl Observer for LogObserver {
     fn observe(&mut self, event: &Event<'_>) {
         match event {
-            Event::Answered { interface, reply } => {
+            Event::Answered { interface, reply, .. } => {
                 let Reply { client, file, boot, .. } = reply;
                 let to = reply.destination.address();
                 log::info!(interface, mac:% = client.mac, xid = client.xid, file:%, to:%;
@@ -299,7 +309,10 @@ async fn answer(
         Ok(reply) => {
             let to = reply.destination.address();
             match listener.socket.send_to(&reply.packet, to).await {
-                Ok(_) => observer.observe(&Event::Answered { interface, reply: &reply }),
+                Ok(_) => {
+                    let port = arrival.port;
+                    observer.observe(&Event::Answered { interface, port, reply: &reply });
+                }
                 Err(error) => {
                     observer.observe(&Event::Unsent { interface, reply: &reply, error: &error });
                 }

@@ -538,3 +538,18 @@ fn a_hardware_address_of_no_machine_gets_no_answer() {
     let reason = silence(&ask.field(236, &[0; 4]), Port::Dhcp);
     assert_eq!(reason, Reason::Unreadable(ParseError::Bootp));
 }
+
+#[test]
+fn the_address_that_a_machine_asks_its_own_server_for_is_learnt() {
+    let wanted = [10, 9, 0, 77];
+    let leases = Ask::new(REQUEST, PXE_X64, Some(7)).with(50, &wanted).bytes();
+    let silence = answerer().handle_packet(&arrival(&leases, Port::Dhcp), monotonic()).unwrap_err();
+    assert_eq!(silence.client.unwrap().address, Some(Ipv4Addr::from(wanted)));
+    // In a DISCOVER it is no more than a wish.
+    let discovers = Ask::new(DISCOVER, PXE_X64, Some(7)).with(50, &wanted).bytes();
+    let reply = answerer().handle_packet(&arrival(&discovers, Port::Dhcp), monotonic()).unwrap();
+    assert_eq!(reply.client.address, None);
+    let has_one = Ask::new(INFORM, PXE_X64, Some(7)).field(12, &wanted).bytes();
+    let reply = answerer().handle_packet(&arrival(&has_one, Port::Dhcp), monotonic()).unwrap();
+    assert_eq!(reply.client.address, Some(Ipv4Addr::from(wanted)));
+}
