@@ -96,6 +96,11 @@ impl DataDir {
         self.root.join("state").join("lessons.json")
     }
 
+    /// What was seen of the last boot sessions.
+    pub fn boots_file(&self) -> PathBuf {
+        self.root.join("boots.jsonl")
+    }
+
     /// Content.
     pub fn cache(&self) -> PathBuf {
         self.root.join("cache")

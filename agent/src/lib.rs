@@ -5,6 +5,7 @@
 //! | [`tftp`] | RFC 1350 and its options: a transfer without I/O, and the sockets around it |
 //! | [`dhcp`] | which loader a machine is told to fetch, beside the DHCP server that leases the addresses |
 //! | [`boot`] | from a machine's question to its script |
+//! | [`session`] | what is seen of each boot, from the first packet to the call-back |
 //! | [`cache`] | verified content, by hash on disk and by name in an index |
 //! | [`outbox`] | changes that the controller has not acknowledged yet |
 //! | [`store`] | the thread that owns `state/site.db` |
@@ -31,6 +32,7 @@ pub mod log;
 pub mod manage;
 pub mod outbox;
 pub mod rng;
+pub mod session;
 pub mod status;
 pub mod store;
 pub mod tftp;

@@ -9,6 +9,7 @@ use std::time::Duration;
 use pureboot_protocol::{
     Autonomy, BootRecord, BootRequest, HardwareFact, Lifecycle, Mac, Timestamp, Workflow,
 };
+use serde::{Deserialize, Serialize};
 
 use crate::uplink::connectivity::Line;
 
@@ -58,7 +59,8 @@ pub enum Freshness {
 }
 
 /// How the site stands to its controller.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
 pub enum Mode {
     /// Calls succeed.
     Online,

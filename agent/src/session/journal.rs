@@ -1,0 +1,121 @@
+//! The files that keep sessions over a restart: lines of JSON, the last line of a session counts.
+//!
+//! What is in them explains the past and decides nothing, so it costs the flash little: a session is written when it has come to
+//! rest, several in one write, without fsync; a torn or foreign line is skipped. There are two files; when the current one is
+//! full it takes the place of the old one.
+
+use std::collections::HashMap;
+use std::fs::{self, File, OpenOptions};
+use std::io::{self, Read as _, Write as _};
+use std::os::unix::fs::OpenOptionsExt as _;
+use std::path::{Path, PathBuf};
+
+use nix::fcntl::OFlag;
+use pureboot_protocol::BootId;
+
+use super::ring::SESSIONS_MAX;
+use super::step::Session;
+use crate::data_dir::DataDir;
+
+/// How long one of the two files may become, in bytes; as much at least is kept.
+pub const FILE_LEN_MAX: u64 = 2 << 20;
+
+/// Where sessions are kept. Its functions wait for the disk.
+#[derive(Debug, Clone)]
+pub struct Journal {
+    current: PathBuf,
+    old: PathBuf,
+}
+
+/// What was found in the files.
+#[derive(Debug, Default, PartialEq, Eq)]
+pub struct Loaded {
+    /// The last [`SESSIONS_MAX`], oldest first.
+    pub sessions: Vec<Session>,
+    /// How many lines were none.
+    pub skipped: usize,
+}
+
+impl Journal {
+    /// The journal in a data directory.
+    pub fn new(data_dir: &DataDir) -> Self {
+        let current = data_dir.boots_file();
+        Self { old: current.with_added_extension("old"), current }
+    }
+
+    /// Reads what earlier runs have written.
+    ///
+    /// # Errors
+    /// A file is there and cannot be read.
+    pub fn load(&self) -> io::Result<Loaded> {
+        let mut sessions = HashMap::<BootId, Session>::new();
+        let mut skipped = 0;
+        for path in [&self.old, &self.current] {
+            for line in read(path)?.split(|byte| *byte == b'\n').filter(|line| !line.is_empty()) {
+                match serde_json::from_slice::<Session>(line) {
+                    Ok(session) => _ = sessions.insert(session.id, session),
+                    Err(_) => skipped += 1,
+                }
+            }
+        }
+        let mut sessions: Vec<_> = sessions.into_values().collect();
+        sessions.sort_by_key(|session| (session.started_at, *session.id.as_bytes()));
+        let surplus = sessions.len().saturating_sub(SESSIONS_MAX);
+        sessions.drain(..surplus);
+        Ok(Loaded { sessions, skipped })
+    }
+
+    /// Writes these down.
+    ///
+    /// # Errors
+    /// The disk does not take them; they may be tried again.
+    pub fn append(&self, sessions: &[Session]) -> io::Result<()> {
+        // What a power cut has left of the last line is no part of the next one.
+        let mut lines = vec![b'\n'];
+        for session in sessions {
+            serde_json::to_writer(&mut lines, session)?;
+            lines.push(b'\n');
+        }
+        let mut file = self.open_current()?;
+        let len = file.metadata()?.len();
+        if len > 0 && len.saturating_add(lines.len() as u64) > FILE_LEN_MAX {
+            fs::rename(&self.current, &self.old)?;
+            file = self.open_current()?;
+        }
+        file.write_all(&lines)
+    }
+
+    fn open_current(&self) -> io::Result<File> {
+        let mut options = OpenOptions::new();
+        options.append(true).create(true).mode(0o600);
+        options.custom_flags(OFlag::O_NOFOLLOW.bits() | OFlag::O_NONBLOCK.bits());
+        plain(options.open(&self.current)?, &self.current)
+    }
+}
+
+/// Reads a file that is not longer than it may be; one that is not there is empty.
+fn read(path: &Path) -> io::Result<Vec<u8>> {
+    let mut options = OpenOptions::new();
+    options.read(true).custom_flags(OFlag::O_NOFOLLOW.bits() | OFlag::O_NONBLOCK.bits());
+    let file = match options.open(path) {
+        Ok(file) => plain(file, path)?,
+        Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(Vec::new()),
+        Err(error) => return Err(error),
+    };
+    let mut bytes = Vec::new();
+    file.take(FILE_LEN_MAX).read_to_end(&mut bytes)?;
+    Ok(bytes)
+}
+
+/// Refuses what would hang or be written elsewhere: a pipe, a device, a directory.
+fn plain(file: File, path: &Path) -> io::Result<File> {
+    if file.metadata()?.is_file() {
+        Ok(file)
+    } else {
+        let text = format!("{} is not a regular file; move it away", path.display());
+        Err(io::Error::new(io::ErrorKind::InvalidInput, text))
+    }
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,249 @@
+//! What the servers tell what they see: it knows the time, draws ids, and looks up whose an address is.
+//!
+//! Nothing here waits for the disk but [`Recorder::keep`] and [`Recorder::save_all`], which no server calls.
+
+use std::cell::RefCell;
+use std::collections::HashMap;
+use std::net::{IpAddr, SocketAddr};
+use std::rc::Rc;
+use std::time::Duration;
+
+use pureboot_protocol::{BootId, Mac, NodeEvent};
+use smol::Timer;
+
+use super::journal::Journal;
+use super::neighbours::Neighbours;
+use super::ring::{Moment, Sessions, StepId, Who};
+use super::step::{Answer, Boots, Ending, Offer, Protocol, Role, Session, Transfer, What};
+use crate::clock;
+use crate::dhcp::answer::{Boot, Reason, Reply, Silence};
+use crate::dhcp::quirks::OfferMode;
+use crate::dhcp::serve::{Event, Observer};
+
+/// How often sessions that have come to rest are written down, if there are any.
+const SAVE_INTERVAL: Duration = Duration::from_secs(30);
+
+/// How many transfers may be waited for by where they go: more than TFTP has at a time.
+const OPEN_MAX: usize = 4_096;
+
+/// Keeps boot sessions; lives on the executor's thread.
+#[derive(Default)]
+pub struct Recorder {
+    sessions: RefCell<Sessions>,
+    neighbours: RefCell<Neighbours>,
+    /// Transfers that are found again by where they go.
+    open: RefCell<HashMap<SocketAddr, StepId>>,
+}
+
+impl Recorder {
+    /// A machine at `address` reads a file; `named` is the session that the URL named. Whoever sends the file tells when that is over.
+    pub fn begin_transfer(
+        &self,
+        named: Option<BootId>,
+        address: IpAddr,
+        transfer: Transfer,
+    ) -> Option<StepId> {
+        self.observe(&self.reader(named, address), What::Transfer(transfer))
+    }
+
+    /// A machine reads the first script; returns the session that the script is to name.
+    pub fn begin_first_script(
+        &self,
+        address: IpAddr,
+        by: Protocol,
+        name: &str,
+    ) -> (BootId, Option<StepId>) {
+        let step =
+            self.begin_transfer(None, address, Transfer::new(by, Role::FirstScript, name, None));
+        (step.map_or_else(new_boot, |step| step.session), step)
+    }
+
+    /// A transfer is over.
+    pub fn end_transfer(&self, step: StepId, ending: Ending, sent_bytes: u64) {
+        self.sessions.borrow_mut().end_transfer(step, ending, sent_bytes, moment());
+    }
+
+    /// A transfer that [`Recorder::note_open`] was told of is over.
+    pub fn end_transfer_to(&self, peer: SocketAddr, ending: Ending, sent_bytes: u64) {
+        if let Some(step) = self.open.borrow_mut().remove(&peer) {
+            self.end_transfer(step, ending, sent_bytes);
+        }
+    }
+
+    /// A transfer goes to `peer`, which is all that the one who sees its end knows of it.
+    pub fn note_open(&self, peer: SocketAddr, step: Option<StepId>) {
+        let Some(step) = step else { return };
+        let mut open = self.open.borrow_mut();
+        // A request may be found and never be answered; nobody tells then.
+        if open.len() >= OPEN_MAX {
+            open.clear();
+        }
+        open.insert(peer, step);
+    }
+
+    /// A machine asked for a file that is not here.
+    pub fn note_missing(&self, named: Option<BootId>, address: IpAddr, by: Protocol, name: &str) {
+        self.observe(&self.reader(named, address), What::Missing { by, name: name.into() });
+    }
+
+    /// The machine of a session, if the session is remembered here; the inner none: nothing has named it yet.
+    pub fn machine_of(&self, boot: BootId) -> Option<Option<Mac>> {
+        self.sessions.borrow().machine_of(boot)
+    }
+
+    /// A machine asks what to boot; `named` is the session that it names, if it may name that. Returns the session that it is in.
+    pub fn begin_script(
+        &self,
+        mac: Mac,
+        named: Option<BootId>,
+        address: Option<IpAddr>,
+    ) -> (BootId, Option<StepId>) {
+        let address = address.map(|address| address.to_canonical());
+        let who = Who { boot: named, mac: Some(mac), address };
+        let step = self.observe(&who, What::Script { answer: None });
+        (step.map_or_else(new_boot, |step| step.session), step)
+    }
+
+    /// A machine is told what to boot.
+    pub fn end_script(&self, step: StepId, answer: Answer) {
+        self.sessions.borrow_mut().answer(step, answer, moment());
+    }
+
+    /// A machine's report was taken; `mac` if the report named it.
+    pub fn note_report(&self, boot: BootId, mac: Option<Mac>, event: &NodeEvent) {
+        let NodeEvent { event_type, progress, message, .. } = event;
+        let what =
+            What::Reported { event: *event_type, progress: *progress, message: message.clone() };
+        self.observe(&Who { boot: Some(boot), mac, address: None }, what);
+    }
+
+    /// Looks at the sessions.
+    pub fn with_sessions<T>(&self, look: impl FnOnce(&Sessions) -> T) -> T {
+        look(&self.sessions.borrow())
+    }
+
+    /// Brings back what earlier runs have seen, and writes down what this one sees, for ever.
+    pub async fn keep(self: Rc<Self>, journal: Journal) {
+        let reader = journal.clone();
+        match smol::unblock(move || reader.load()).await {
+            Ok(loaded) => {
+                if loaded.skipped > 0 {
+                    let skipped = loaded.skipped;
+                    log::warn!(skipped; "{skipped} lines of the boot sessions' journal could not be read");
+                }
+                self.sessions.borrow_mut().restore(loaded.sessions, moment());
+            }
+            Err(error) => log::warn!(error:%; "earlier boot sessions cannot be read: {error}"),
+        }
+        let mut is_failing = false;
+        loop {
+            Timer::after(SAVE_INTERVAL).await;
+            let unsaved = self.sessions.borrow_mut().take_unsaved(clock::monotonic());
+            if unsaved.is_empty() {
+                continue;
+            }
+            let (writer, lines) = (journal.clone(), unsaved.clone());
+            match smol::unblock(move || writer.append(&lines)).await {
+                Ok(()) => is_failing = false,
+                Err(error) => {
+                    self.put_back(&unsaved);
+                    // It is tried again until it works; one line is enough.
+                    if !is_failing {
+                        log::warn!(error:%; "boot sessions cannot be written down: {error}");
+                    }
+                    is_failing = true;
+                }
+            }
+        }
+    }
+
+    /// Writes down what is not, at the end.
+    pub async fn save_all(&self, journal: Journal) {
+        let unsaved = self.sessions.borrow_mut().take_all_unsaved();
+        if unsaved.is_empty() {
+            return;
+        }
+        if let Err(error) = smol::unblock(move || journal.append(&unsaved)).await {
+            log::warn!(error:%; "boot sessions cannot be written down: {error}");
+        }
+    }
+
+    fn put_back(&self, unsaved: &[Session]) {
+        self.sessions.borrow_mut().put_back_unsaved(unsaved, clock::monotonic());
+    }
+
+    fn observe(&self, who: &Who, what: What) -> Option<StepId> {
+        self.sessions.borrow_mut().observe(who, what, moment(), new_boot)
+    }
+
+    /// Who reads from an address. The session that it names says more than the neighbours do.
+    fn reader(&self, named: Option<BootId>, address: IpAddr) -> Who {
+        let boot = named.filter(|boot| self.machine_of(*boot).is_some());
+        let mac = match boot {
+            Some(_) => None,
+            None => self.neighbours.borrow_mut().mac_of(address),
+        };
+        Who { boot, mac, address: Some(address.to_canonical()) }
+    }
+
+    fn observe_reply(&self, reply: &Reply, port: u16) {
+        let (boots, arch) = match &reply.boot {
+            Boot::Script(_) => (Boots::Script, None),
+            Boot::Loader { identity, mode: Some(OfferMode::BootServer) } => {
+                (Boots::LoaderByBootServer, identity.code)
+            }
+            Boot::Loader { identity, .. } => (Boots::Loader, identity.code),
+        };
+        let offer = Offer {
+            xid: reply.client.xid,
+            port,
+            arch,
+            boots,
+            file: reply.file.as_str().into(),
+            how: reply.boot.to_string().into(),
+        };
+        let address = reply.client.address.map(IpAddr::V4);
+        let who = Who { boot: None, mac: Some(reply.client.mac), address };
+        self.observe(&who, What::Offered(offer));
+    }
+
+    fn observe_silence(&self, silence: &Silence) {
+        let Some(client) = silence.client else { return };
+        let xid = client.xid;
+        let what = match &silence.reason {
+            Reason::Unserved(_) | Reason::NoLoader(_) | Reason::Destination(_) => {
+                What::Refused { xid, reason: silence.reason.to_string().into() }
+            }
+            Reason::NotForUs(dhcproto::v4::MessageType::Request, _) => {
+                What::Leased { xid, wanted: client.address }
+            }
+            Reason::Unreadable(_)
+            | Reason::NotBooting(_)
+            | Reason::NotForUs(..)
+            | Reason::TooOften => return,
+        };
+        let address = client.address.map(IpAddr::V4);
+        self.observe(&Who { boot: None, mac: Some(client.mac), address }, what);
+    }
+}
+
+/// Hears what ProxyDHCP does.
+impl Observer for Rc<Recorder> {
+    fn observe(&mut self, event: &Event<'_>) {
+        match event {
+            Event::Answered { port, reply, .. } => self.observe_reply(reply, port.number()),
+            Event::Silent { silence, .. } => self.observe_silence(silence),
+            Event::Unsent { .. } | Event::Learned(_) => {}
+        }
+    }
+}
+
+fn moment() -> Moment {
+    Moment { at: clock::now(), now: clock::monotonic() }
+}
+
+fn new_boot() -> BootId {
+    let mut bytes = [0; 16];
+    getrandom::fill(&mut bytes).expect("a system that has started has random numbers");
+    BootId::from_random(bytes)
+}
