@@ -32,6 +32,8 @@ use crate::http::Limits;
 use crate::manage::Management;
 use crate::outbox::{Counts, Flusher, Outbox};
 use crate::rng::Rng;
+use crate::session::journal::Journal;
+use crate::session::recorder::Recorder;
 use crate::store::{Quota, Store, StoreOptions};
 use crate::uplink::controller::Controller;
 use crate::uplink::run::Uplink;
@@ -84,6 +86,7 @@ struct Shared {
     controller: Rc<Controller>,
     /// TFTP transfers under way.
     transfers: Rc<Cell<usize>>,
+    recorder: Rc<Recorder>,
 }
 
 impl Agent {
@@ -113,6 +116,7 @@ impl Agent {
             standing: Rc::new(Standing::new(identity)),
             controller: Rc::new(controller),
             transfers: Rc::default(),
+            recorder: Rc::default(),
         };
         let renderer = Renderer::new().context("the templates do not compile")?;
         Ok(Self { shared, sockets, flusher, renderer, rng: Rng::from_seed(seed) })
@@ -123,6 +127,8 @@ impl Agent {
         let mut signals =
             Signals::new([Signal::Term, Signal::Int]).context("cannot listen for signals")?;
         let store = self.shared.store.clone();
+        let recorder = Rc::clone(&self.shared.recorder);
+        let journal = Journal::new(&self.shared.data_dir);
         let listening = self.sockets.describe();
         let uplink = self.start();
         announce(&listening);
@@ -136,7 +142,9 @@ impl Agent {
             Err(anyhow!("the thread that owns the site's database has ended"))
         };
         // What is under way is cut off: whatever was answered is on disk already, and kill -9 is a normal way to stop.
-        asked_to_stop.or(store_ended).or(uplink.run()).await
+        let ended = asked_to_stop.or(store_ended).or(uplink.run()).await;
+        recorder.save_all(journal).await;
+        ended
     }
 
     /// Starts to serve machines; what is returned is to be run for the controller's sake.
@@ -148,6 +156,7 @@ impl Agent {
         let vitals = Rc::new(shared.vitals(&sockets, notes.clone()));
         let booter = Rc::new(shared.booter(renderer, sightings));
         shared.recover_cache();
+        shared.spawn(Rc::clone(&shared.recorder).keep(Journal::new(&shared.data_dir)));
         shared.serve_management(sockets.management, &vitals, Rc::clone(&recent));
         if let Some(notes) = notes {
             shared.tell_missing_loaders(&vitals);
@@ -216,6 +225,7 @@ impl Shared {
             Rc::clone(&self.controller),
             renderer,
             sightings,
+            Rc::clone(&self.recorder),
         )
     }
 
@@ -239,8 +249,12 @@ impl Shared {
         vitals: &Rc<Vitals>,
         recent: Rc<RefCell<Recent>>,
     ) {
-        let vitals = Rc::clone(vitals);
-        let service = Rc::new(Management { vitals, cache: self.cache.clone(), recent });
+        let service = Rc::new(Management {
+            vitals: Rc::clone(vitals),
+            cache: self.cache.clone(),
+            recent,
+            recorder: Rc::clone(&self.recorder),
+        });
         let executor = Rc::clone(&self.executor);
         self.spawn(
             async move { http::serve(&executor, listener, Limits::default(), service).await },
@@ -256,6 +270,7 @@ impl Shared {
             reporter: Rc::new(reporter),
             cache: self.cache.clone(),
             vitals: Rc::clone(vitals),
+            recorder: Rc::clone(&self.recorder),
         });
         let executor = Rc::clone(&self.executor);
         self.spawn(
@@ -264,8 +279,12 @@ impl Shared {
     }
 
     fn serve_tftp(&self, listener: tftp::serve::Listener, booter: &Rc<Booter>, http_port: u16) {
-        let library =
-            BootLibrary { booter: Rc::clone(booter), cache: self.cache.clone(), http_port };
+        let library = BootLibrary {
+            booter: Rc::clone(booter),
+            cache: self.cache.clone(),
+            recorder: Rc::clone(&self.recorder),
+            http_port,
+        };
         let executor = Rc::clone(&self.executor);
         let transfers = Rc::clone(&self.transfers);
         let limits = tftp::limits::Limits::default();
@@ -286,7 +305,8 @@ impl Shared {
             .with_quirks(self.config.dhcp.quirks.clone());
         let (scribe, changes) = Scribe::new(Rc::clone(&notes));
         self.spawn(scribe::keep(self.data_dir.lessons_file(), notes, changes));
-        self.spawn(dhcp::serve::run(listeners, answerer, seen, (LogObserver, (scribe, watch))));
+        let observer = (LogObserver, (Rc::clone(&self.recorder), (scribe, watch)));
+        self.spawn(dhcp::serve::run(listeners, answerer, seen, observer));
     }
 
     /// Machines whose loader is not there get an offer that leads nowhere, so somebody should know before they do.

@@ -16,8 +16,11 @@ use hyper::{Method, Request, StatusCode};
 use smol::net::unix::UnixListener;
 
 use crate::cache::{Cache, manage as cache_routes};
+use crate::clock;
 use crate::doctor::watch::Recent;
 use crate::http::{Connection, CorrelationId, Response, Service, Target, problem, success};
+use crate::session::recorder::Recorder;
+use crate::session::route as session_route;
 use crate::vitals::Vitals;
 
 /// Answers the command line.
@@ -28,6 +31,8 @@ pub struct Management {
     pub cache: Cache,
     /// Boots for the doctor.
     pub recent: Rc<RefCell<Recent>>,
+    /// What was seen of boots.
+    pub recorder: Rc<Recorder>,
 }
 
 /// Binds the socket; one that a former life has left behind is replaced. The caller holds the data directory's lock.
@@ -62,6 +67,10 @@ impl Service for Management {
             (&Method::GET, ["api", "v1", "agent", "status"]) => success(self.vitals.report().await),
             (&Method::GET, ["api", "v1", "agent", "traces"]) => {
                 success(self.recent.borrow().traces())
+            }
+            (&Method::GET, ["api", "v1", "agent", "boots"]) => {
+                let name_of = |mac| self.vitals.store.node(mac)?.known?.record.hostname;
+                session_route::get_boots(&self.recorder, name_of, &target, clock::now(), &id)
             }
             (&Method::GET, ["api", "v1", "agent", "cache"]) => self.cache(&id),
             (&Method::GET, ["api", "v1", "agent", "cache", "entries"]) => {

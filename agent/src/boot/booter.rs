@@ -15,10 +15,12 @@ use smol::Timer;
 use smol::channel::Sender;
 
 use self::question::Questions;
-use crate::boot::decide::{Decision, Effect, Facts, Freshness, Knowledge, Mode, decide};
+use crate::boot::decide::{Boot, Decision, Effect, Facts, Freshness, Knowledge, Mode, decide};
 use crate::boot::render::{Renderer, Scene};
 use crate::clock;
 use crate::outbox::{NewChange, Outbox};
+use crate::session::recorder::Recorder;
+use crate::session::step::{Answer, Gives};
 use crate::store::{CachedNode, InstallGiven, KnownRecord, Store, StoreError};
 use crate::uplink::controller::Controller;
 use crate::uplink::standing::Standing;
@@ -38,6 +40,7 @@ pub struct Booter {
     renderer: Renderer,
     /// Who has come as far as asking for a script; nobody needs to listen.
     sightings: Sender<Mac>,
+    recorder: Rc<Recorder>,
 }
 
 /// What was found out about a machine.
@@ -59,7 +62,8 @@ enum Unkept {
 }
 
 impl Booter {
-    /// Answers from `store` and `controller`; every machine that asks is named to `sightings`.
+    /// Answers from `store` and `controller`; every machine that asks is named to `sightings`, and what it is
+    /// told to `recorder`.
     pub fn new(
         store: Store,
         outbox: Outbox,
@@ -67,14 +71,15 @@ impl Booter {
         controller: Rc<Controller>,
         renderer: Renderer,
         sightings: Sender<Mac>,
+        recorder: Rc<Recorder>,
     ) -> Self {
         let questions = Questions::new(controller, Rc::clone(&standing));
-        Self { store, outbox, standing, questions, renderer, sightings }
+        Self { store, outbox, standing, questions, renderer, sightings, recorder }
     }
 
-    /// The first script, which has the machine ask again and say more about itself.
-    pub fn autoexec(&self, base: BaseUrl) -> String {
-        self.renderer.autoexec(&self.scene(base, new_session()))
+    /// The first script of a boot session, which has the machine ask again and say more about itself.
+    pub fn autoexec(&self, base: BaseUrl, session: BootId) -> String {
+        self.renderer.autoexec(&self.scene(base, session))
     }
 
     /// The script for a machine whose question cannot be understood.
@@ -95,42 +100,66 @@ impl Booter {
         let mac = request.mac;
         // ProxyDHCP learns from it. Where it is off or busy, nothing is lost but a lesson.
         _ = self.sightings.try_send(mac);
+        let named = self.own_session(mac, named).await;
+        let (session, step) = self.recorder.begin_script(mac, named, address);
         let found = self.find(mac).await;
-        let session = self.session(mac, named).await;
         let scene = Scene { platform: request.platform, ..self.scene(base, session) };
         let decision = self.decide(&request, &found, scene.mode);
-        let script = match self.renderer.decision(&scene, &decision) {
+        let told = self.tell(request, address, deadline, &scene, &decision).await;
+        if let Some(step) = step {
+            self.recorder.end_script(step, told.answer(scene.mode));
+        }
+        told.script
+    }
+
+    /// Puts a decision into words and carries it out, or says why that cannot be.
+    async fn tell(
+        &self,
+        request: BootRequest,
+        address: Option<IpAddr>,
+        deadline: Instant,
+        scene: &Scene,
+        decision: &Decision,
+    ) -> Told {
+        let (mac, session) = (decision.mac, scene.session);
+        let because = sentences(decision);
+        let script = match self.renderer.decision(scene, decision) {
             Ok(script) => script,
             Err(unrenderable) => {
                 log::error!(mac:%; "a decision cannot be put into a script: {unrenderable}");
-                return unrenderable.script;
+                let because = unrenderable.to_string();
+                return Told { script: unrenderable.script, gives: Gives::Error, because };
             }
         };
         log::info!(
             mac:%, session:%, boot:% = decision.boot;
-            "{mac} boots: {}", sentences(&decision)
+            "{mac} boots: {because}"
         );
-        match in_time(deadline, self.keep(&decision, request, session, address)).await {
-            Ok(()) => script,
+        let gives = gives(&decision.boot);
+        match in_time(deadline, self.keep(decision, request, session, address)).await {
+            Ok(()) => Told { script, gives, because },
             Err(error) if decision.effects.iter().any(is_needed_for_safety) => {
                 log::error!(mac:%, error:%; "no installer is given, because it could not be remembered");
-                let message = format!("no installer is given now: {error}");
-                self.renderer.error(&scene, &message)
+                let because = format!("no installer is given now: {error}");
+                let script = self.renderer.error(scene, &because);
+                Told { script, gives: Gives::Error, because }
             }
             Err(error) => {
                 log::error!(mac:%, error:%; "a boot is served and could not be written down");
-                script
+                Told { script, gives, because }
             }
         }
     }
 
-    /// The session that the machine is in already, unless it is another machine's.
-    async fn session(&self, mac: Mac, named: Option<BootId>) -> BootId {
-        let Some(named) = named else { return new_session() };
-        match in_time(soon(), self.store.session_mac(named)).await {
-            Ok(owner) if owner.is_none_or(|owner| owner == mac) => named,
-            _ => new_session(),
-        }
+    /// The session that the machine names, unless it is another machine's.
+    async fn own_session(&self, mac: Mac, named: Option<BootId>) -> Option<BootId> {
+        let named = named?;
+        let owner = match self.recorder.machine_of(named) {
+            Some(Some(owner)) => Some(owner),
+            // The store remembers more of them.
+            _ => in_time(soon(), self.store.session_mac(named)).await.ok()?,
+        };
+        owner.is_none_or(|owner| owner == mac).then_some(named)
     }
 
     fn scene(&self, base: BaseUrl, session: BootId) -> Scene {
@@ -264,6 +293,32 @@ impl Booter {
             payload,
         };
         self.outbox.record(change, effect).await.map(|_| ())
+    }
+}
+
+/// What a machine is told, and what that is to its boot session.
+struct Told {
+    script: String,
+    gives: Gives,
+    because: String,
+}
+
+impl Told {
+    fn answer(&self, mode: Mode) -> Answer {
+        Answer { gives: self.gives, mode, because: self.because.as_str().into() }
+    }
+}
+
+fn gives(boot: &Boot) -> Gives {
+    match boot {
+        Boot::Install(_) => Gives::Installer,
+        Boot::ComeBackLater => Gives::Wait,
+        Boot::Discovered
+        | Boot::PendingWithoutWorkflow
+        | Boot::Installing
+        | Boot::InstallFailed
+        | Boot::LocalDisk
+        | Boot::Retired => Gives::Disk,
     }
 }
 

@@ -1,5 +1,6 @@
 //! What machines reach over HTTP: scripts, files, and a place to report to (API.md §4). No secret is behind any of it.
 
+use std::net::{IpAddr, Ipv4Addr};
 use std::rc::Rc;
 use std::time::Duration;
 
@@ -16,6 +17,7 @@ use serde::de::DeserializeOwned;
 use smol::LocalExecutor;
 
 use crate::boot::booter::Booter;
+use crate::boot::library::role;
 use crate::boot::report::{self, NodeReport, Report};
 use crate::boot::reporter::{Refused, Reporter, Taken};
 use crate::boot::request::{self, RequestError};
@@ -25,6 +27,9 @@ use crate::http::{
     Connection, CorrelationId, Response, Service, Target, content_type, invalid, json,
     object_response, problem, read_body, script, text,
 };
+use crate::session::recorder::Recorder;
+use crate::session::ring::StepId;
+use crate::session::step::{Ending, Protocol, Transfer};
 use crate::store::StoreError;
 use crate::vitals::Vitals;
 
@@ -46,6 +51,8 @@ pub struct BootService {
     pub cache: Cache,
     /// Health.
     pub vitals: Rc<Vitals>,
+    /// Hears what machines read and report.
+    pub recorder: Rc<Recorder>,
 }
 
 impl Service for BootService {
@@ -67,13 +74,14 @@ impl Service for BootService {
         }
         let query = request.uri().query().unwrap_or_default().to_owned();
         match segments.as_slice() {
-            ["autoexec.ipxe" | "boot.ipxe"] => self.autoexec(connection),
+            [name @ ("autoexec.ipxe" | "boot.ipxe")] => self.autoexec(name, connection),
             ["boot", mac] => self.boot(request::parse_path(mac, &query), &query, connection).await,
             ["api", "v1", "boot"] => {
                 self.boot(request::parse_query(&query), &query, connection).await
             }
             ["files", _, ..] => {
-                self.file(&target.rest(1), request::session(&query), request, &id).await
+                let session = request::session(&query);
+                self.file(&target.rest(1), session, request, connection, &id).await
             }
             ["objects", sha256] => self.object(sha256, request, &id).await,
             ["health"] => json(StatusCode::OK, &self.health().await),
@@ -85,8 +93,15 @@ impl Service for BootService {
 }
 
 impl BootService {
-    fn autoexec(&self, connection: Connection) -> Response {
-        script(self.booter.autoexec(base(connection)))
+    fn autoexec(&self, name: &str, connection: Connection) -> Response {
+        let (session, step) =
+            self.recorder.begin_first_script(address(connection), Protocol::Http, name);
+        let text = self.booter.autoexec(base(connection), session);
+        if let Some(step) = step {
+            // It fits into one write; whether that arrives shows in what follows.
+            self.recorder.end_transfer(step, Ending::Whole, text.len() as u64);
+        }
+        script(text)
     }
 
     /// Always 200: firmware shows a script to whoever stands before it, and a status to nobody.
@@ -112,33 +127,48 @@ impl BootService {
         name: &str,
         session: Option<BootId>,
         request: Request<Incoming>,
+        connection: Connection,
         id: &CorrelationId,
     ) -> Response {
         let Ok(key) = name.parse::<ContentKey>() else { return not_found(&request, id) };
         let Some(object) = self.cache.find(&key).await else {
+            self.recorder.note_missing(session, address(connection), Protocol::Http, name);
             let detail = format!("the cache of this site does not hold {key}");
             return problem(StatusCode::NOT_FOUND, "content_not_found", detail, id);
         };
         let (parts, _) = request.into_parts();
+        let transfer = Transfer::new(Protocol::Http, role(&key), name, Some(object.size_bytes));
+        let step = self.recorder.begin_transfer(session, address(connection), transfer);
         let response = object_response(&parts, content_type(&key), object).await;
-        self.watch(session, key, &parts, response)
+        self.watch(Reading { session, step, key }, &parts, response)
     }
 
-    /// Has the reporter told when the last byte of a file has been taken in a boot session.
-    fn watch(
-        &self,
-        session: Option<BootId>,
-        key: ContentKey,
-        request: &Parts,
-        response: Response,
-    ) -> Response {
-        let is_taken = request.method == Method::GET && reaches_the_end(&response);
-        let Some(session) = session.filter(|_| is_taken) else { return response };
+    /// Has the recorder told when a file is no longer read, and the reporter when its last byte has been taken in a boot session.
+    fn watch(&self, reading: Reading, request: &Parts, response: Response) -> Response {
+        let Reading { session, step, key } = reading;
+        let recorder = Rc::clone(&self.recorder);
+        if request.method != Method::GET || !response.status().is_success() {
+            if let Some(step) = step {
+                recorder.end_transfer(step, Ending::Probe, 0);
+            }
+            return response;
+        }
+        let is_end = reaches_the_end(&response);
         let (executor, reporter) = (Rc::clone(&self.executor), Rc::clone(&self.reporter));
         response.map(|body| {
-            body.on_sent(move || {
-                let note = async move { reporter.note_fetched(session, &key).await };
-                executor.spawn(note).detach();
+            body.on_end(move |sent| {
+                if let Some(step) = step {
+                    let ending = match (sent.is_whole, is_end) {
+                        (false, _) => Ending::Cut,
+                        (true, false) => Ending::Part,
+                        (true, true) => Ending::Whole,
+                    };
+                    recorder.end_transfer(step, ending, sent.bytes);
+                }
+                if let Some(session) = session.filter(|_| sent.is_whole && is_end) {
+                    let note = async move { reporter.note_fetched(session, &key).await };
+                    executor.spawn(note).detach();
+                }
             })
         })
     }
@@ -179,13 +209,17 @@ impl BootService {
                     return problem(StatusCode::BAD_REQUEST, "invalid_node_id", detail, id);
                 };
                 match parse::<NodeReport>(&body, |report| &report.event, id) {
-                    Ok(report) => self.reporter.report_by_id(node, report.boot, report.event).await,
+                    Ok(NodeReport { boot, event }) => {
+                        let taken = self.reporter.report_by_id(node, boot, event.clone()).await;
+                        taken.inspect(|_| self.recorder.note_report(boot, None, &event))
+                    }
                     Err(response) => return *response,
                 }
             }
             _ => match parse::<Report>(&body, |report| &report.event, id) {
-                Ok(report) => {
-                    self.reporter.report(report.mac_address, report.boot, report.event).await
+                Ok(Report { mac_address: mac, boot, event }) => {
+                    let taken = self.reporter.report(mac, boot, event.clone()).await;
+                    taken.inspect(|_| self.recorder.note_report(boot, Some(mac), &event))
                 }
                 Err(response) => return *response,
             },
@@ -217,6 +251,15 @@ impl BootService {
             },
         }
     }
+}
+
+/// A file that a machine reads.
+struct Reading {
+    /// In the session that the URL named.
+    session: Option<BootId>,
+    /// As which step of which session.
+    step: Option<StepId>,
+    key: ContentKey,
 }
 
 /// `GET /health`
@@ -325,9 +368,14 @@ fn is_boot_question(path: &str) -> bool {
     path.strip_prefix("/boot/").is_some_and(|mac| !mac.contains('/'))
 }
 
+/// Where the machine is.
+fn address(connection: Connection) -> IpAddr {
+    connection.peer.map_or(IpAddr::V4(Ipv4Addr::UNSPECIFIED), |peer| peer.ip())
+}
+
 /// Where the machine reached the agent, which is what every URL in its script begins with.
 fn base(connection: Connection) -> BaseUrl {
-    let unspecified = (std::net::Ipv4Addr::UNSPECIFIED, 0).into();
+    let unspecified = (Ipv4Addr::UNSPECIFIED, 0).into();
     BaseUrl::from(connection.local.unwrap_or(unspecified))
 }
 

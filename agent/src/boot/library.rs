@@ -9,7 +9,10 @@ use pureboot_templates::BaseUrl;
 
 use crate::boot::booter::Booter;
 use crate::cache::{Cache, Object};
-use crate::tftp::serve::{Library, Request, Source};
+use crate::session::recorder::Recorder;
+use crate::session::step::{Ending, Protocol, Role, Transfer};
+use crate::tftp::serve::{Finished, Library, Request, Source};
+use crate::tftp::transfer::Outcome;
 
 /// What iPXE asks for of its own accord, in the directory that it was loaded from.
 const AUTOEXEC: &str = "autoexec.ipxe";
@@ -20,6 +23,8 @@ pub struct BootLibrary {
     pub booter: Rc<Booter>,
     /// Holds the rest.
     pub cache: Cache,
+    /// Hears what machines read.
+    pub recorder: Rc<Recorder>,
     /// Where scripts send machines, at the address that they asked by TFTP.
     pub http_port: u16,
 }
@@ -36,11 +41,57 @@ impl Library for BootLibrary {
     type Source = BootFile;
 
     async fn find(&self, request: &Request) -> Option<BootFile> {
-        if request.name.as_str().rsplit('/').next() == Some(AUTOEXEC) {
+        let (name, address) = (request.name.as_str(), request.peer.ip());
+        if name.rsplit('/').next() == Some(AUTOEXEC) {
             let base = BaseUrl::from(SocketAddr::new(request.local, self.http_port));
-            return Some(BootFile::Script(self.booter.autoexec(base).into_bytes()));
+            let (session, step) = self.recorder.begin_first_script(address, Protocol::Tftp, name);
+            self.recorder.note_open(request.peer, step);
+            return Some(BootFile::Script(self.booter.autoexec(base, session).into_bytes()));
         }
-        self.cache.find(&key(request.name.as_str())?).await.map(BootFile::Content)
+        let key = key(name);
+        let object = match &key {
+            Some(key) => self.cache.find(key).await,
+            None => None,
+        };
+        match (key, object) {
+            (Some(key), Some(object)) => {
+                let role = role(&key);
+                let transfer = Transfer::new(Protocol::Tftp, role, name, Some(object.size_bytes));
+                let step = self.recorder.begin_transfer(None, address, transfer);
+                self.recorder.note_open(request.peer, step);
+                Some(BootFile::Content(object))
+            }
+            _ => {
+                self.recorder.note_missing(None, address, Protocol::Tftp, name);
+                None
+            }
+        }
+    }
+
+    fn handle_finished(&self, finished: &Finished) {
+        let Finished { request, outcome, tally, .. } = finished;
+        let ending = match outcome {
+            // Machines do not wait to see their last ACK arrive.
+            Outcome::Complete | Outcome::Unconfirmed => Ending::Whole,
+            Outcome::Probe => Ending::Probe,
+            Outcome::Refused(_) => Ending::Cut,
+            Outcome::Silent => Ending::Silent,
+            Outcome::Displaced => Ending::Displaced,
+            Outcome::ReadFailed => Ending::Unread,
+        };
+        let sent_bytes = match ending {
+            Ending::Whole => finished.size_bytes,
+            _ => tally.acked_bytes,
+        };
+        self.recorder.end_transfer_to(request.peer, ending, sent_bytes);
+    }
+}
+
+/// What a file is to the machine that asks for it.
+pub(super) fn role(key: &ContentKey) -> Role {
+    match key.category() {
+        Category::Bootloaders => Role::Loader,
+        Category::Scripts | Category::Templates | Category::Images => Role::Content,
     }
 }
 

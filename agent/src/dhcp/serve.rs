@@ -117,13 +117,6 @@ impl Observer for LogObserver {
     }
 }
 
-impl<A: Observer, B: Observer> Observer for (A, B) {
-    fn observe(&mut self, event: &Event<'_>) {
-        self.0.observe(event);
-        self.1.observe(event);
-    }
-}
-
 /// A socket on one port of one interface.
 #[derive(Debug)]
 pub struct Listener {

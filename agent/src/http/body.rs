@@ -12,7 +12,7 @@ use smol::Timer;
 use smol::future::FutureExt;
 use smol::stream::{self, Stream};
 
-use super::object::ObjectBody;
+use super::object::{ObjectBody, Sent};
 use super::{CorrelationId, Response, problem};
 
 /// What goes out after a head. Its length is known before the first byte, always.
@@ -36,10 +36,10 @@ impl Body {
         }
     }
 
-    /// Has `told` called once when the connection has taken the last byte of an object; what is cut off before tells nobody.
-    pub fn on_sent(mut self, told: impl FnOnce() + 'static) -> Self {
+    /// Has `told` called once when the connection has taken the last byte of an object, or will take no more of it.
+    pub fn on_end(mut self, told: impl FnOnce(Sent) + 'static) -> Self {
         if let Self::Object(object) = &mut self {
-            object.on_sent(Box::new(told));
+            object.on_end(Box::new(told));
         }
         self
     }

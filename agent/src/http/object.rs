@@ -132,7 +132,18 @@ pub struct ObjectBody {
     /// What has not been handed to hyper, [`next`](Self::next) included.
     rest: Range<u64>,
     next: Next,
-    on_sent: Option<Box<dyn FnOnce()>>,
+    /// The length of the whole answer.
+    len: u64,
+    on_end: Option<Box<dyn FnOnce(Sent)>>,
+}
+
+/// What a connection has taken of a body.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Sent {
+    /// So many bytes.
+    pub bytes: u64,
+    /// Whether that is all of it.
+    pub is_whole: bool,
 }
 
 enum Next {
@@ -147,12 +158,25 @@ enum Next {
 impl ObjectBody {
     /// The bytes of `object` in `range`, which lies within it.
     pub(super) fn new(object: Object, range: Range<u64>) -> Self {
-        Self { reading: object.reading(), object, rest: range, next: Next::Unread, on_sent: None }
+        Self {
+            reading: object.reading(),
+            object,
+            len: range.end - range.start,
+            rest: range,
+            next: Next::Unread,
+            on_end: None,
+        }
     }
 
-    /// Has `told` called when the connection has taken the last byte.
-    pub(super) fn on_sent(&mut self, told: Box<dyn FnOnce()>) {
-        self.on_sent = Some(told);
+    /// Has `told` called once: when the connection has taken the last byte, or will take no more.
+    pub(super) fn on_end(&mut self, told: Box<dyn FnOnce(Sent)>) {
+        self.on_end = Some(told);
+    }
+
+    fn tell_end(&mut self) {
+        if let Some(told) = self.on_end.take() {
+            told(Sent { bytes: self.len - self.len(), is_whole: self.len() == 0 });
+        }
     }
 
     /// How many bytes are still to come.
@@ -195,10 +219,8 @@ impl ObjectBody {
 
     fn hand_out(&mut self, chunk: Bytes) -> Bytes {
         self.rest.start += chunk.len() as u64;
-        if self.len() == 0
-            && let Some(told) = self.on_sent.take()
-        {
-            told();
+        if self.len() == 0 {
+            self.tell_end();
         }
         chunk
     }
@@ -218,6 +240,12 @@ impl ObjectBody {
                 Err(io::Error::new(io::ErrorKind::UnexpectedEof, text))
             }
         })
+    }
+}
+
+impl Drop for ObjectBody {
+    fn drop(&mut self) {
+        self.tell_end();
     }
 }
 

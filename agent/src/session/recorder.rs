@@ -211,7 +211,10 @@ impl Recorder {
         let Some(client) = silence.client else { return };
         let xid = client.xid;
         let what = match &silence.reason {
-            Reason::Unserved(_) | Reason::NoLoader(_) | Reason::Destination(_) => {
+            Reason::Unserved(_)
+            | Reason::NoLoader(_)
+            | Reason::RefusedByOperator
+            | Reason::Destination(_) => {
                 What::Refused { xid, reason: silence.reason.to_string().into() }
             }
             Reason::NotForUs(dhcproto::v4::MessageType::Request, _) => {
@@ -233,7 +236,7 @@ impl Observer for Rc<Recorder> {
         match event {
             Event::Answered { port, reply, .. } => self.observe_reply(reply, port.number()),
             Event::Silent { silence, .. } => self.observe_silence(silence),
-            Event::Unsent { .. } | Event::Learned(_) => {}
+            Event::Unsent { .. } | Event::Learned(_) | Event::Fetched(_) => {}
         }
     }
 }
