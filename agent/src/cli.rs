@@ -1,5 +1,6 @@
 //! The command line: what can be typed, and where it leads.
 
+mod boots;
 mod cache;
 mod check_config;
 mod dhcp_snippet;
@@ -41,6 +42,7 @@ enum Command {
     Init(init::Init),
     Start(start::Start),
     Status(status::Status),
+    Boots(boots::Boots),
     CheckConfig(check_config::CheckConfig),
     Cache(cache::Cache),
     DhcpSnippet(dhcp_snippet::DhcpSnippet),
@@ -53,11 +55,12 @@ pub fn run() -> ExitCode {
     let done = match arguments.command {
         _ if arguments.version => print(&format!("pureboot-agent {}\n", env!("CARGO_PKG_VERSION"))),
         None => Err(anyhow::anyhow!(
-            "say what to do: init, start, status, check-config, cache, dhcp-snippet or doctor (--help tells more)"
+            "say what to do: init, start, status, boots, doctor, check-config, cache or dhcp-snippet (--help tells more)"
         )),
         Some(Command::Init(init)) => init.run(),
         Some(Command::Start(start)) => start.run(),
         Some(Command::Status(status)) => status.run(),
+        Some(Command::Boots(boots)) => boots.run(),
         Some(Command::CheckConfig(check_config)) => check_config.run(),
         Some(Command::Cache(cache)) => cache.run(),
         Some(Command::DhcpSnippet(snippet)) => snippet.run(),
