@@ -3,6 +3,7 @@
 //! Each trial is a plain function whose name is the sentence that must hold. What it needs of the machine is declared beside
 //! it; where that is missing the trial is ignored, and the reason is printed.
 
+mod boots;
 mod doctor;
 mod hostile;
 mod http;
@@ -74,6 +75,7 @@ fn main() {
         http::cases(),
         join::cases(),
         manage::cases(),
+        boots::cases(),
         offline::cases(),
         doctor::cases(),
         hostile::cases(),

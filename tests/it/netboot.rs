@@ -11,7 +11,7 @@ use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::time::Duration;
 
-use anyhow::{Context, Result, ensure};
+use anyhow::{Context, Result, bail, ensure};
 use pureboot_tests::namespace::{BOX_ADDRESS, Namespace};
 use pureboot_tests::process::{self, Program};
 use pureboot_tests::qemu::{Firmware, Machine, OVMF_CODE, OVMF_VARS};
@@ -20,7 +20,7 @@ use pureboot_tests::{random, random_mac};
 use serde_json::json;
 
 use crate::need::Need;
-use crate::{Case, case};
+use crate::{Case, boots, case};
 
 const QEMU: Need = Need::Program("qemu-system-x86_64", "qemu-system-x86");
 const DNSMASQ: Need = Need::Program("dnsmasq", "dnsmasq-base");
@@ -272,6 +272,32 @@ fn ovmf_boots_by_proxydhcp_beside_a_server_that_knows_nothing() -> Result<()> {
         let nonce = order_uefi_installation(&site, "snponly-x64.efi", &mac)?;
         let dir = site.dir();
         let _leases = other.enter(|| Program::spawn("dnsmasq", leases_only("eth0", dir)?, dir))?;
-        boot_uefi_to_installer(&site, &mac, &nonce)
+        boot_uefi_to_installer(&site, &mac, &nonce)?;
+        check_session(&site, &mac)
     })
+}
+
+/// The whole boot is one session, from the first packet to the installer's report.
+fn check_session(site: &Site, mac: &str) -> Result<()> {
+    let found = boots::sessions(&site.agent, mac)?;
+    let [session] = found.as_slice() else { bail!("not one session: {found:#?}") };
+    site.agent.report(mac, &text(session, "id")?, "install_progress", Some(1))?;
+    let found = boots::sessions(&site.agent, mac)?;
+    let [session] = found.as_slice() else { bail!("not one session: {found:#?}") };
+    let steps = boots::steps(session);
+    let mut rest = steps.iter();
+    for wanted in [
+        "offered loader",
+        "leased",
+        "transfer tftp loader probe",
+        "transfer tftp loader whole",
+        "offered script",
+        "transfer http first_script whole",
+        "script",
+        "transfer http content whole",
+        "reported install_progress",
+    ] {
+        ensure!(rest.any(|step| step == wanted), "no '{wanted}' where it belongs in {steps:#?}");
+    }
+    Ok(())
 }

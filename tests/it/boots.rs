@@ -1,0 +1,193 @@
+//! Boot sessions: what the agent has seen of a machine, from its first packet to its call-back, in one timeline.
+
+use std::fs;
+use std::net::Ipv4Addr;
+use std::time::Duration;
+
+use anyhow::{Context, Result, bail, ensure};
+use pureboot_tests::process::Program;
+use pureboot_tests::site::{Agent, Site, boot_of, text};
+use pureboot_tests::tftp::{Client, read_request, refuse_options};
+use pureboot_tests::{http, noise, process, random_mac, wait};
+use serde_json::{Value, json};
+
+use crate::need::Need;
+use crate::{Case, case};
+
+pub(crate) fn cases() -> Vec<Case> {
+    vec![
+        case!(
+            a_machine_is_followed_from_its_loader_to_its_call_back,
+            Need::Program("curl", "curl")
+        ),
+        case!(steps_are_shown_while_they_are_seen),
+        case!(d8_a_restart_keeps_what_was_seen_whatever_became_of_the_file),
+    ]
+}
+
+const LOADER: &str = "undionly.kpxe";
+const LOADER_LEN: usize = 70_000;
+const KERNEL_LEN: usize = 300_000;
+
+/// What `--follow` may take to show a step.
+const FOLLOW_LIMIT: Duration = Duration::from_secs(20);
+
+/// The boot sessions of a machine as a program reads them, oldest first.
+pub(crate) fn sessions(agent: &Agent, mac: &str) -> Result<Vec<Value>> {
+    let output = agent.run(&["boots", "--json", "--mac", mac])?;
+    let said = String::from_utf8_lossy(&output.stderr).into_owned();
+    serde_json::from_slice(&output.stdout).with_context(|| said)
+}
+
+/// The steps of a session, in their order and in a few words.
+pub(crate) fn steps(session: &Value) -> Vec<String> {
+    let steps = session.get("steps").and_then(Value::as_array).into_iter().flatten();
+    let in_words = |step: &Value| {
+        let fields = ["step", "by", "role", "boots", "event", "ending"];
+        let words = fields.iter().filter_map(|field| step.get(field).and_then(Value::as_str));
+        words.collect::<Vec<_>>().join(" ")
+    };
+    steps.map(in_words).collect()
+}
+
+fn client(site: &Site) -> Result<Client> {
+    Client::new(site.agent.tftp(), Ipv4Addr::LOCALHOST)
+}
+
+/// A machine's way to its first script: firmware asks for the size of the loader, reads it, and the loader reads the script.
+/// Returns the boot session that the script names.
+fn load(site: &Site) -> Result<String> {
+    let probe = client(site)?;
+    let (_, transfer) = probe.ask(&read_request(LOADER, &[("tsize", "0")]))?;
+    probe.send_to(&refuse_options(), transfer)?;
+    client(site)?.read(LOADER, &[])?;
+    let script = client(site)?.read("autoexec.ipxe", &[])?;
+    let script = String::from_utf8_lossy(&script.bytes).into_owned();
+    let at = script.find("&boot=").with_context(|| format!("no session in {script}"))?;
+    boot_of(script.get(at..).unwrap_or_default())
+}
+
+/// A site that holds a loader.
+fn site() -> Result<Site> {
+    let site = Site::start()?;
+    site.agent.cache_add(&format!("bootloaders/{LOADER}"), &noise(LOADER_LEN))?;
+    Ok(site)
+}
+
+/// Asks what to boot as the first script does.
+fn ask(site: &Site, mac: &str, boot: &str) -> Result<String> {
+    let path = format!("/api/v1/boot?mac={mac}&arch=i386&platform=pcbios&boot={boot}");
+    Ok(http::get(&site.agent.url(&path))?.expect(200)?.text())
+}
+
+fn a_machine_is_followed_from_its_loader_to_its_call_back() -> Result<()> {
+    let site = site()?;
+    let mac = random_mac();
+    // An operator knows the machine beforehand, and has it installed.
+    site.agent.cache_add("images/traced/kernel", &noise(KERNEL_LEN))?;
+    let workflow = site.controller.make_workflow("traced", "quiet")?;
+    let body = json!({ "mac_address": mac, "hostname": "traced-1", "home_site_id": site.id });
+    let node = site.controller.post("/nodes", &body)?;
+    site.controller.order_install(&text(&node, "id")?, &workflow)?;
+
+    let boot = load(&site)?;
+    let script = ask(&site, &mac, &boot)?;
+    ensure!(script.contains("images/traced/kernel"), "no installer:\n{script}");
+    ensure!(boot_of(&script)? == boot, "the script names another session than {boot}:\n{script}");
+    let mut curl = process::system("curl")?;
+    curl.args(["--silent", "--fail", "--output"]).arg(site.dir().join("kernel"));
+    curl.arg(site.agent.url(&format!("/files/images/traced/kernel?boot={boot}")));
+    process::succeed(curl)?;
+    site.agent.report(&mac, &boot, "install_progress", Some(40))?;
+    site.agent.report(&mac, &boot, "install_complete", None)?;
+
+    // The agent hears of the end of a transfer after the machine does.
+    let sessions = wait::until("every transfer is over", FOLLOW_LIMIT, || {
+        let sessions = sessions(&site.agent, &mac)?;
+        let is_open = |step: &String| step.ends_with("loader") || step.ends_with("content");
+        let is_over = !sessions.iter().flat_map(steps).any(|step| is_open(&step));
+        Ok(is_over.then_some(sessions))
+    })?;
+    let [session] = sessions.as_slice() else { bail!("not one session: {sessions:?}") };
+    ensure!(session.get("id") == Some(&json!(boot)), "another id than {boot}: {session}");
+    let expected = [
+        "transfer tftp loader probe",
+        "transfer tftp loader whole",
+        "transfer tftp first_script whole",
+        "script",
+        "transfer http content whole",
+        "reported install_progress",
+        "reported install_complete",
+    ];
+    ensure!(steps(session) == expected, "steps {:#?} in {session:#}", steps(session));
+    for (at, bytes) in [(1, LOADER_LEN), (4, KERNEL_LEN)] {
+        let sent = session.pointer(&format!("/steps/{at}/sent_bytes"));
+        ensure!(sent == Some(&json!(bytes)), "step {at} is not of {bytes} bytes: {session:#}");
+    }
+    ensure!(session.pointer("/outcome/state") == Some(&json!("called_back")), "{session:#}");
+
+    let output = site.agent.run(&["boots"])?;
+    let said = String::from_utf8_lossy(&output.stdout);
+    for wanted in [
+        &format!("{mac}  traced-1"),
+        "called back: install_complete",
+        &boot,
+        "TFTP: loader undionly.kpxe, only its size",
+        "70.0 kB",
+        "asks what to boot: its installer (online",
+        "HTTP: images/traced/kernel",
+        "300.0 kB",
+        "reports install_progress 40 %",
+    ] {
+        ensure!(said.contains(wanted), "no '{wanted}' in:\n{said}");
+    }
+    ensure!(!said.contains('\x1b'), "colours where there is no terminal:\n{said}");
+    Ok(())
+}
+
+fn steps_are_shown_while_they_are_seen() -> Result<()> {
+    let site = site()?;
+    let command = site.agent.command(&["boots", "--follow"])?;
+    let follow = Program::spawn("boots", command, site.dir())?;
+    let boot = load(&site)?;
+    let probe = "TFTP: loader undionly.kpxe, only its size";
+    while !follow.line("  +   0.000 s  ", FOLLOW_LIMIT)?.starts_with(probe) {}
+    ask(&site, &random_mac(), &boot)?;
+    loop {
+        let line = follow.line("  +", FOLLOW_LIMIT)?;
+        ensure!(!line.contains(probe), "shown twice: {line}");
+        if line.contains("asks what to boot: its disk") {
+            return Ok(());
+        }
+    }
+}
+
+fn d8_a_restart_keeps_what_was_seen_whatever_became_of_the_file() -> Result<()> {
+    let mut site = site()?;
+    let mac = random_mac();
+    let boot = load(&site)?;
+    ask(&site, &mac, &boot)?;
+    site.agent.program()?.terminate()?;
+    site.agent.stop();
+    let file = site.agent.data_dir().join("boots.jsonl");
+    let mut content = b"\0\xffgarbage\n{\"id\":".to_vec();
+    content.extend(b"\n");
+    content.extend(fs::read(&file).with_context(|| format!("{}", file.display()))?);
+    content.extend(b"{\"torn");
+    fs::write(&file, content)?;
+    site.agent.start()?;
+
+    let kept =
+        wait::until(
+            "the session is back",
+            FOLLOW_LIMIT,
+            || Ok(sessions(&site.agent, &mac)?.pop()),
+        )?;
+    ensure!(kept.get("id") == Some(&json!(boot)), "another session than {boot}: {kept}");
+    // The machine goes on where it was.
+    site.agent.report(&mac, &boot, "first_boot", None)?;
+    let sessions = sessions(&site.agent, &mac)?;
+    let [session] = sessions.as_slice() else { bail!("not one session: {sessions:?}") };
+    ensure!(steps(session).last().is_some_and(|step| step == "reported first_boot"), "{session}");
+    Ok(())
+}
