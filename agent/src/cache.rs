@@ -21,12 +21,15 @@ mod names;
 mod object;
 mod store;
 
-use std::collections::{BTreeMap, HashSet};
+use std::collections::{BTreeMap, HashMap, HashSet};
+use std::fs::File;
+use std::io;
 use std::path::Path;
 use std::sync::atomic::{AtomicU64, Ordering};
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
 
 use anyhow::Result;
+use nix::errno::Errno;
 use pureboot_protocol::{Category, ContentKey, Timestamp};
 use smol::lock::Semaphore;
 
@@ -41,6 +44,9 @@ pub use object::{ContentHash, ContentHashError, Object, Reading};
 /// Fills at a time: each holds a descriptor and a buffer. More of them wait.
 const FILLS_MAX: usize = 8;
 
+/// Objects that are opened at a time: as many threads at most wait for the disk. More of them wait.
+const OPENS_MAX: usize = 16;
+
 /// The handle of the cache. Its clones are the same cache.
 #[derive(Clone)]
 pub struct Cache {
@@ -48,6 +54,7 @@ pub struct Cache {
     /// Whoever changes what is held has it locked, so changes are made one after the other.
     store: Arc<smol::lock::Mutex<Store>>,
     fills: Arc<Semaphore>,
+    opens: Arc<Semaphore>,
     readers: Arc<Readers>,
 }
 
@@ -55,6 +62,8 @@ struct Shared {
     files: Files,
     /// Held for moments only, so that the executor may lock it too.
     index: Mutex<Index>,
+    /// Open files of objects that somebody reads.
+    opened: Mutex<HashMap<ContentHash, Weak<File>>>,
     /// Objects that could not be opened: each is complained about once.
     broken: Mutex<HashSet<ContentHash>>,
     /// After the loss of the index: what is on disk and has not been read again.
@@ -64,9 +73,29 @@ struct Shared {
 }
 
 impl Shared {
+    /// The open file of an object, if somebody reads it. It holds what its name says whatever has become of the name.
+    fn opened(&self, hash: ContentHash) -> Option<Arc<File>> {
+        lock(&self.opened).get(&hash)?.upgrade()
+    }
+
+    /// Lets others that want an object have its open file too.
+    fn share(&self, hash: ContentHash, file: File) -> Arc<File> {
+        let file = Arc::new(file);
+        let mut opened = lock(&self.opened);
+        opened.retain(|_, file| file.strong_count() > 0);
+        opened.insert(hash, Arc::downgrade(&file));
+        file
+    }
+
     fn index(&self) -> MutexGuard<'_, Index> {
         lock(&self.index)
     }
+}
+
+/// Whether the system has no room for another open file, which says nothing of the file.
+fn is_exhausted(error: &io::Error) -> bool {
+    let codes = [Errno::EMFILE, Errno::ENFILE, Errno::ENOMEM];
+    codes.iter().any(|code| error.raw_os_error() == Some(*code as i32))
 }
 
 /// A thread that panicked with the lock left a value that is whole: every change under these locks is one call.
@@ -131,6 +160,7 @@ impl Cache {
         let shared = Shared {
             files,
             index: Mutex::new(index),
+            opened: Mutex::default(),
             broken: Mutex::default(),
             unverified: Mutex::new(unverified),
             hits: AtomicU64::new(0),
@@ -140,35 +170,58 @@ impl Cache {
             shared: Arc::new(shared),
             store: Arc::new(smol::lock::Mutex::new(store)),
             fills: Arc::new(Semaphore::new(FILLS_MAX)),
+            opens: Arc::new(Semaphore::new(OPENS_MAX)),
             readers: Readers::new(),
         })
     }
 
     /// The object that `key` stands for. One whose file is missing, or is not what the index says, is a miss.
     pub async fn find(&self, key: &ContentKey) -> Option<Object> {
+        self.try_find(key).await.unwrap_or_default()
+    }
+
+    /// As [`Cache::find`], for those to whom a miss is final.
+    ///
+    /// # Errors
+    /// The system lacks descriptors or memory to open the object, which is there.
+    pub async fn try_find(&self, key: &ContentKey) -> io::Result<Option<Object>> {
         let found = self.shared.index().find(key);
-        self.count(self.open_object(found).await)
+        Ok(self.count(self.open_object(found).await?))
     }
 
     /// The object of this hash, whatever its names.
     pub async fn find_by_hash(&self, hash: ContentHash) -> Option<Object> {
         let found = self.shared.index().object(&hash).map(|row| (hash, row));
-        self.count(self.open_object(found).await)
+        self.count(self.open_object(found).await.unwrap_or_default())
     }
 
-    async fn open_object(&self, found: Option<(ContentHash, Row)>) -> Option<Object> {
-        let (hash, row) = found?;
+    async fn open_object(&self, found: Option<(ContentHash, Row)>) -> io::Result<Option<Object>> {
+        let Some((hash, row)) = found else { return Ok(None) };
+        let object =
+            |file| Ok(Some(Object::new(hash, row.size_bytes, row.modified, file, &self.readers)));
+        if let Some(file) = self.shared.opened(hash) {
+            return object(file);
+        }
+        // When a thousand machines ask for an object at once, one of them waits for the disk and the others for it.
+        let permit = self.opens.acquire_arc().await;
+        if let Some(file) = self.shared.opened(hash) {
+            return object(file);
+        }
         let shared = Arc::clone(&self.shared);
-        let open = move || shared.files.open_object(hash, Some(row.size_bytes));
+        let open = move || {
+            let opened = shared.files.open_object(hash, Some(row.size_bytes));
+            let opened = opened.map(|(file, _)| shared.share(hash, file));
+            drop(permit);
+            opened
+        };
         match smol::unblock(open).await {
-            Ok((file, _)) => {
-                Some(Object::new(hash, row.size_bytes, row.modified, file, &self.readers))
-            }
+            Ok(file) => object(file),
+            Err(error) if is_exhausted(&error) => Err(error),
             Err(error) => {
                 if lock(&self.shared.broken).insert(hash) {
                     log::warn!(error:%; "object {hash} is in the index and cannot be used");
                 }
-                None
+                Ok(None)
             }
         }
     }

@@ -11,7 +11,7 @@ use crate::boot::booter::Booter;
 use crate::cache::{Cache, Object};
 use crate::session::recorder::Recorder;
 use crate::session::step::{Ending, Protocol, Role, Transfer};
-use crate::tftp::serve::{Finished, Library, Request, Source};
+use crate::tftp::serve::{Finished, Identity, Library, Request, Source};
 use crate::tftp::transfer::Outcome;
 
 /// What iPXE asks for of its own accord, in the directory that it was loaded from.
@@ -40,17 +40,18 @@ pub enum BootFile {
 impl Library for BootLibrary {
     type Source = BootFile;
 
-    async fn find(&self, request: &Request) -> Option<BootFile> {
+    async fn find(&self, request: &Request) -> io::Result<Option<BootFile>> {
         let (name, address) = (request.name.as_str(), request.peer.ip());
         if name.rsplit('/').next() == Some(AUTOEXEC) {
             let base = BaseUrl::from(SocketAddr::new(request.local, self.http_port));
             let (session, step) = self.recorder.begin_first_script(address, Protocol::Tftp, name);
             self.recorder.note_open(request.peer, step);
-            return Some(BootFile::Script(self.booter.autoexec(base, session).into_bytes()));
+            let script = self.booter.autoexec(base, session).into_bytes();
+            return Ok(Some(BootFile::Script(script)));
         }
         let key = key(name);
         let object = match &key {
-            Some(key) => self.cache.find(key).await,
+            Some(key) => self.cache.try_find(key).await?,
             None => None,
         };
         match (key, object) {
@@ -59,11 +60,11 @@ impl Library for BootLibrary {
                 let transfer = Transfer::new(Protocol::Tftp, role, name, Some(object.size_bytes));
                 let step = self.recorder.begin_transfer(None, address, transfer);
                 self.recorder.note_open(request.peer, step);
-                Some(BootFile::Content(object))
+                Ok(Some(BootFile::Content(object)))
             }
             _ => {
                 self.recorder.note_missing(None, address, Protocol::Tftp, name);
-                None
+                Ok(None)
             }
         }
     }
@@ -108,16 +109,32 @@ impl Source for BootFile {
         }
     }
 
+    fn identity(&self) -> Option<Identity> {
+        match self {
+            Self::Script(_) => None,
+            Self::Content(object) => Some(*object.sha256.as_bytes()),
+        }
+    }
+
+    fn read_now(&self, offset: u64, len: usize) -> io::Result<Option<Vec<u8>>> {
+        match self {
+            Self::Script(script) => Ok(Some(part(script, offset, len).to_vec())),
+            Self::Content(object) => object.read_now(offset, len),
+        }
+    }
+
     async fn read_at(&self, offset: u64, len: usize) -> io::Result<Vec<u8>> {
         match self {
-            Self::Script(script) => {
-                let start = usize::try_from(offset).unwrap_or(usize::MAX).min(script.len());
-                let end = start.saturating_add(len).min(script.len());
-                Ok(script.get(start..end).unwrap_or_default().to_vec())
-            }
+            Self::Script(script) => Ok(part(script, offset, len).to_vec()),
             Self::Content(object) => object.read_at(offset, len).await,
         }
     }
+}
+
+fn part(script: &[u8], offset: u64, len: usize) -> &[u8] {
+    let start = usize::try_from(offset).unwrap_or(usize::MAX).min(script.len());
+    let end = start.saturating_add(len).min(script.len());
+    script.get(start..end).unwrap_or_default()
 }
 
 #[cfg(test)]

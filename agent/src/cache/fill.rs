@@ -155,6 +155,8 @@ impl Cache {
             }
             drop(index);
             lock(&shared.broken).remove(&sha256);
+            // What is open may be a damaged file that this one takes the place of.
+            lock(&shared.opened).remove(&sha256);
             if let Some(orphan) = orphan
                 && let Err(error) = shared.files.remove_object(orphan)
             {

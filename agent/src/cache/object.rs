@@ -2,13 +2,14 @@
 
 use std::fmt;
 use std::fs::File;
-use std::io;
+use std::io::{self, IoSliceMut};
 use std::os::unix::fs::FileExt;
 use std::str::FromStr;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 
 use pureboot_protocol::Timestamp;
+use rustix::io::{Errno, ReadWriteFlags, preadv2};
 use smol::lock::Semaphore;
 
 /// Reads that block at a time, over all objects of a cache: as many threads at most wait for the disk.
@@ -88,10 +89,10 @@ impl Object {
         sha256: ContentHash,
         size_bytes: u64,
         modified: Timestamp,
-        file: File,
+        file: Arc<File>,
         readers: &Arc<Readers>,
     ) -> Self {
-        Self { sha256, size_bytes, modified, file: Arc::new(file), readers: Arc::clone(readers) }
+        Self { sha256, size_bytes, modified, file, readers: Arc::clone(readers) }
     }
 
     /// Reads `len` bytes at `offset`; fewer only where the file ends.
@@ -107,6 +108,27 @@ impl Object {
             bytes
         })
         .await
+    }
+
+    /// Reads up to `len` bytes at `offset` that are in memory, or nothing if that would mean to wait for the disk.
+    ///
+    /// # Errors
+    /// The disk's.
+    pub fn read_now(&self, offset: u64, len: usize) -> io::Result<Option<Vec<u8>>> {
+        let mut bytes = vec![0; len];
+        let mut buffers = [IoSliceMut::new(&mut bytes)];
+        match preadv2(&*self.file, &mut buffers, offset, ReadWriteFlags::NOWAIT) {
+            Ok(0) => Ok(None),
+            Ok(read_len) => {
+                bytes.truncate(read_len);
+                Ok(Some(bytes))
+            }
+            // Not in memory, interrupted, or a file system (UBIFS, FUSE) or a kernel that does not know the flag.
+            Err(Errno::AGAIN | Errno::INTR | Errno::OPNOTSUPP | Errno::NOSYS | Errno::INVAL) => {
+                Ok(None)
+            }
+            Err(error) => Err(error.into()),
+        }
     }
 
     /// Counts a stream of this object as a reader until the answer is dropped.

@@ -210,6 +210,25 @@ fn d7_a_boot_loader_with_a_flipped_bit_goes_into_quarantine() {
 }
 
 #[test]
+fn those_who_read_an_object_at_once_share_its_file_and_the_next_one_opens_it_anew() {
+    let site = Site::with(&[(IMAGE, b"good")]);
+    site.run(async |cache| {
+        let held = cache.find(&key(IMAGE)).await.expect("it is there");
+        fs::remove_file(site.object_path(b"good")).unwrap();
+        assert_eq!(read(&cache, IMAGE).await.as_deref(), Some(&b"good"[..]));
+        assert_eq!(held.read_now(1, 2).unwrap().as_deref(), Some(&b"oo"[..]));
+        drop(held);
+        assert_eq!(read(&cache, IMAGE).await, None);
+    });
+}
+
+#[test]
+fn a_lack_of_descriptors_says_nothing_of_the_object() {
+    assert!(is_exhausted(&Errno::EMFILE.into()));
+    assert!(!is_exhausted(&Errno::ENOENT.into()));
+}
+
+#[test]
 fn d15_links_and_pipes_in_place_of_an_object_are_misses() {
     let site = Site::with(&[(IMAGE, b"good")]);
     let path = site.object_path(b"good");

@@ -57,6 +57,18 @@ impl Default for Limits {
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct TransferId(u64);
 
+impl TransferId {
+    /// The transfer of this number.
+    pub(super) fn from_number(number: u64) -> Self {
+        Self(number)
+    }
+
+    /// Its number; they are counted from 0.
+    pub(super) fn number(self) -> u64 {
+        self.0
+    }
+}
+
 /// Why a request gets no answer. The log gets this text.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
 pub enum Refusal {
@@ -212,6 +224,14 @@ impl Admission {
         *self.by_client.entry(client_of(peer)).or_default() += 1;
         self.unanswered.insert(id, now);
         Ok(Admitted { id, ended })
+    }
+
+    /// Learns that the first word to the machine of a transfer is said only `now`: a thousand requests at once take their time,
+    /// which is not the machine's.
+    pub fn handle_begin(&mut self, id: TransferId, now: Instant) {
+        if let Some(began) = self.unanswered.get_mut(&id) {
+            *began = now;
+        }
     }
 
     /// Learns that the machine of a transfer has answered.
@@ -406,6 +426,19 @@ mod tests {
         }
         let other = SocketAddr::from((Ipv6Addr::new(0x2001, 0xdb8, 0, 2, 0, 0, 0, 1), 2000));
         assert!(admit(&mut admission, other, now).is_ok());
+    }
+
+    #[test]
+    fn f9_a_machine_has_its_moment_from_when_it_was_spoken_to() {
+        let begin = begin();
+        let limits = Limits { unanswered_max: 1, ..Limits::default() };
+        let mut admission = Admission::new(limits, begin);
+        let first = admit(&mut admission, peer(1, 2000), begin).expect("room").id;
+        admission.handle_begin(first, begin + ANSWER_MIN);
+        let soon = begin + ANSWER_MIN * 2 - Duration::from_millis(1);
+        assert_eq!(admit(&mut admission, peer(2, 2000), soon).expect("room").ended, None);
+        let late = begin + ANSWER_MIN * 2;
+        assert_eq!(admit(&mut admission, peer(3, 2000), late).expect("room").ended, Some(first));
     }
 
     #[test]

@@ -1,39 +1,50 @@
 //! The sockets of TFTP: one that hears requests, and one of its own for each transfer.
 //!
-//! What may be answered is decided by [`super::limits`], how a transfer goes by [`super::transfer`]; where files come from is
-//! behind [`Library`]. Nothing that arrives ends [`serve`].
+//! They have a thread of their own (`engine`), which never waits for anything but them. What may be answered is decided by
+//! [`super::limits`], how a transfer goes by [`super::transfer`]; where files come from is behind [`Library`], which stays on
+//! the executor (`exchange`). Nothing that arrives ends [`serve`].
 
-mod drive;
+mod engine;
+mod exchange;
+mod link;
 mod listener;
+mod pieces;
+mod poller;
+mod sending;
 
-use std::cell::{Cell, RefCell};
-use std::collections::HashMap;
+use std::cell::Cell;
 use std::convert::Infallible;
+use std::future::pending;
 use std::io;
 use std::net::{IpAddr, SocketAddr};
+use std::panic;
 use std::rc::Rc;
+use std::sync::Arc;
+use std::thread::{self, JoinHandle};
 use std::time::Duration;
 
 use smol::LocalExecutor;
-use smol::channel::{self, Receiver, Sender};
+use smol::channel::{self, Receiver};
 
+use self::engine::Engine;
+use self::exchange::{Answer, Inbox, Order};
 pub use self::listener::Listener;
-use self::listener::Received;
-use super::limits::{Admission, Limits, TransferId};
+use super::limits::Limits;
 use super::name::Name;
-use super::packet::{self, ErrorCode, Mode, Packet};
 use super::transfer::{Outcome, Tally};
-use crate::clock;
 
 /// Where the files come from.
 #[expect(async_fn_in_trait, reason = "one thread: no future has to be Send")]
 pub trait Library {
     /// A file that was found.
-    type Source: Source + 'static;
+    type Source: Source;
 
     /// The file for a request, if there is one. Found or not, the sooner the better: firmware that asks for a file that is
     /// missing waits for the answer.
-    async fn find(&self, request: &Request) -> Option<Self::Source>;
+    ///
+    /// # Errors
+    /// It cannot be told at the moment, so the machine gets no answer and asks again. "File not found" would end its boot.
+    async fn find(&self, request: &Request) -> io::Result<Option<Self::Source>>;
 
     /// Learns that a transfer is over.
     fn handle_finished(&self, finished: &Finished) {
@@ -41,11 +52,28 @@ pub trait Library {
     }
 }
 
+/// Names content: two sources of the same identity hold the same bytes.
+pub type Identity = [u8; 32];
+
 /// A file that stays the same until it is dropped.
-#[expect(async_fn_in_trait, reason = "one thread: no future has to be Send")]
-pub trait Source {
+#[expect(
+    async_fn_in_trait,
+    reason = "read on the executor's thread only: no future has to be Send"
+)]
+pub trait Source: Send + Sync + 'static {
     /// Its length in bytes.
     fn size_bytes(&self) -> u64;
+
+    /// What it holds, if that has a name; then transfers share what they have read of it.
+    fn identity(&self) -> Option<Identity> {
+        None
+    }
+
+    /// The `len` bytes at `offset`, or fewer but some, or none if that would mean to wait for a disk. Both lie within the file.
+    ///
+    /// # Errors
+    /// The bytes cannot be read; the transfer ends.
+    fn read_now(&self, offset: u64, len: usize) -> io::Result<Option<Vec<u8>>>;
 
     /// The `len` bytes at `offset`, or fewer but some. Both lie within the file.
     ///
@@ -80,8 +108,8 @@ pub struct Finished {
     pub duration: Duration,
 }
 
-/// Answers requests for as long as it is polled. Transfers are tasks on `executor`, which has to run on the same thread;
-/// `active` counts them.
+/// Answers requests for as long as it is polled. Files are looked up by tasks on `executor`, which has to run on the same thread;
+/// `active` counts transfers.
 pub async fn serve<L: Library + 'static>(
     listener: Listener,
     library: Rc<L>,
@@ -89,136 +117,132 @@ pub async fn serve<L: Library + 'static>(
     limits: Limits,
     active: Rc<Cell<usize>>,
 ) -> Infallible {
-    let server = Rc::new(Server {
-        listener,
-        library,
-        active,
-        admission: RefCell::new(Admission::new(limits, clock::monotonic())),
-        displace: RefCell::default(),
-    });
-    let _end = EndTransfers(server.clone());
-    server.listener.receive(|received| server.handle_datagram(&executor, &received)).await
+    let (orders, ordered) = channel::bounded(1);
+    let inbox = Arc::new(Inbox::new(listener.bell.clone()));
+    let engine_inbox = Arc::clone(&inbox);
+    let thread = thread::Builder::new()
+        .name("tftp".to_owned())
+        .spawn(move || Engine::new(listener, limits, orders, engine_inbox).run())
+        .expect("a thread can be started at boot");
+    let mut desk = Desk { library, inbox, ordered, active, thread: Some(thread) };
+    while let Ok(orders) = desk.ordered.recv().await {
+        for order in orders {
+            desk.handle_order(order, &executor);
+        }
+    }
+    // The thread runs until it is told to end, so it has panicked.
+    match desk.thread.take().map(JoinHandle::join) {
+        Some(Err(cause)) => panic::resume_unwind(cause),
+        _ => pending().await,
+    }
 }
 
-struct Server<L> {
-    listener: Listener,
+/// The executor's side.
+struct Desk<L: Library> {
     library: Rc<L>,
+    inbox: Arc<Inbox<L::Source>>,
+    ordered: Receiver<Vec<Order<L::Source>>>,
     active: Rc<Cell<usize>>,
-    admission: RefCell<Admission>,
-    /// For each transfer what displaces it when it is dropped.
-    displace: RefCell<HashMap<TransferId, Sender<Infallible>>>,
+    thread: Option<JoinHandle<()>>,
 }
 
-/// Ends all transfers with [`serve`], which they would keep alive.
-struct EndTransfers<L>(Rc<Server<L>>);
-
-impl<L> Drop for EndTransfers<L> {
-    fn drop(&mut self) {
-        self.0.displace.take();
-    }
-}
-
-/// A place among the transfers, given back however the transfer ends.
-struct Place<L> {
-    server: Rc<Server<L>>,
-    id: TransferId,
-    /// Closed when the transfer is displaced.
-    displaced: Receiver<Infallible>,
-}
-
-impl<L> Place<L> {
-    fn new(server: Rc<Server<L>>, id: TransferId) -> Self {
-        let (displace, displaced) = channel::bounded(1);
-        server.active.set(server.active.get() + 1);
-        server.displace.borrow_mut().insert(id, displace);
-        Self { server, id, displaced }
-    }
-}
-
-impl<L> Drop for Place<L> {
-    fn drop(&mut self) {
-        self.server.active.set(self.server.active.get() - 1);
-        self.server.admission.borrow_mut().handle_end(self.id);
-        self.server.displace.borrow_mut().remove(&self.id);
-    }
-}
-
-impl<L: Library + 'static> Server<L> {
-    fn handle_datagram(
-        self: &Rc<Self>,
-        executor: &LocalExecutor<'static>,
-        received: &Received<'_>,
-    ) {
-        let Received { peer, local, datagram, .. } = *received;
-        let parsed = Packet::parse(datagram);
-        match &parsed {
-            Ok(Packet::ReadRequest(_) | Packet::WriteRequest(_)) => {}
-            Err(error) if error.is_answered() => {}
-            Ok(_) => return log::trace!(peer:%; "dropped a datagram that belongs to no transfer"),
-            Err(error) => return log::trace!(peer:%, error:%; "dropped what is not TFTP"),
-        }
-        let now = clock::monotonic();
-        if let Err(refusal) = self.admission.borrow_mut().handle_datagram(peer, local, now) {
-            return log::debug!(peer:%; "dropped a request: {refusal}");
-        }
-        match parsed {
-            Ok(Packet::ReadRequest(request)) => {
-                self.handle_read_request(executor, received, &request);
+impl<L: Library + 'static> Desk<L> {
+    fn handle_order(&self, order: Order<L::Source>, executor: &LocalExecutor<'static>) {
+        let inbox = Arc::clone(&self.inbox);
+        match order {
+            Order::Find { id, request } => {
+                self.begin();
+                let library = Rc::clone(&self.library);
+                let find = async move {
+                    let found = library.find(&request).await;
+                    request.log(&found);
+                    inbox.push(Answer::Found { id, found });
+                };
+                executor.spawn(find).detach();
             }
-            Ok(_) => {
-                log::info!(peer:%; "{peer} wants to write, which nobody may");
-                self.refuse(received, ErrorCode::ACCESS_VIOLATION, "read only");
+            Order::Read { id, source, offset, len } => {
+                let read = async move {
+                    let data = source.read_at(offset, len).await;
+                    inbox.push(Answer::Data { id, data });
+                };
+                executor.spawn(read).detach();
+            }
+            Order::Ended(finished) => self.end(finished.as_deref()),
+        }
+    }
+}
+
+impl<L: Library> Desk<L> {
+    fn begin(&self) {
+        self.active.set(self.active.get() + 1);
+    }
+
+    fn end(&self, finished: Option<&Finished>) {
+        self.active.set(self.active.get() - 1);
+        if let Some(finished) = finished {
+            finished.log();
+            self.library.handle_finished(finished);
+        }
+    }
+}
+
+impl<L: Library> Drop for Desk<L> {
+    /// Ends the thread and all transfers.
+    fn drop(&mut self) {
+        self.inbox.close();
+        // The thread closes its end with its last order.
+        while let Ok(orders) = self.ordered.recv_blocking() {
+            for order in orders {
+                match order {
+                    Order::Find { .. } => self.begin(),
+                    Order::Read { .. } => {}
+                    Order::Ended(finished) => self.end(finished.as_deref()),
+                }
+            }
+        }
+        if let Some(thread) = self.thread.take() {
+            // A panic of the thread has been printed, and this is the end of the server anyway.
+            _ = thread.join();
+        }
+    }
+}
+
+impl Request {
+    fn log<S>(&self, found: &io::Result<Option<S>>) {
+        let Self { name, peer, .. } = self;
+        match found {
+            Ok(Some(_)) => {}
+            Ok(None) => {
+                log::info!(peer:%, file:% = name; "{peer} asks for {name}, which is not here");
             }
             Err(error) => {
-                log::debug!(peer:%, error:%; "refused a request that is malformed");
-                self.refuse(received, ErrorCode::ILLEGAL_OPERATION, &error.to_string());
+                log::warn!(peer:%, file:% = name, error:%; "cannot look up {name} for {peer}, which has to ask again: {error}");
             }
         }
     }
+}
 
-    fn handle_read_request(
-        self: &Rc<Self>,
-        executor: &LocalExecutor<'static>,
-        received: &Received<'_>,
-        asked: &packet::Request<'_>,
-    ) {
-        let Received { peer, local, datagram, .. } = *received;
-        if asked.mode != Mode::Octet {
-            let mode = asked.mode.as_str();
-            log::info!(peer:%, mode; "{peer} asks in mode {mode}, only octet is served");
-            // The one text longer than what was asked: whoever types at a client has to learn what to type instead.
-            let text = b"only mode octet is served, ask for it (tftp-hpa: -m binary)";
-            return self.listener.send_error(received, ErrorCode::NOT_DEFINED, text);
-        }
-        let name = match Name::parse(asked.name) {
-            Ok(name) => name,
-            Err(error) => {
-                log::info!(peer:%, error:%; "{peer} asks for what nothing is called");
-                return self.refuse(received, ErrorCode::FILE_NOT_FOUND, "file not found");
-            }
+impl Finished {
+    fn log(&self) {
+        let Self { request: Request { name: file, peer, .. }, tally, .. } = self;
+        let bytes = tally.acked_bytes;
+        let resends = tally.resends;
+        let duration_ms = u64::try_from(self.duration.as_millis()).unwrap_or(u64::MAX);
+        let text = match self.outcome {
+            Outcome::Complete => format!("sent {file} to {peer}"),
+            Outcome::Unconfirmed => format!("sent {file} to {peer}, the last ACK did not come"),
+            Outcome::Probe => format!("told {peer} the size of {file}"),
+            Outcome::Refused(code) => format!("{peer} ended {file} with error {code}"),
+            Outcome::Silent => format!("{peer} fell silent while reading {file}"),
+            Outcome::Displaced => format!("stopped sending {file} to {peer} for another request"),
+            Outcome::ReadFailed => format!("stopped sending {file} to {peer}: cannot read it"),
         };
-        let admitted =
-            self.admission.borrow_mut().handle_request(peer, datagram, clock::monotonic());
-        let admitted = match admitted {
-            Ok(admitted) => admitted,
-            Err(refusal) => return log::debug!(peer:%; "dropped a request: {refusal}"),
+        // Requests under made-up addresses displace each other by the thousand.
+        let level = match self.outcome {
+            Outcome::Displaced => log::Level::Debug,
+            _ => log::Level::Info,
         };
-        if let Some(ended) = admitted.ended {
-            self.displace.borrow_mut().remove(&ended);
-        }
-        let place = Place::new(self.clone(), admitted.id);
-        let request = Request { name, peer, local };
-        let options = asked.options;
-        let answer_to = received.answer_to();
-        executor.spawn(place.answer(request, options, answer_to)).detach();
-    }
-
-    /// Answers with an error no longer than what was asked, so that nobody gains by asking in another's name (F10).
-    fn refuse(&self, received: &Received<'_>, code: ErrorCode, text: &str) {
-        const FRAME_LEN: usize = 5;
-        let room = received.datagram.len().saturating_sub(FRAME_LEN);
-        let text = text.as_bytes();
-        self.listener.send_error(received, code, text.get(..room).unwrap_or(text));
+        log::log!(level, peer:%, file:%, bytes, duration_ms, resends, outcome:? = self.outcome; "{text}");
     }
 }
 

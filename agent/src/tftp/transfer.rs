@@ -14,8 +14,8 @@ mod rtt;
 
 use std::time::Instant;
 
-pub use self::ahead::PIECE_BYTES_MAX;
 use self::ahead::ReadAhead;
+pub use self::ahead::{PIECE_BYTES_MAX, Piece};
 use self::flight::{Effect, Flight, Layout, SENDS_UNANSWERED_MAX, UNANSWERED_MAX, on_the_wire};
 use self::rtt::RoundTrip;
 use super::options::Agreement;
@@ -193,12 +193,12 @@ impl Transfer {
         }
     }
 
-    /// Takes what a read brought. Fewer bytes than asked are fine, none are not.
-    pub fn handle_data(&mut self, bytes: Vec<u8>, now: Instant) {
+    /// Takes what a read brought; other transfers may hold it too. Fewer bytes than asked are fine, none are not.
+    pub fn handle_data(&mut self, piece: impl Into<Piece>, now: Instant) {
         if let State::Sending(flight) = &mut self.state {
             flight.handle_read(now);
         }
-        if self.ahead.extend(bytes).is_err() {
+        if self.ahead.extend(piece.into()).is_err() {
             self.handle_read_error();
         }
     }

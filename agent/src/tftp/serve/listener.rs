@@ -1,30 +1,38 @@
 //! The socket that hears requests, and the errors that answer them.
 
-use std::convert::Infallible;
 use std::io::{self, IoSliceMut};
 use std::net::{IpAddr, SocketAddr, UdpSocket};
-use std::time::Duration;
 
 use nix::sys::socket::{setsockopt, sockopt};
 use quinn_udp::{BATCH_SIZE, RecvMeta, Transmit, UdpSockRef, UdpSocketState};
-use smol::{Async, Timer};
 use socket2::{Domain, Protocol, Socket, Type};
 
+use super::poller::{BELL, Bell, Poller, REQUESTS};
 use crate::tftp::packet::{ErrorCode, Packet};
 
 /// Room for a thousand requests at once: a request that finds no room costs its machine a second.
 const RECEIVE_BUFFER_LEN: usize = 4 << 20;
 /// A datagram that is longer is no request; what is cut off is not missed.
 const DATAGRAM_LEN_MAX: usize = 1_024;
-/// How long to leave a socket alone that only brings errors.
-const ERROR_PAUSE: Duration = Duration::from_millis(100);
 
 /// The socket that hears requests.
 #[derive(Debug)]
 pub struct Listener {
-    socket: Async<UdpSocket>,
-    offload: UdpSocketState,
+    pub(super) socket: UdpSocket,
+    /// What the system knows of sending many datagrams in one call.
+    pub(super) offload: UdpSocketState,
+    /// What everybody who serves waits with, made here so that a lack of descriptors is told at the start.
+    pub(super) poller: Poller,
+    pub(super) bell: Bell,
     local: SocketAddr,
+}
+
+/// Room for datagrams that come together.
+#[derive(Debug)]
+pub(super) struct Batch {
+    storage: Vec<u8>,
+    metas: [RecvMeta; BATCH_SIZE],
+    len: usize,
 }
 
 /// A datagram as it came.
@@ -46,10 +54,44 @@ pub(super) struct Raw {
     local: Option<IpAddr>,
 }
 
-impl Received<'_> {
+impl<'a> Received<'a> {
+    fn new(meta: &RecvMeta, datagram: &'a [u8], listening: IpAddr) -> Self {
+        let mut peer = meta.addr;
+        peer.set_ip(peer.ip().to_canonical());
+        let local = meta.dst_ip.unwrap_or(listening).to_canonical();
+        Self { peer, local, datagram, raw: Raw { peer: meta.addr, local: meta.dst_ip } }
+    }
+
     /// What is needed to answer it later.
     pub(super) fn answer_to(&self) -> Raw {
         self.raw
+    }
+}
+
+impl Batch {
+    pub(super) fn new() -> Self {
+        Self {
+            storage: vec![0; DATAGRAM_LEN_MAX * BATCH_SIZE],
+            metas: [RecvMeta::default(); BATCH_SIZE],
+            len: 0,
+        }
+    }
+
+    /// Whether there may be more.
+    pub(super) fn is_full(&self) -> bool {
+        self.len == self.metas.len()
+    }
+
+    /// What came, to the address `listening` where the system does not say to which.
+    pub(super) fn datagrams(&self, listening: IpAddr) -> impl Iterator<Item = Received<'_>> {
+        let pairs = self.metas.iter().zip(self.storage.chunks(DATAGRAM_LEN_MAX)).take(self.len);
+        pairs.flat_map(move |(meta, buffer)| {
+            let bytes = buffer.get(..meta.len).unwrap_or(buffer);
+            // The kernel may have joined datagrams of one sender.
+            bytes
+                .chunks(meta.stride.max(1))
+                .map(move |datagram| Received::new(meta, datagram, listening))
+        })
     }
 }
 
@@ -76,10 +118,14 @@ impl Listener {
             log::debug!(error:%; "the receive buffer of TFTP stays as it is");
         }
         socket.bind(&address.into())?;
-        let socket = Async::new(UdpSocket::from(socket))?;
+        let socket = UdpSocket::from(socket);
+        // This also makes it answer at once when nothing is there.
         let offload = UdpSocketState::new(UdpSockRef::from(&socket))?;
-        let local = socket.get_ref().local_addr()?;
-        Ok(Self { socket, offload, local })
+        let local = socket.local_addr()?;
+        let (poller, bell) = (Poller::new()?, Bell::new()?);
+        poller.add(&socket, REQUESTS)?;
+        poller.add(&bell, BELL)?;
+        Ok(Self { socket, offload, poller, bell, local })
     }
 
     /// The address that it listens on.
@@ -87,50 +133,20 @@ impl Listener {
         self.local
     }
 
-    /// What the system knows of sending many datagrams in one call.
-    pub(super) fn offload(&self) -> &UdpSocketState {
-        &self.offload
-    }
-
-    /// Hands each datagram to `handle`, and goes on after errors: an interface may come back.
-    pub(super) async fn receive(&self, mut handle: impl FnMut(Received<'_>)) -> Infallible {
-        let mut storage = [0; DATAGRAM_LEN_MAX * BATCH_SIZE];
-        let mut metas = [RecvMeta::default(); BATCH_SIZE];
-        loop {
-            let batch = match self.socket.readable().await {
-                Ok(()) => {
-                    let mut buffers: Vec<_> =
-                        storage.chunks_mut(DATAGRAM_LEN_MAX).map(IoSliceMut::new).collect();
-                    self.offload.recv(UdpSockRef::from(&self.socket), &mut buffers, &mut metas)
-                }
-                Err(error) => Err(error),
-            };
-            match batch {
-                Ok(count) => {
-                    for (meta, buffer) in
-                        metas.iter().zip(storage.chunks(DATAGRAM_LEN_MAX)).take(count)
-                    {
-                        let bytes = buffer.get(..meta.len).unwrap_or(buffer);
-                        // The kernel may have joined datagrams of one sender.
-                        for datagram in bytes.chunks(meta.stride.max(1)) {
-                            handle(self.received(meta, datagram));
-                        }
-                    }
-                }
-                Err(error) if error.kind() == io::ErrorKind::WouldBlock => {}
-                Err(error) => {
-                    log::debug!(error:%; "the TFTP socket brought an error");
-                    Timer::after(ERROR_PAUSE).await;
-                }
-            }
+    /// Takes the datagrams that have arrived, as far as they fit; there may be none.
+    ///
+    /// # Errors
+    /// The socket's, which may be over next time: an interface may come back.
+    pub(super) fn receive(&self, batch: &mut Batch) -> io::Result<()> {
+        batch.len = 0;
+        let mut buffers: Vec<_> =
+            batch.storage.chunks_mut(DATAGRAM_LEN_MAX).map(IoSliceMut::new).collect();
+        match self.offload.recv(UdpSockRef::from(&self.socket), &mut buffers, &mut batch.metas) {
+            Ok(count) => batch.len = count,
+            Err(error) if error.kind() == io::ErrorKind::WouldBlock => {}
+            Err(error) => return Err(error),
         }
-    }
-
-    fn received<'a>(&self, meta: &RecvMeta, datagram: &'a [u8]) -> Received<'a> {
-        let mut peer = meta.addr;
-        peer.set_ip(peer.ip().to_canonical());
-        let local = meta.dst_ip.unwrap_or(self.local.ip()).to_canonical();
-        Received { peer, local, datagram, raw: Raw { peer: meta.addr, local: meta.dst_ip } }
+        Ok(())
     }
 
     /// Answers with an error, from the port of requests: an error needs no socket of its own, so that it can be sent also when

@@ -1,10 +1,11 @@
+use std::cell::RefCell;
 use std::net::{Ipv4Addr, Ipv6Addr, UdpSocket};
 
 use smol::future::{self, FutureExt};
 use smol::{Async, Task, Timer};
 
 use super::*;
-use crate::tftp::packet::Options;
+use crate::tftp::packet::{self, ErrorCode, Mode, Options, Packet};
 
 /// How long a test waits for an answer before it fails.
 const ANSWER_MAX: Duration = Duration::from_secs(10);
@@ -13,23 +14,44 @@ const ANSWER_MAX: Duration = Duration::from_secs(10);
 #[derive(Default)]
 struct Shelf {
     finished: RefCell<Vec<Finished>>,
+    /// How often a file was looked up that cannot be told of at first.
+    busy: Cell<usize>,
 }
 
 struct File {
     size_bytes: u64,
-    is_broken: bool,
+    disk: Disk,
+}
+
+/// How reads go.
+#[derive(Clone, Copy, PartialEq)]
+enum Disk {
+    InMemory,
+    Sound,
+    Broken,
+    Stuck,
 }
 
 impl Library for Shelf {
     type Source = File;
 
-    async fn find(&self, request: &Request) -> Option<File> {
-        let (name, is_broken) = match request.name.as_str().strip_prefix("broken/") {
-            Some(name) => (name, true),
-            None => (request.name.as_str(), false),
+    async fn find(&self, request: &Request) -> io::Result<Option<File>> {
+        let name = request.name.as_str();
+        let (kind, name) = name.split_once("/boot/").unwrap_or(("", name));
+        let disk = match kind {
+            "memory" => Disk::InMemory,
+            "broken" => Disk::Broken,
+            "stuck" => Disk::Stuck,
+            _ => Disk::Sound,
         };
-        let size_bytes = name.strip_prefix("boot/")?.parse().ok()?;
-        Some(File { size_bytes, is_broken })
+        if kind == "busy" {
+            self.busy.set(self.busy.get() + 1);
+            if self.busy.get() == 1 {
+                return Err(io::Error::other("no descriptors left"));
+            }
+        }
+        let size = name.strip_prefix("boot/").unwrap_or(name).parse().ok();
+        Ok(size.map(|size_bytes| File { size_bytes, disk }))
     }
 
     fn handle_finished(&self, finished: &Finished) {
@@ -42,11 +64,16 @@ impl Source for File {
         self.size_bytes
     }
 
+    fn read_now(&self, offset: u64, len: usize) -> io::Result<Option<Vec<u8>>> {
+        Ok((self.disk == Disk::InMemory).then(|| content(offset, len)))
+    }
+
     async fn read_at(&self, offset: u64, len: usize) -> io::Result<Vec<u8>> {
-        if self.is_broken {
-            Err(io::ErrorKind::InvalidData.into())
-        } else {
-            Ok(content(offset, len))
+        match self.disk {
+            Disk::InMemory => panic!("what is in memory needs no disk"),
+            Disk::Sound => Ok(content(offset, len)),
+            Disk::Broken => Err(io::ErrorKind::InvalidData.into()),
+            Disk::Stuck => future::pending().await,
         }
     }
 }
@@ -356,6 +383,46 @@ fn a_file_that_cannot_be_read_is_told() {
         machine.ask("broken/boot/10", Options::default()).await;
         assert_eq!(machine.hear_error().await.0, ErrorCode::NOT_DEFINED);
         assert_eq!(site.outcomes().await, [Outcome::ReadFailed]);
+    });
+}
+
+#[test]
+fn what_is_in_memory_is_sent_without_the_disk() {
+    with_site("127.0.0.1:0", async |site| {
+        let machine = Machine::new(site.address);
+        let file = machine.fetch("memory/boot/300000", windowed(1_468, 16)).await;
+        assert!(file == content(0, 300_000));
+        assert_eq!(site.outcomes().await, [Outcome::Complete]);
+    });
+}
+
+#[test]
+fn d12_a_disk_that_is_stuck_stalls_nobody_else() {
+    with_site("127.0.0.1:0", async |site| {
+        let stuck: Vec<_> = (0..7).map(|_| Machine::new(site.address)).collect();
+        for machine in &stuck {
+            machine.ask("stuck/boot/2000", Options::default()).await;
+        }
+        let machine = Machine::new(site.address);
+        let file = machine.fetch("memory/boot/300000", windowed(1_468, 4)).await;
+        assert!(file == content(0, 300_000));
+        while site.active.get() != stuck.len() {
+            future::yield_now().await;
+        }
+    });
+}
+
+#[test]
+fn a_file_that_nobody_can_tell_of_at_the_moment_is_not_called_missing() {
+    with_site("127.0.0.1:0", async |site| {
+        let machine = Machine::new(site.address);
+        machine.ask("busy/boot/10", Options::default()).await;
+        while site.shelf.busy.get() == 0 || site.active.get() > 0 {
+            future::yield_now().await;
+        }
+        // Were there an answer to the first request, this would read it.
+        assert_eq!(machine.fetch("busy/boot/10", Options::default()).await, content(0, 10));
+        assert_eq!(site.outcomes().await, [Outcome::Complete]);
     });
 }
 

@@ -4,6 +4,7 @@
 //! never exceeds [`HELD_BYTES_MAX`], whatever is asked.
 
 use std::collections::VecDeque;
+use std::rc::Rc;
 
 use crate::tftp::options::WINDOW_BYTES_MAX;
 
@@ -13,12 +14,15 @@ pub const PIECE_BYTES_MAX: usize = 64 << 10;
 /// behind an almost acknowledged piece.
 const HELD_BYTES_MAX: usize = WINDOW_BYTES_MAX + PIECE_BYTES_MAX;
 
+/// A stretch of a file, which several transfers may hold.
+pub type Piece = Rc<Vec<u8>>;
+
 /// The held stretch.
 #[derive(Debug)]
 pub(super) struct ReadAhead {
     size_bytes: u64,
     piece_bytes: usize,
-    pieces: VecDeque<Vec<u8>>,
+    pieces: VecDeque<Piece>,
     /// Where in the file the first piece begins.
     start: u64,
     /// Where in the file the last piece ends, and the next read begins.
@@ -58,7 +62,7 @@ impl ReadAhead {
     }
 
     /// Takes what the read under way brought: some bytes, and no more than asked.
-    pub(super) fn extend(&mut self, bytes: Vec<u8>) -> Result<(), ReadMismatch> {
+    pub(super) fn extend(&mut self, bytes: Piece) -> Result<(), ReadMismatch> {
         let asked = self.asked.take().ok_or(ReadMismatch)?;
         if bytes.is_empty() || bytes.len() > asked {
             return Err(ReadMismatch);
@@ -133,9 +137,9 @@ mod tests {
                 while let Some((offset, len)) = ahead.next_read(needed) {
                     prop_assert_eq!(ahead.next_read(needed), None);
                     let len = (len >> short).max(1);
-                    let bytes = (offset..).take(len).map(byte_at).collect();
-                    ahead.extend(bytes).expect("no more than asked");
-                    let held: usize = ahead.pieces.iter().map(Vec::len).sum();
+                    let bytes: Vec<_> = (offset..).take(len).map(byte_at).collect();
+                    ahead.extend(bytes.into()).expect("no more than asked");
+                    let held: usize = ahead.pieces.iter().map(|piece| piece.len()).sum();
                     prop_assert!(held <= HELD_BYTES_MAX);
                 }
                 prop_assert!(ahead.reaches(needed));
@@ -152,10 +156,10 @@ mod tests {
     #[test]
     fn a_read_brings_something_and_no_more_than_asked() {
         let mut ahead = ReadAhead::new(10, PIECE_BYTES_MAX);
-        assert_eq!(ahead.extend(vec![1]), Err(ReadMismatch));
+        assert_eq!(ahead.extend(vec![1].into()), Err(ReadMismatch));
         assert_eq!(ahead.next_read(10), Some((0, 10)));
-        assert_eq!(ahead.extend(vec![]), Err(ReadMismatch));
+        assert_eq!(ahead.extend(vec![].into()), Err(ReadMismatch));
         assert_eq!(ahead.next_read(10), Some((0, 10)));
-        assert_eq!(ahead.extend(vec![1; 11]), Err(ReadMismatch));
+        assert_eq!(ahead.extend(vec![1; 11].into()), Err(ReadMismatch));
     }
 }
