@@ -3,6 +3,7 @@
 mod idle;
 mod load;
 mod peers;
+mod place;
 mod proc;
 mod tftp;
 

@@ -54,15 +54,37 @@ fn atftpd(root: &Path, dir: &Path) -> Result<Server> {
         None => packages::unpacked("atftpd")?.join("usr/sbin/atftpd"),
     };
     let mut command = Command::new(program);
-    command.args(["--daemon", "--no-fork", "--logfile", "-", "--verbose=3", "--maxthread", "100"]);
+    command.args(["--daemon", "--no-fork", "--logfile", "-", "--verbose=3", "--maxthread", "4000"]);
     command.args(["--bind-address", &address.ip().to_string()]);
     command.args(["--port", &address.port().to_string()]).arg(root);
     start("atftpd", command, address, dir)
 }
 
+fn dnsmasq(root: &Path, dir: &Path) -> Result<Server> {
+    // Its TFTP has one port, so it gets an address of its own.
+    let address = SocketAddr::from((Ipv4Addr::new(127, 0, 0, 69), 69));
+    let mut command = process::system("dnsmasq")?;
+    command.args([
+        "--keep-in-foreground",
+        "--conf-file=/dev/null",
+        "--port=0",
+        "--bind-interfaces",
+    ]);
+    command.arg(format!("--listen-address={}", address.ip()));
+    command.args(["--enable-tftp", "--tftp-max=4000", "--quiet-tftp", "--user=root"]);
+    command
+        .args(["--log-facility=-", "--pid-file="])
+        .arg(format!("--tftp-root={}", root.display()));
+    start("dnsmasq", command, address, dir)
+}
+
 /// Starts every peer that can be had; one that cannot is named with the reason.
 pub(super) fn start_all(root: &Path, dir: &Path) -> Vec<Server> {
-    let attempts = [("tftpd-hpa", tftpd_hpa(root, dir)), ("atftpd", atftpd(root, dir))];
+    let attempts = [
+        ("tftpd-hpa", tftpd_hpa(root, dir)),
+        ("atftpd", atftpd(root, dir)),
+        ("dnsmasq", dnsmasq(root, dir)),
+    ];
     let started = attempts.into_iter().filter_map(|(name, attempt)| {
         attempt.map_err(|error| println!("without {name}: {error:#}")).ok()
     });

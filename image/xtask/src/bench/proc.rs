@@ -29,6 +29,13 @@ impl CpuMeter {
         self.group.is_some()
     }
 
+    /// The process, and all that it has started where that is known.
+    pub(super) fn pids(&self) -> Result<Vec<u32>> {
+        let Some(group) = &self.group else { return Ok(vec![self.pid]) };
+        let pids = fs::read_to_string(group.join("cgroup.procs"))?;
+        Ok(pids.lines().map(str::parse).collect::<Result<_, _>>()?)
+    }
+
     /// Processor time so far, in seconds.
     pub(super) fn seconds(&self) -> Result<f64> {
         let Some(group) = &self.group else { return cpu_seconds(self.pid) };

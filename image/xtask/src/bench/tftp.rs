@@ -1,64 +1,55 @@
-//! `cargo xtask bench tftp`: the agent beside tftpd-hpa and atftpd, in turns within one run.
+//! `cargo xtask bench tftp`: the agent beside tftpd-hpa, atftpd and dnsmasq, in turns within one run.
+
+mod cases;
+mod table;
 
 use std::fs;
 use std::os::unix::fs::PermissionsExt;
+use std::thread;
+use std::time::Duration;
 
 use anyhow::{Context, Result};
 use argh::FromArgs;
 use pureboot_tests::noise;
 use pureboot_tests::site::Site;
 
+use self::cases::{Case, Files};
+use self::table::{Figures, Row};
 use super::load::{self, Load};
-use super::median;
 use super::peers::{self, Server};
-use super::proc::CpuMeter;
+use super::place;
+use super::proc::{self, CpuMeter};
+use crate::packages;
 
-/// TFTP throughput and processor time, beside established servers.
+/// TFTP speed, first bytes, processor time and memory, beside established servers.
 #[derive(FromArgs)]
 #[argh(subcommand, name = "tftp")]
 pub(super) struct Tftp {
     /// how often each server has its turn (default 5)
     #[argh(option, default = "5")]
     rounds: usize,
+    /// only rows whose title contains this
+    #[argh(option, default = "String::new()")]
+    only: String,
 }
 
-const LARGE_LEN: usize = 64 << 20;
-const SMALL_LEN: usize = 1 << 20;
-
-/// What one turn measured.
-#[derive(Debug, Clone, Copy)]
-struct Turn {
-    mb_per_second: f64,
-    cpu_seconds_per_gb: f64,
-}
-
-fn turn(load: Load<'_>, server: &Server) -> Result<Turn> {
-    let before = server.cpu.seconds()?;
-    let elapsed = load::run(load, server.address).with_context(|| server.name.to_owned())?;
-    let cpu_seconds = server.cpu.seconds()? - before;
-    let bytes = load.content.len() as f64 * f64::from(load.clients);
-    Ok(Turn {
-        mb_per_second: bytes / 1e6 / elapsed.as_secs_f64(),
-        cpu_seconds_per_gb: cpu_seconds / (bytes / 1e9),
-    })
-}
-
-fn medians(turns: &[Turn]) -> (f64, f64) {
-    (
-        median(turns.iter().map(|turn| turn.mb_per_second).collect()),
-        median(turns.iter().map(|turn| turn.cpu_seconds_per_gb).collect()),
-    )
-}
+/// The machines whose transfers' memory is looked at.
+const MEMORY_CASE: &str = "1,000 x 64 KB";
+/// What the agent may hold with as many transfers, in MiB.
+const MEMORY_MAX_MIB: f64 = 32.0;
+/// Between turns: the last children of a server end, and its allowance of requests fills up.
+const REST: Duration = Duration::from_millis(600);
 
 impl Tftp {
     pub(super) fn run(self) -> Result<()> {
+        packages::install();
         // Made before the site, so that the agent has ended when its meter goes.
         let mut servers = Vec::new();
         let mut site = Site::start()?;
         let root = site.dir().join("peers-root");
         fs::create_dir(&root)?;
-        let files = [("large", noise(LARGE_LEN)), ("small", noise(SMALL_LEN))];
-        for (name, content) in &files {
+        let files = Files::new(noise);
+        for (name, content) in files.all() {
             // The peers know no cache: the same names lie in a directory that they serve.
             site.agent.cache_add(&format!("bootloaders/{name}"), content)?;
             fs::write(root.join(name), content)?;
@@ -67,69 +58,97 @@ impl Tftp {
             // The peers give up root before they read.
             fs::set_permissions(open, fs::Permissions::from_mode(0o755))?;
         }
+        let agent = site.agent.program()?.pid();
         servers.push(Server {
             name: "pureboot",
             address: site.agent.tftp(),
             _program: None,
-            cpu: CpuMeter::new(site.agent.program()?.pid()),
+            cpu: CpuMeter::new(agent),
         });
         servers.extend(peers::start_all(&root, site.dir()));
+        let is_placed = servers.iter().all(|server| place::server(&server.cpu).is_ok());
 
-        let [(large, large_content), (small, small_content)] = &files;
-        let of_large =
-            Load { name: large, content: large_content, block_len: 1_428, window: 1, clients: 1 };
-        let of_small = Load { name: small, content: small_content, block_len: 1_468, ..of_large };
-        let cases = [
-            ("64 MiB, blksize 1428, windowsize 1", of_large),
-            (
-                "64 MiB, blksize 1468, windowsize 16",
-                Load { block_len: 1_468, window: 16, ..of_large },
-            ),
-            ("20 at once x 1 MiB, blksize 1468", Load { clients: 20, ..of_small }),
-        ];
-        for (title, load) in cases {
-            self.compare(title, load, &servers)?;
-        }
-        println!(
-            "\nMedians of {} rounds; all servers take turns. Ratios are medians of each round's ratio: speed above 1 and \
-             CPU below 1 are better than the peer. Server and client share this machine. A server that does not know \
-             windowsize answers with windowsize 1.",
-            self.rounds
-        );
-        if !servers.iter().all(|server| server.cpu.is_exact()) {
-            println!(
-                "No control groups here: the CPU of servers that start processes is not counted in full."
-            );
-        }
-        Ok(())
-    }
-
-    fn compare(&self, title: &str, load: Load<'_>, servers: &[Server]) -> Result<()> {
-        let mut turns: Vec<Vec<Turn>> = vec![Vec::new(); servers.len()];
-        for _ in 0..self.rounds {
-            for (server, turns) in servers.iter().zip(&mut turns) {
-                turns.push(turn(load, server)?);
+        let windows = cases::probe(&files);
+        let know_windows: Vec<bool> = servers
+            .iter()
+            .map(|server| Ok(load::run(&windows, server.address)?.window > 1))
+            .collect::<Result<_>>()?;
+        let mut missed = Vec::new();
+        for case in cases::all(&files).iter().filter(|case| case.title.contains(&self.only)) {
+            let row = self.measure(case, &servers, &know_windows)?;
+            row.print();
+            missed.extend(row.missed());
+            if case.title.starts_with(MEMORY_CASE) {
+                let mib = peak_mib(agent, &case.load, &servers)?;
+                let verdict = if mib <= MEMORY_MAX_MIB { "met" } else { "NOT met" };
+                println!(
+                    "  pureboot resident at most: {mib:.1} MiB (wanted <= {MEMORY_MAX_MIB}: {verdict})"
+                );
+                missed.extend(
+                    (mib > MEMORY_MAX_MIB).then(|| format!("{}: {mib:.1} MiB", case.title)),
+                );
             }
         }
-        println!("\n{title}");
-        println!(
-            "{:<12} {:>10} {:>12} {:>16} {:>16}",
-            "server", "MB/s", "CPU s/GB", "pureboot speed", "pureboot CPU"
+        table::print_notes(
+            self.rounds,
+            is_placed,
+            servers.iter().all(|server| server.cpu.is_exact()),
         );
-        let ours = turns.first().context("the agent has its turn")?;
-        for (server, theirs) in servers.iter().zip(&turns) {
-            let (speed, cpu) = medians(theirs);
-            let pairs = || ours.iter().zip(theirs);
-            let speeds = pairs().map(|(our, their)| our.mb_per_second / their.mb_per_second);
-            let cpus =
-                pairs().map(|(our, their)| our.cpu_seconds_per_gb / their.cpu_seconds_per_gb);
-            println!(
-                "{:<12} {speed:>10.1} {cpu:>12.2} {:>15.2}x {:>15.2}x",
-                server.name,
-                median(speeds.collect()),
-                median(cpus.collect())
-            );
+        match missed.as_slice() {
+            [] => println!("\nall wanted figures are met"),
+            missed => println!("\nNOT met:\n  {}", missed.join("\n  ")),
         }
         Ok(())
     }
+
+    fn measure<'a>(
+        &self,
+        case: &'a Case<'_>,
+        servers: &'a [Server],
+        know_windows: &[bool],
+    ) -> Result<Row<'a>> {
+        let mut figures: Vec<Vec<Figures>> = vec![Vec::new(); servers.len()];
+        for round in 0..self.rounds {
+            let mut load = case.load;
+            load.path.seed = u64::try_from(round)? + 1;
+            // On a long or bad path lock-step takes minutes where a window is the point.
+            let needs_window = load.window > 1 && !load.path.is_plain();
+            for ((server, figures), knows_windows) in
+                servers.iter().zip(&mut figures).zip(know_windows)
+            {
+                if needs_window && !knows_windows {
+                    continue;
+                }
+                // One machine in lock-step shares the server's processor, so that what it takes to wake another one does not
+                // hide the server.
+                let is_alone = load.clients == 1 && load.window == 1;
+                place::client(is_alone, load.path.is_plain());
+                place::schedule(&server.cpu, load.path.is_plain());
+                figures.push(turn(&load, server)?);
+                place::rest();
+                thread::sleep(REST);
+            }
+        }
+        Ok(Row::new(case, servers, figures))
+    }
+}
+
+fn turn(load: &Load<'_>, server: &Server) -> Result<Figures> {
+    let before = server.cpu.seconds()?;
+    let outcome = load::run(load, server.address).with_context(|| server.name.to_owned())?;
+    // Its last children end.
+    thread::sleep(Duration::from_millis(50));
+    let cpu_seconds = server.cpu.seconds()? - before;
+    Ok(Figures::new(load, &outcome, cpu_seconds))
+}
+
+/// The most memory that the agent held during a run of its own, which is not clocked.
+fn peak_mib(agent: u32, load: &Load<'_>, servers: &[Server]) -> Result<f64> {
+    let server = servers.first().context("the agent")?;
+    // proc(5): 5 sets the peak to what is held now.
+    fs::write(format!("/proc/{agent}/clear_refs"), "5")?;
+    load::run(load, server.address)?;
+    let peak = proc::status(agent, "VmHWM")?;
+    let kib = peak.split_whitespace().next().context("a number")?;
+    Ok(kib.parse::<f64>()? / 1024.0)
 }
