@@ -1,11 +1,15 @@
 //! The command line, and the settings that come of it.
 
+mod database;
+
 use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::str::FromStr;
 
 use anyhow::bail;
 use argh::FromArgs;
+
+pub use database::{Database, ServerUrl};
 
 /// The centre of PureBoot: REST API and database for many sites.
 #[derive(Debug, FromArgs)]
@@ -39,6 +43,11 @@ struct Serve {
     #[argh(option)]
     data_dir: PathBuf,
 
+    /// where the database is: a path for SQLite, or postgres://USER@HOST/NAME, which several controllers may share (default:
+    /// $PUREBOOT_DATABASE, or else DATA-DIR/controller.db); a password belongs into PUREBOOT_DATABASE or ~/.pgpass
+    #[argh(option)]
+    database: Option<String>,
+
     /// certificate chain in PEM; with it the API speaks HTTPS only
     #[argh(option)]
     tls_cert_file: Option<PathBuf>,
@@ -59,6 +68,10 @@ struct Token {
     /// the controller's data directory; the controller may be running
     #[argh(option)]
     data_dir: PathBuf,
+
+    /// where the database is, as for serve
+    #[argh(option)]
+    database: Option<String>,
 }
 
 /// What the program is to do.
@@ -68,8 +81,10 @@ pub enum Config {
     Serve(ServeConfig),
     /// Make a further operator's token.
     Token {
-        /// Where the database is.
+        /// Where the token is kept.
         data_dir: PathBuf,
+        /// Where the database is; none: in the data directory.
+        database: Option<Database>,
     },
 }
 
@@ -78,8 +93,10 @@ pub enum Config {
 pub struct ServeConfig {
     /// Where to listen.
     pub listen: SocketAddr,
-    /// Where the database and the operator's token are.
+    /// Where the operator's token is.
     pub data_dir: PathBuf,
+    /// Where the database is; none: in the data directory.
+    pub database: Option<Database>,
     /// The certificate, for HTTPS.
     pub tls: Option<TlsFiles>,
     /// How the log is written.
@@ -120,8 +137,13 @@ impl TryFrom<Arguments> for Config {
     type Error = anyhow::Error;
 
     fn try_from(arguments: Arguments) -> anyhow::Result<Self> {
+        let variable = std::env::var(database::VARIABLE).ok();
+        let database = |argument: Option<&str>| database::choose(argument, variable.as_deref());
         let serve = match arguments.command {
-            Command::Token(Token { data_dir }) => return Ok(Self::Token { data_dir }),
+            Command::Token(token) => {
+                let database = database(token.database.as_deref())?;
+                return Ok(Self::Token { data_dir: token.data_dir, database });
+            }
             Command::Serve(serve) => serve,
         };
         let tls = match (serve.tls_cert_file, serve.tls_key_file) {
@@ -133,6 +155,7 @@ impl TryFrom<Arguments> for Config {
         Ok(Self::Serve(ServeConfig {
             listen: serve.listen,
             data_dir: serve.data_dir,
+            database: database(serve.database.as_deref())?,
             tls,
             log_format: serve.log_format,
         }))

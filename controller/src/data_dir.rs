@@ -8,6 +8,7 @@ use std::path::{Path, PathBuf};
 use anyhow::{Context, bail};
 use pureboot_protocol::{Secret, Timestamp};
 
+use crate::config::Database;
 use crate::store::Store;
 use crate::{auth, random};
 
@@ -51,14 +52,18 @@ impl DataDir {
         Ok(Self { path: path.to_owned() })
     }
 
-    /// The directory at `path`, which must have a database.
+    /// The directory at `path`, whose database must be there.
     ///
     /// # Errors
-    /// It has none.
-    pub(crate) fn existing(path: &Path) -> anyhow::Result<Self> {
+    /// It is not.
+    pub(crate) fn existing(path: &Path, database: Option<&Database>) -> anyhow::Result<Self> {
         let data_dir = Self { path: path.to_owned() };
-        if !data_dir.file("controller.db").is_file() {
-            bail!("{} has no controller.db; `pureboot-controller serve` makes one", path.display());
+        let file = match database {
+            Some(Database::File(file)) => file.clone(),
+            Some(Database::Server(_)) | None => data_dir.file("controller.db"),
+        };
+        if !file.is_file() {
+            bail!("there is no database {}; `pureboot-controller serve` makes one", file.display());
         }
         Ok(data_dir)
     }
@@ -84,16 +89,21 @@ impl DataDir {
         }
     }
 
-    /// The file of the database, made for the owner alone if it is not there; SQLite gives its other files the same mode.
+    /// The database `named`, or else the one in this directory. A file that is not there is made for the owner alone; SQLite
+    /// gives its other files the same mode.
     ///
     /// # Errors
     /// It cannot be made.
-    pub(crate) fn database(&self) -> anyhow::Result<PathBuf> {
-        let path = self.file("controller.db");
+    pub(crate) fn database(&self, named: Option<&Database>) -> anyhow::Result<Database> {
+        let path = match named {
+            Some(Database::Server(url)) => return Ok(Database::Server(url.clone())),
+            Some(Database::File(path)) => path.clone(),
+            None => self.file("controller.db"),
+        };
         let file =
             OpenOptions::new().create(true).truncate(false).write(true).mode(0o600).open(&path);
         file.with_context(|| format!("cannot open {}", path.display()))?;
-        Ok(path)
+        Ok(Database::File(path))
     }
 
     /// The operator's token of a first start, which is to be shown; none at later starts.
@@ -194,6 +204,7 @@ impl DataDir {
 mod tests {
     use super::*;
     use crate::auth::Caller;
+    use crate::store::testing::database;
 
     fn now() -> Timestamp {
         Timestamp::from_unix_ms(1_000)
@@ -206,7 +217,7 @@ mod tests {
 
     async fn opened(path: &Path) -> (DataDir, Store) {
         let data_dir = DataDir::make(path).expect("a directory");
-        let store = Store::open(&data_dir.database().expect("a file")).await.expect("a database");
+        let store = Store::open(&database(path).await).await.expect("a database");
         (data_dir, store)
     }
 

@@ -110,14 +110,12 @@ impl From<StoreError> for ApiError {
             StoreError::TokenRefused => refused(StatusCode::UNAUTHORIZED, "token_refused"),
             StoreError::CredentialInUse => refused(StatusCode::CONFLICT, "credential_in_use"),
             StoreError::Forked { .. } => refused(StatusCode::CONFLICT, "outbox_forked"),
-            StoreError::Database(sqlx::Error::PoolTimedOut) => Self::Refused {
-                status: StatusCode::SERVICE_UNAVAILABLE,
-                code: "busy",
-                detail: "the database is busy, try again".to_owned(),
-            },
-            StoreError::Database(_) | StoreError::Migration(_) | StoreError::Value { .. } => {
-                Self::Internal(Box::new(error))
-            }
+            StoreError::Busy => refused(StatusCode::SERVICE_UNAVAILABLE, "busy"),
+            StoreError::NulInText => refused(StatusCode::BAD_REQUEST, "malformed_text"),
+            StoreError::Database(_)
+            | StoreError::Unusable(_)
+            | StoreError::Migration(_)
+            | StoreError::Value { .. } => Self::Internal(Box::new(error)),
         }
     }
 }

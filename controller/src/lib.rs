@@ -34,10 +34,10 @@ use anyhow::Context;
 use pureboot_protocol::Timestamp;
 use tokio::net::TcpListener;
 use tokio::signal::unix::{SignalKind, signal};
-use tokio::task::JoinHandle;
 
-use crate::config::{Config, ServeConfig};
+use crate::config::{Config, Database, ServeConfig};
 use crate::data_dir::{DataDir, OperatorToken};
+use crate::jobs::Jobs;
 use crate::router::App;
 use crate::store::Store;
 
@@ -49,7 +49,9 @@ pub fn run(config: Config) -> anyhow::Result<()> {
     let runtime = tokio::runtime::Runtime::new().context("cannot start the runtime")?;
     match config {
         Config::Serve(config) => runtime.block_on(serve_until_signal(config)),
-        Config::Token { data_dir } => runtime.block_on(make_token(&data_dir)),
+        Config::Token { data_dir, database } => {
+            runtime.block_on(make_token(&data_dir, database.as_ref()))
+        }
     }
 }
 
@@ -60,7 +62,7 @@ async fn serve_until_signal(config: ServeConfig) -> anyhow::Result<()> {
     let tls = config.tls.as_ref().map(tls::acceptor).transpose()?;
     let data_dir = DataDir::make(&config.data_dir)?;
     let _lock = data_dir.lock()?;
-    let store = open(&data_dir).await?;
+    let store = open(&data_dir, config.database.as_ref()).await?;
     let listener = TcpListener::bind(config.listen).await;
     let listener = listener.with_context(|| format!("cannot listen on {}", config.listen))?;
     let address = listener.local_addr().context("cannot find out the address listened on")?;
@@ -74,10 +76,7 @@ async fn serve_until_signal(config: ServeConfig) -> anyhow::Result<()> {
         );
     }
     let app = App::new(store.clone(), Arc::new(now));
-    let jobs = [
-        tokio::spawn(jobs::agent_status::run(app.clone())),
-        tokio::spawn(jobs::install_timeout::run(app.clone())),
-    ];
+    let jobs = Jobs::start(&app);
     print_line(&format!("listening on {}", url(address, tls.is_some())))?;
     tracing::info!(%address, "serving on {address}");
     let signalled = async {
@@ -91,14 +90,17 @@ async fn serve_until_signal(config: ServeConfig) -> anyhow::Result<()> {
         tracing::info!("ending on {signal}");
     })
     .await;
-    jobs.iter().for_each(JoinHandle::abort);
+    jobs.end().await;
     store.close().await;
     Ok(())
 }
 
-async fn make_token(data_dir: &Path) -> anyhow::Result<()> {
-    let data_dir = DataDir::existing(data_dir)?;
-    let store = open(&data_dir).await?;
+async fn make_token(data_dir: &Path, database: Option<&Database>) -> anyhow::Result<()> {
+    let data_dir = match database {
+        Some(Database::Server(_)) => DataDir::make(data_dir)?,
+        Some(Database::File(_)) | None => DataDir::existing(data_dir, database)?,
+    };
+    let store = open(&data_dir, database).await?;
     let OperatorToken { secret, file } = data_dir.further_token(&store, now()).await?;
     let kept = file.display();
     print_line(&format!("operator token: {} (kept in {kept})", secret.reveal()))?;
@@ -106,10 +108,17 @@ async fn make_token(data_dir: &Path) -> anyhow::Result<()> {
     Ok(())
 }
 
-async fn open(data_dir: &DataDir) -> anyhow::Result<Store> {
-    let file = data_dir.database()?;
-    let store = Store::open(&file).await;
-    store.with_context(|| format!("cannot use the database {}", file.display()))
+async fn open(data_dir: &DataDir, database: Option<&Database>) -> anyhow::Result<Store> {
+    let database = data_dir.database(database)?;
+    if let Database::Server(url) = &database
+        && url.is_password_public()
+    {
+        tracing::warn!(
+            "everybody on this machine can read the password of {url} in the list of processes; PUREBOOT_DATABASE hides it"
+        );
+    }
+    let store = Store::open(&database).await;
+    store.with_context(|| format!("cannot use the database {database}"))
 }
 
 fn url(address: SocketAddr, is_tls: bool) -> String {

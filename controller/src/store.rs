@@ -9,25 +9,25 @@ mod custody;
 mod edits;
 mod groups;
 mod installs;
+mod leases;
 mod logs;
 mod nodes;
+mod open;
 mod page;
+mod postgres;
 mod row;
+mod schema;
 mod sites;
+mod sqlite;
 mod tree;
 mod workflows;
 
-use std::path::Path;
-use std::time::Duration;
-
-use pureboot_protocol::{GroupId, Mac};
-use sqlx::migrate::{MigrateError, Migration, MigrationType, Migrator};
-use sqlx::sqlite::{
-    SqliteConnectOptions, SqliteJournalMode, SqlitePool, SqlitePoolOptions, SqliteSynchronous,
-};
-use sqlx::{SqlSafeStr, Sqlite, Transaction};
+use pureboot_protocol::{GroupId, Mac, SiteId};
+use sqlx::migrate::MigrateError;
+use sqlx::{Any, AnyPool, Transaction};
 
 use crate::node::{OrderError, TagError};
+use crate::store::open::Kind;
 
 pub(crate) use agents::Silence;
 pub(crate) use credentials::TOKEN_HOURS;
@@ -37,11 +37,6 @@ pub(crate) use nodes::{NewNode, NodeFilter, NodePatch, Origin};
 pub(crate) use page::{Cursor, Paging};
 pub(crate) use sites::{Site, SiteFields};
 pub(crate) use workflows::KeptWorkflow;
-
-/// Connections that only read; one more writes.
-const READERS_MAX: u32 = 4;
-/// How long another process, such as `pureboot-controller token`, may keep the database before a request fails.
-const BUSY_TIMEOUT: Duration = Duration::from_secs(5);
 
 /// What cannot be done, and why. The text is for people; [`crate::error::ApiError`] gives each its status and code.
 #[derive(Debug, thiserror::Error)]
@@ -146,9 +141,18 @@ pub(crate) enum StoreError {
         /// The sequence number.
         seq: u64,
     },
+    /// Others keep the database busy for longer than a request waits.
+    #[error("the database is busy, try again")]
+    Busy,
+    /// A text that PostgreSQL does not take.
+    #[error("a text holds the character U+0000; leave it out")]
+    NulInText,
     /// The database does not do its part.
     #[error("database: {0}")]
-    Database(#[from] sqlx::Error),
+    Database(sqlx::Error),
+    /// The database is not there, or is not one that can be used. The text says what helps.
+    #[error("{0}")]
+    Unusable(String),
     /// The schema cannot be brought to this version.
     #[error("database schema: {0}")]
     Migration(#[from] MigrateError),
@@ -162,37 +166,33 @@ pub(crate) enum StoreError {
     },
 }
 
+impl From<sqlx::Error> for StoreError {
+    fn from(error: sqlx::Error) -> Self {
+        let code = error.as_database_error().and_then(|error| error.code());
+        match (&error, code.as_deref()) {
+            (sqlx::Error::PoolTimedOut, _) => Self::Busy,
+            (_, Some(code)) if sqlite::is_busy(code) || postgres::is_busy(code) => Self::Busy,
+            (_, Some(postgres::NUL_IN_TEXT)) => Self::NulInText,
+            _ => Self::Database(error),
+        }
+    }
+}
+
 /// The database. Clones share it.
+///
+/// Writers wait for each other, in order, whichever database it is and however many controllers share it, so that what a
+/// method reads is still so when it writes: no method has to think of another one that runs beside it.
 #[derive(Debug, Clone)]
 pub(crate) struct Store {
-    /// One connection, so that writers wait for each other here, in order, and never see SQLITE_BUSY.
-    writer: SqlitePool,
-    reader: SqlitePool,
+    kind: Kind,
+    /// One connection, so that the writers of this controller wait for each other here.
+    writer: AnyPool,
+    /// Those that write what belongs to one site only; with SQLite the same as `writer`.
+    site_writers: AnyPool,
+    reader: AnyPool,
 }
 
 impl Store {
-    /// Opens the database at `path`, makes it if it is not there, and brings its schema to this version.
-    ///
-    /// # Errors
-    /// The file cannot be used, or its schema is newer than this program.
-    pub(crate) async fn open(path: &Path) -> Result<Self, StoreError> {
-        let options = SqliteConnectOptions::new()
-            .filename(path)
-            .create_if_missing(true)
-            .journal_mode(SqliteJournalMode::Wal)
-            .synchronous(SqliteSynchronous::Full)
-            .foreign_keys(true)
-            .busy_timeout(BUSY_TIMEOUT)
-            .pragma("trusted_schema", "OFF");
-        let pool = |connections| {
-            SqlitePoolOptions::new().max_connections(connections).acquire_timeout(BUSY_TIMEOUT)
-        };
-        let writer = pool(1).connect_with(options.clone()).await?;
-        migrator(STEPS.len()).run(&writer).await?;
-        let reader = pool(READERS_MAX).connect_with(options.pragma("query_only", "ON")).await?;
-        Ok(Self { writer, reader })
-    }
-
     /// Asks the database for an answer.
     ///
     /// # Errors
@@ -205,32 +205,28 @@ impl Store {
     /// Closes the database once what is under way has ended.
     pub(crate) async fn close(&self) {
         self.reader.close().await;
+        self.site_writers.close().await;
         self.writer.close().await;
     }
 
     /// Begins to write. What is not committed is rolled back when the transaction is dropped.
-    async fn write(&self) -> Result<Transaction<'static, Sqlite>, StoreError> {
-        // A deferred transaction would take the lock at its first write and could find that another process was faster.
-        Ok(self.writer.begin_with("BEGIN IMMEDIATE").await?)
+    async fn write(&self) -> Result<Transaction<'static, Any>, StoreError> {
+        let mut tx = self.writer.begin_with(self.kind.begin_to_write()).await?;
+        if self.kind == Kind::Postgres {
+            sqlx::query(postgres::LOCK_ALL).execute(&mut *tx).await?;
+        }
+        Ok(tx)
     }
-}
 
-/// Every step from an empty file to this version's schema. Steps are only ever added.
-const STEPS: [(&str, &str); 5] = [
-    ("main job", include_str!("../migrations/sqlite/0001_main_job.sql")),
-    ("groups", include_str!("../migrations/sqlite/0002_groups.sql")),
-    ("install timeout", include_str!("../migrations/sqlite/0003_install_timeout.sql")),
-    ("custody", include_str!("../migrations/sqlite/0004_custody.sql")),
-    ("discovery quota", include_str!("../migrations/sqlite/0005_discovery_quota.sql")),
-];
-
-/// What brings a database up to the first `steps` of [`STEPS`].
-fn migrator(steps: usize) -> Migrator {
-    let step = |(version, (name, sql)): (i64, &(&'static str, &'static str))| {
-        let sql = sql.into_sql_str();
-        Migration::new(version, (*name).into(), MigrationType::Simple, sql, false)
-    };
-    Migrator::with_migrations((1..).zip(STEPS.iter().take(steps)).map(step).collect())
+    /// Begins to write rows that belong to `site` and to nothing else: [`Store::write`] waits for it and it for that, but
+    /// those of different sites do not wait for each other where the database can do without.
+    async fn write_at(&self, site: SiteId) -> Result<Transaction<'static, Any>, StoreError> {
+        let mut tx = self.site_writers.begin_with(self.kind.begin_to_write()).await?;
+        if self.kind == Kind::Postgres {
+            sqlx::query(postgres::LOCK_SITE).bind(site.to_string()).execute(&mut *tx).await?;
+        }
+        Ok(tx)
+    }
 }
 
 /// Refuses a change of `current` by a client that knows another version.
@@ -241,5 +237,7 @@ fn check_version(given: Option<u64>, current: u64) -> Result<(), StoreError> {
     }
 }
 
+#[cfg(test)]
+pub(crate) mod testing;
 #[cfg(test)]
 mod tests;

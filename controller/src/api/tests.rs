@@ -28,6 +28,7 @@ use crate::auth;
 use crate::extract::Peer;
 use crate::router::{App, router};
 use crate::store::Store;
+use crate::store::testing::database;
 
 /// 2026-11-21T00:00:00Z.
 const START_MS: i64 = 1_795_219_200_000;
@@ -81,7 +82,7 @@ struct Joined {
 impl Centre {
     async fn start() -> Self {
         let dir = tempfile::tempdir().expect("a directory");
-        let store = Store::open(&dir.path().join("controller.db")).await.expect("a database");
+        let store = Store::open(&database(dir.path()).await).await.expect("a database");
         let time_ms = Arc::new(AtomicI64::new(START_MS));
         let clock = Arc::clone(&time_ms);
         let clock = move || Timestamp::from_unix_ms(clock.load(Ordering::SeqCst));
@@ -309,10 +310,7 @@ async fn a12_the_database_files_hold_no_secret() {
     let joined = centre.join("berlin").await;
     let token = centre.make_token(joined.site).await;
     let (_, token_secret) = token.split_once('.').expect("id.secret");
-    let mut bytes = Vec::new();
-    for entry in std::fs::read_dir(centre.dir.path()).expect("a directory") {
-        bytes.extend(std::fs::read(entry.expect("an entry").path()).expect("a file"));
-    }
+    let bytes = centre.app.store.bytes(centre.dir.path()).await;
     let holds = |text: &str| bytes.windows(text.len()).any(|window| window == text.as_bytes());
     assert!(holds(&auth::hash(&joined.credential).to_string()), "the hash is there to be found");
     for secret in [centre.operator.reveal(), joined.credential.reveal(), token_secret] {

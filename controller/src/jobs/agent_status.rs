@@ -8,21 +8,9 @@ use crate::router::App;
 use crate::store::{Silence, StoreError};
 
 /// How often the agents are looked at.
-const PERIOD: Duration = Duration::from_secs(5);
+pub(super) const PERIOD: Duration = Duration::from_secs(5);
 
-/// Looks at the agents for as long as the controller runs.
-pub(crate) async fn run(app: App) {
-    let started = app.now();
-    let mut ticks = tokio::time::interval(PERIOD);
-    loop {
-        ticks.tick().await;
-        if let Err(error) = look(&app, started).await {
-            tracing::error!(error = %error, "cannot keep the status of the agents: {error}");
-        }
-    }
-}
-
-/// Looks at the agents once. `started` is when this controller began to listen.
+/// Looks at the agents once. `started` is since when they could be heard.
 pub(crate) async fn look(app: &App, started: Timestamp) -> Result<(), StoreError> {
     let now = app.now();
     for silence in app.store.silences().await? {

@@ -8,20 +8,9 @@ use crate::router::App;
 use crate::store::{Origin, StoreError};
 
 /// How often the installations are looked at.
-const PERIOD: Duration = Duration::from_secs(30);
+pub(super) const PERIOD: Duration = Duration::from_secs(30);
 /// What its moves are found under, beside those of requests.
 const CORRELATION_ID: &str = "job.install_timeout";
-
-/// Looks at the installations for as long as the controller runs.
-pub(crate) async fn run(app: App) {
-    let mut ticks = tokio::time::interval(PERIOD);
-    loop {
-        ticks.tick().await;
-        if let Err(error) = look(&app).await {
-            tracing::error!(error = %error, "cannot look at the installations: {error}");
-        }
-    }
-}
 
 /// Looks at the installations once.
 pub(crate) async fn look(app: &App) -> Result<(), StoreError> {

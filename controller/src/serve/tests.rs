@@ -11,6 +11,7 @@ use tokio::task::JoinHandle;
 use super::*;
 use crate::router::{App, router};
 use crate::store::Store;
+use crate::store::testing::database;
 
 struct Server {
     address: SocketAddr,
@@ -22,7 +23,7 @@ struct Server {
 impl Server {
     async fn start() -> Self {
         let dir = tempfile::tempdir().expect("a directory");
-        let store = Store::open(&dir.path().join("controller.db")).await.expect("a database");
+        let store = Store::open(&database(dir.path()).await).await.expect("a database");
         let app = App::new(store, Arc::new(|| Timestamp::from_unix_ms(0)));
         let listener = TcpListener::bind("127.0.0.1:0").await.expect("a free port");
         let address = listener.local_addr().expect("an address");

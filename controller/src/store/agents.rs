@@ -71,7 +71,7 @@ impl Store {
         now: Timestamp,
     ) -> Result<(Site, Option<AgentStatus>), StoreError> {
         let (site_id, body) = (agent.site_id.to_string(), to_json(heartbeat));
-        let mut tx = self.write().await?;
+        let mut tx = self.write_at(agent.site_id).await?;
         let site = sites::load(&mut tx, agent.site_id).await?;
         let known = sqlx::query(
             "UPDATE agents SET agent_version = $2, heartbeat = $3, heartbeat_interval = $4 WHERE site_id = $1 AND id = $5",
@@ -79,7 +79,7 @@ impl Store {
         .bind(&site_id)
         .bind(&heartbeat.agent_version)
         .bind(&body)
-        .bind(site.heartbeat_interval)
+        .bind(i64::from(site.heartbeat_interval))
         .bind(agent.id.to_string())
         .execute(&mut *tx)
         .await?;

@@ -88,7 +88,8 @@ struct Outbox {
 impl Outbox {
     async fn load(db: &mut DbConnection, site: SiteId, epoch: Epoch) -> Result<Self, StoreError> {
         sqlx::query(
-            "INSERT OR IGNORE INTO outboxes (site_id, epoch, acked_through) VALUES ($1, $2, 0)",
+            "INSERT INTO outboxes (site_id, epoch, acked_through) VALUES ($1, $2, 0)
+             ON CONFLICT (site_id, epoch) DO NOTHING",
         )
         .bind(site.to_string())
         .bind(epoch.to_string())
@@ -164,6 +165,11 @@ async fn known(
     Ok(Some(ChangeResult { id, outcome, node_version, reason }))
 }
 
+/// The part of a reason that is kept. PostgreSQL has no NUL in its texts.
+fn readable(reason: &str) -> String {
+    reason.chars().filter(|c| *c != '\0').take(REASON_LEN_MAX).collect()
+}
+
 /// What a change has done.
 enum Effect {
     /// It is in the node.
@@ -194,7 +200,7 @@ impl Taker<'_> {
         };
         let id = item.id();
         let result = |outcome, node_version, reason: Option<String>| {
-            let reason = reason.map(|reason| reason.chars().take(REASON_LEN_MAX).collect());
+            let reason = reason.map(|reason| readable(&reason));
             ChangeResult { id, outcome, node_version, reason }
         };
         let result = match &effect {
@@ -409,33 +415,5 @@ impl Taker<'_> {
         .execute(&mut *self.db)
         .await?;
         Ok(())
-    }
-}
-
-#[cfg(test)]
-impl Store {
-    /// Everything that changes have left behind, as text, in an order that does not depend on how they came.
-    pub(crate) async fn traces(&self) -> Vec<String> {
-        let mut traces = Vec::new();
-        for query in [
-            "SELECT 'node ' || json_array(id, mac_address, ip_address, state, vendor, model, home_site_id, install_attempts,
-                last_install_error, boot_count, version, run_base) AS trace FROM nodes ORDER BY id",
-            "SELECT 'alias ' || json_array(site_id, alias, node_id) AS trace FROM node_aliases ORDER BY site_id, alias",
-            "SELECT 'move ' || json_array(node_id, from_state, to_state, triggered_by, version) AS trace FROM state_log ORDER BY id",
-            "SELECT 'event ' || json_array(node_id, site_id, event) AS trace FROM node_events ORDER BY id",
-            "SELECT 'change ' || json_array(id, seq, outcome, node_version, reason, raw) AS trace FROM changes ORDER BY seq, id",
-            "SELECT 'conflict ' || json_array(change_id, node_id, site_state, site_base_version, central_state,
-                central_version, cause) AS trace FROM conflicts ORDER BY change_id",
-            "SELECT 'outbox ' || json_array(epoch, acked_through) AS trace FROM outboxes ORDER BY epoch",
-        ] {
-            let rows = sqlx::query(query).fetch_all(&self.reader).await.expect("rows");
-            traces.extend(rows.iter().map(|row| row.get::<String, _>("trace")));
-        }
-        traces
-    }
-
-    /// Runs `statement`, so that a test can break what the program does not.
-    pub(crate) async fn sabotage(&self, statement: &'static str) {
-        sqlx::raw_sql(statement).execute(&self.writer).await.expect("a statement of a test");
     }
 }

@@ -65,7 +65,7 @@ impl Store {
         now: Timestamp,
     ) -> Result<(), StoreError> {
         let mut tx = self.write().await?;
-        sqlx::query("INSERT OR IGNORE INTO operator_tokens (hash, created_at) VALUES ($1, $2)")
+        sqlx::query("INSERT INTO operator_tokens (hash, created_at) VALUES ($1, $2) ON CONFLICT (hash) DO NOTHING")
             .bind(hash.to_string())
             .bind(now.unix_ms())
             .execute(&mut *tx)
@@ -87,7 +87,8 @@ impl Store {
         let mut tx = self.write().await?;
         sites::load(&mut tx, site).await?;
         sqlx::query(
-            "INSERT OR REPLACE INTO registration_tokens (site_id, token_id, secret_hash, expires_at) VALUES ($1, $2, $3, $4)",
+            "INSERT INTO registration_tokens (site_id, token_id, secret_hash, expires_at) VALUES ($1, $2, $3, $4)
+             ON CONFLICT (site_id) DO UPDATE SET token_id = $2, secret_hash = $3, expires_at = $4, used_by = NULL, used_at = NULL",
         )
         .bind(site.to_string())
         .bind(token.id())
@@ -165,9 +166,10 @@ async fn enrol(
     }
     let agent_id = AgentId::from_random(random::bytes());
     sqlx::query(
-        "INSERT OR REPLACE INTO agents (site_id, id, credential_hash, agent_version, capabilities, heartbeat_interval,
-            registered_at)
-         SELECT id, $2, $3, $4, $5, heartbeat_interval, $6 FROM sites WHERE id = $1",
+        "INSERT INTO agents (site_id, id, credential_hash, agent_version, capabilities, heartbeat_interval, registered_at)
+         SELECT id, $2, $3, $4, $5, heartbeat_interval, $6 FROM sites WHERE id = $1
+         ON CONFLICT (site_id) DO UPDATE SET id = $2, credential_hash = $3, agent_version = $4, capabilities = $5,
+            heartbeat_interval = excluded.heartbeat_interval, registered_at = $6, heartbeat = NULL",
     )
     .bind(request.site_id.to_string())
     .bind(agent_id.to_string())

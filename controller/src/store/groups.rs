@@ -157,7 +157,8 @@ impl Store {
         let (position, after, rows) = paging.rising();
         let rows = sqlx::query(
             "WITH RECURSIVE above (id) AS (
-                SELECT $1 UNION SELECT s.parent_id FROM sites s JOIN above a ON s.id = a.id WHERE s.parent_id IS NOT NULL
+                SELECT id FROM sites WHERE id = $1
+                UNION SELECT s.parent_id FROM sites s JOIN above a ON s.id = a.id WHERE s.parent_id IS NOT NULL
              ) SELECT * FROM sites WHERE id IN (SELECT id FROM above) AND id <> $1 AND (depth, id) > ($2, $3)
              ORDER BY depth, id LIMIT $4",
         )

@@ -96,13 +96,15 @@ pub(super) struct Run {
 
 /// The nodes of a [`NodeFilter`]: MAC address, state, site, group, whether what is below them counts, tag.
 const FILTERED: &str = "WITH RECURSIVE
-    places (id) AS (SELECT $3 UNION SELECT s.id FROM sites s JOIN places p ON s.parent_id = p.id WHERE $5),
-    groups (id) AS (SELECT $4 UNION SELECT s.id FROM sites s JOIN groups g ON s.parent_id = g.id WHERE $5),
+    places (id) AS (SELECT id FROM sites WHERE id = $3
+        UNION SELECT s.id FROM sites s JOIN places p ON s.parent_id = p.id WHERE $5),
+    groups (id) AS (SELECT id FROM sites WHERE id = $4
+        UNION SELECT s.id FROM sites s JOIN groups g ON s.parent_id = g.id WHERE $5),
     filtered AS (SELECT * FROM nodes
         WHERE ($1 IS NULL OR mac_address = $1) AND ($2 IS NULL OR state = $2)
             AND ($3 IS NULL OR home_site_id IN (SELECT id FROM places))
             AND ($4 IS NULL OR group_id IN (SELECT id FROM groups) OR home_site_id IN (SELECT id FROM groups))
-            AND ($6 IS NULL OR EXISTS (SELECT 1 FROM json_each(tags) WHERE value = $6)))";
+            AND ($6 IS NULL OR replace(tags, $6, '') <> tags))";
 
 impl Store {
     /// Keeps a new node.
@@ -139,6 +141,8 @@ impl Store {
         let state = filter.state.map(Lifecycle::as_str);
         let site_id = filter.site_id.map(|id| id.to_string());
         let group_id = filter.group_id.map(|id| id.to_string());
+        // `","` stands between any two tags of a list and is none itself.
+        let tag = filter.tag.as_ref().map(|tag| to_json(&tag.replace(',', " ")));
         let (position, id, rows) = paging.rising();
         let rows = sqlx::query(sqlx::AssertSqlSafe(format!(
             "{FILTERED} SELECT * FROM filtered WHERE (created_at, id) > ($7, $8) ORDER BY created_at, id LIMIT $9"
@@ -148,7 +152,7 @@ impl Store {
         .bind(&site_id)
         .bind(&group_id)
         .bind(filter.with_below)
-        .bind(&filter.tag)
+        .bind(&tag)
         .bind(position)
         .bind(id)
         .bind(rows)
@@ -162,7 +166,7 @@ impl Store {
         .bind(&site_id)
         .bind(&group_id)
         .bind(filter.with_below)
-        .bind(&filter.tag)
+        .bind(&tag)
         .fetch_one(&self.reader)
         .await?;
         let nodes = rows.iter().map(read).collect::<Result<_, _>>()?;
@@ -318,7 +322,8 @@ pub(super) async fn alias(
     node: NodeId,
 ) -> Result<(), StoreError> {
     sqlx::query(
-        "INSERT OR REPLACE INTO node_aliases (site_id, alias, node_id) VALUES ($1, $2, $3)",
+        "INSERT INTO node_aliases (site_id, alias, node_id) VALUES ($1, $2, $3)
+         ON CONFLICT (site_id, alias) DO UPDATE SET node_id = $3",
     )
     .bind(site.to_string())
     .bind(alias.to_string())
@@ -390,7 +395,7 @@ pub(super) async fn save(
             serial_number = $9, system_uuid = $10, arch = $11, boot_mode = $12, home_site_id = $13, tags = $14,
             install_attempts = $15, last_install_error = $16, boot_count = $17, last_boot_at = $18, state_changed_at = $19,
             updated_at = $20, last_seen_at = $21, version = $22, run_outbox = $23, run_base = $24,
-            group_id = $26, install_started_at = $27, only_sites = only_sites AND $23 IS NOT NULL",
+            group_id = $26, install_started_at = $27, only_sites = nodes.only_sites AND $23 IS NOT NULL",
     )
     .bind(node.id.to_string())
     .bind(node.mac_address.to_string())
@@ -406,7 +411,7 @@ pub(super) async fn save(
     .bind(node.boot_mode.map(BootMode::as_str))
     .bind(node.home_site_id.map(|id| id.to_string()))
     .bind(to_json(&node.tags))
-    .bind(node.install_attempts)
+    .bind(i64::from(node.install_attempts))
     .bind(&node.last_install_error)
     .bind(int(node.boot_count))
     .bind(node.last_boot_at.map(Timestamp::unix_ms))

@@ -4,14 +4,15 @@ use pureboot_protocol::Timestamp;
 use serde::Serialize;
 use serde::de::value::{Error, StringDeserializer};
 use serde::de::{DeserializeOwned, IntoDeserializer};
-use sqlx::Row;
+use sqlx::any::AnyTypeInfoKind;
+use sqlx::{Row, ValueRef};
 
 use crate::store::StoreError;
 
 /// A connection of the database, in a transaction or not.
-pub(super) type DbConnection = sqlx::SqliteConnection;
+pub(super) type DbConnection = sqlx::AnyConnection;
 /// A row of an answer.
-pub(crate) type DbRow = sqlx::sqlite::SqliteRow;
+pub(crate) type DbRow = sqlx::any::AnyRow;
 
 /// A column that holds a text with a meaning: an id, an address, a word of a closed set.
 pub(crate) fn word<T: DeserializeOwned>(
@@ -67,6 +68,20 @@ pub(crate) fn time_opt(row: &DbRow, column: &'static str) -> Result<Option<Times
     Ok(row.try_get::<Option<i64>, _>(column)?.map(Timestamp::from_unix_ms))
 }
 
+/// A column that is true or false; SQLite keeps 1 and 0.
+pub(crate) fn flag(row: &DbRow, column: &'static str) -> Result<bool, StoreError> {
+    let flag = flag_opt(row, column)?;
+    flag.ok_or_else(|| StoreError::Value { column, message: "null".to_owned() })
+}
+
+/// [`flag`] that may be null.
+pub(crate) fn flag_opt(row: &DbRow, column: &'static str) -> Result<Option<bool>, StoreError> {
+    if row.try_get_raw(column)?.type_info().kind() == AnyTypeInfoKind::Bool {
+        return Ok(row.try_get(column)?);
+    }
+    Ok(row.try_get::<Option<i64>, _>(column)?.map(|flag| flag != 0))
+}
+
 /// A column that holds a number that cannot be negative.
 pub(crate) fn count<T: TryFrom<i64>>(row: &DbRow, column: &'static str) -> Result<T, StoreError> {
     let number: i64 = row.try_get(column)?;
@@ -84,7 +99,7 @@ pub(crate) fn count_opt<T: TryFrom<i64>>(
     number.map(|_| count(row, column)).transpose()
 }
 
-/// A count as SQLite keeps it.
+/// A count as both databases keep it.
 pub(crate) fn int(count: u64) -> i64 {
     i64::try_from(count).unwrap_or(i64::MAX)
 }

@@ -10,7 +10,8 @@ use sqlx::Row;
 use crate::extract::nullable;
 use crate::store::page::{Cursor, Paging};
 use crate::store::row::{
-    DbConnection, DbRow, count, count_opt, int, json, time, time_opt, to_json, word, word_opt,
+    DbConnection, DbRow, count, count_opt, flag, flag_opt, int, json, time, time_opt, to_json,
+    word, word_opt,
 };
 use crate::store::{Store, StoreError, check_version, tree};
 
@@ -161,9 +162,9 @@ impl Site {
             parent_id: word_opt(row, "parent_id")?,
             path: row.try_get("path")?,
             depth: count(row, "depth")?,
-            is_site: row.try_get("is_site")?,
+            is_site: flag(row, "is_site")?,
             default_workflow_id: word_opt(row, "default_workflow_id")?,
-            auto_provision: row.try_get("auto_provision")?,
+            auto_provision: flag_opt(row, "auto_provision")?,
             agent_url: row.try_get("agent_url")?,
             agent_status: word_opt(row, "agent_status")?,
             agent_last_seen: time_opt(row, "agent_last_seen")?,
@@ -338,17 +339,17 @@ async fn save(db: &mut DbConnection, site: &Site) -> Result<(), StoreError> {
     .bind(&site.description)
     .bind(site.parent_id.map(|id| id.to_string()))
     .bind(&site.path)
-    .bind(site.depth)
+    .bind(i64::from(site.depth))
     .bind(&site.agent_url)
     .bind(site.autonomy_level.as_str())
     .bind(site.conflict_resolution.as_str())
     .bind(site.cache_policy.as_str())
     .bind(to_json(&site.cache_patterns))
-    .bind(site.cache_max_size_gb)
-    .bind(site.cache_retention_days)
+    .bind(site.cache_max_size_gb.map(i64::from))
+    .bind(i64::from(site.cache_retention_days))
     .bind(site.discovery_method.as_str())
     .bind(site.migration_policy.as_str())
-    .bind(site.heartbeat_interval)
+    .bind(i64::from(site.heartbeat_interval))
     .bind(to_json(&site.tags))
     .bind(site.updated_at.unix_ms())
     .bind(int(site.version))

@@ -2,7 +2,11 @@
 
 use pureboot_protocol::{Lifecycle, NodeId, SiteId, WorkflowId};
 
+use sqlx::{Connection, Executor};
+
 use super::*;
+use crate::store::open::First;
+use crate::store::testing::database;
 
 /// The rows that a controller of the first version left behind.
 const FIRST_VERSION: &str = "
@@ -22,13 +26,12 @@ const FIRST_VERSION: &str = "
 #[tokio::test]
 async fn a_database_of_the_first_version_is_brought_up_with_all_that_is_in_it() {
     let dir = tempfile::tempdir().expect("a directory");
-    let file = dir.path().join("controller.db");
-    let options = SqliteConnectOptions::new().filename(&file).create_if_missing(true);
-    let old = SqlitePool::connect_with(options).await.expect("a database");
-    migrator(1).run(&old).await.expect("the first schema");
-    sqlx::raw_sql(FIRST_VERSION).execute(&old).await.expect("rows of the first version");
-    old.close().await;
-    let store = Store::open(&file).await.expect("brought up");
+    let database = database(dir.path()).await;
+    let mut old = First::connect(&database).await.expect("a database");
+    schema::bring_up(&mut old.connection, old.kind, 1).await.expect("the first schema");
+    old.connection.execute(FIRST_VERSION).await.expect("rows of the first version");
+    old.connection.close().await.expect("closed");
+    let store = Store::open(&database).await.expect("brought up");
     let id = |last: char| format!("00000000-0000-4000-8000-00000000000{last}");
     let site_id: SiteId = id('1').parse().expect("an id");
     let site = store.site(site_id).await.expect("the site");
@@ -47,10 +50,11 @@ async fn a_database_of_the_first_version_is_brought_up_with_all_that_is_in_it() 
 #[tokio::test]
 async fn a_database_of_a_later_version_is_left_alone() {
     let dir = tempfile::tempdir().expect("a directory");
-    let file = dir.path().join("controller.db");
-    let store = Store::open(&file).await.expect("a database");
+    let database = database(dir.path()).await;
+    let store = Store::open(&database).await.expect("a database");
     store.close().await;
-    let old = SqlitePool::connect_with(SqliteConnectOptions::new().filename(&file)).await;
-    let error = migrator(STEPS.len() - 1).run(&old.expect("a database")).await;
-    assert!(matches!(error, Err(MigrateError::VersionMissing(_))), "{error:?}");
+    let mut old = First::connect(&database).await.expect("a database");
+    let error = schema::bring_up(&mut old.connection, old.kind, schema::STEPS_MAX - 1).await;
+    let error = error.expect_err("refused").to_string();
+    assert!(error.contains("a later version has used it"), "{error}");
 }

@@ -7,7 +7,7 @@ use std::collections::HashMap;
 use pureboot_protocol::{GroupId, Node, SiteId, WorkflowId};
 use sqlx::Row;
 
-use crate::store::row::{DbConnection, count, word_opt};
+use crate::store::row::{DbConnection, count, flag_opt, word_opt};
 use crate::store::sites::Site;
 use crate::store::{StoreError, workflows};
 
@@ -44,7 +44,7 @@ pub(super) async fn inherited(
                 inherited.workflow_id = word_opt(row, "default_workflow_id")?;
             }
             if inherited.auto_provision.is_none() {
-                inherited.auto_provision = row.try_get("auto_provision")?;
+                inherited.auto_provision = flag_opt(row, "auto_provision")?;
             }
         }
     }
@@ -100,7 +100,8 @@ pub(super) async fn place(db: &mut DbConnection, site: &mut Site) -> Result<(), 
     // Walking up finds the site itself by its id, whatever its path is about to become.
     let is_below = sqlx::query(
         "WITH RECURSIVE above (id) AS (
-            SELECT $1 UNION SELECT s.parent_id FROM sites s JOIN above a ON s.id = a.id WHERE s.parent_id IS NOT NULL
+            SELECT id FROM sites WHERE id = $1
+            UNION SELECT s.parent_id FROM sites s JOIN above a ON s.id = a.id WHERE s.parent_id IS NOT NULL
          ) SELECT 1 FROM above WHERE id = $2",
     )
     .bind(parent_id.to_string())

@@ -37,7 +37,7 @@ impl Store {
         .bind(workflow.created_at.unix_ms())
         .bind(workflow.updated_at.unix_ms())
         .bind(int(workflow.version))
-        .bind(kept.timeout_minutes)
+        .bind(i64::from(kept.timeout_minutes))
         .execute(&mut *tx)
         .await?;
         tx.commit().await?;
@@ -110,7 +110,7 @@ impl Store {
         .bind(to_json(&workflow.boot))
         .bind(now.unix_ms())
         .bind(int(version))
-        .bind(kept.timeout_minutes)
+        .bind(i64::from(kept.timeout_minutes))
         .execute(&mut *tx)
         .await
         .map_err(StoreError::from)?;

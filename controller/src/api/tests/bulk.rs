@@ -133,11 +133,8 @@ async fn a_bulk_edit_has_its_limits_and_fails_whole_when_the_database_does() {
         let answer = centre.post("/api/v1/nodes/bulk/add-tag", body).await;
         assert_eq!(answer.problem(), (422, "validation_failed".to_owned()));
     }
-    let id = b.as_str().expect("an id");
-    let break_it = format!(
-        "CREATE TRIGGER broken BEFORE UPDATE ON nodes WHEN new.id = '{id}' BEGIN SELECT RAISE(ABORT, 'disk'); END"
-    );
-    centre.app.store.sabotage(break_it.leak()).await;
+    let broken = serde_json::from_value(b.clone()).expect("an id");
+    centre.app.store.sabotage("UPDATE", "nodes", Some(broken)).await;
     let body = json!({"node_ids": [a, b], "tag": "x"});
     let answer = centre.post("/api/v1/nodes/bulk/add-tag", body).await;
     assert_eq!(answer.problem(), (500, "internal_error".to_owned()));

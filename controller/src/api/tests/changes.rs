@@ -361,15 +361,13 @@ async fn k19_a_batch_that_fails_in_its_last_item_has_left_nothing() {
     let centre = Centre::start().await;
     let agent = centre.join("berlin").await;
     let before = centre.app.store.traces().await;
-    let break_it =
-        "CREATE TRIGGER broken BEFORE INSERT ON node_events BEGIN SELECT RAISE(ABORT, 'disk'); END";
-    centre.app.store.sabotage(break_it).await;
+    centre.app.store.sabotage("INSERT", "node_events", None).await;
     let items = [seen(1, 1, 1), event(2, 1, NodeEventKind::BootStarted)];
     let answer = post(&centre, &agent, batch(1, 1, &items)).await;
     assert_eq!(answer.problem(), (500, "internal_error".to_owned()));
     assert!(!answer.detail().contains("disk"), "the cause is for the log");
     assert_eq!(centre.app.store.traces().await, before);
-    centre.app.store.sabotage("DROP TRIGGER broken").await;
+    centre.app.store.mend("node_events").await;
     assert_eq!(outcomes(&hand_over(&centre, &agent, 1, &items).await), "applied applied through 2");
 }
 

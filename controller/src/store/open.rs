@@ -1,0 +1,105 @@
+//! Opening the database, whichever it is.
+
+use std::time::Duration;
+
+use sqlx::any::{AnyConnectOptions, AnyPoolOptions};
+use sqlx::{AnyConnection, AnyPool, Connection, Executor};
+
+use crate::config::Database;
+use crate::store::{Store, StoreError, postgres, schema, sqlite};
+
+/// How long a request waits for a connection, as long as one waits in the database for another process.
+const BUSY_TIMEOUT: Duration = Duration::from_secs(5);
+
+/// Which database it is: the one thing that nobody outside of this file, `sqlite`, `postgres` and `schema` asks.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Kind {
+    /// A file of this controller alone.
+    Sqlite,
+    /// A server that several controllers share.
+    Postgres,
+}
+
+impl Kind {
+    /// The statement that a transaction begins with which is going to write.
+    pub(super) fn begin_to_write(self) -> &'static str {
+        match self {
+            Self::Sqlite => sqlite::BEGIN,
+            Self::Postgres => postgres::BEGIN,
+        }
+    }
+}
+
+/// How the connections of one use are made.
+pub(super) struct Use {
+    /// The most of them.
+    pub(super) connections_max: u32,
+    /// What each is told first.
+    pub(super) setup: &'static str,
+}
+
+/// The first connection to a database.
+pub(super) struct First {
+    pub(super) kind: Kind,
+    options: AnyConnectOptions,
+    pub(super) connection: AnyConnection,
+}
+
+impl First {
+    /// Connects to `database`, and makes it if it is a file that is not there.
+    ///
+    /// # Errors
+    /// It cannot be used.
+    pub(super) async fn connect(database: &Database) -> Result<Self, StoreError> {
+        sqlx::any::install_default_drivers();
+        match database {
+            Database::File(path) => {
+                let options = sqlite::options(path)?;
+                let mut connection = AnyConnection::connect_with(&options).await?;
+                connection.execute(sqlite::WRITER.setup).await?;
+                Ok(Self { kind: Kind::Sqlite, options, connection })
+            }
+            Database::Server(url) => {
+                let options = postgres::options(url)?;
+                let connection = postgres::first_connection(url, &options).await?;
+                Ok(Self { kind: Kind::Postgres, options, connection })
+            }
+        }
+    }
+}
+
+impl Store {
+    /// Opens `database`, makes it if it is a file that is not there, and brings its schema to this version.
+    ///
+    /// # Errors
+    /// It cannot be used, or its schema is newer than this program.
+    pub(crate) async fn open(database: &Database) -> Result<Self, StoreError> {
+        let First { kind, options, mut connection } = First::connect(database).await?;
+        schema::bring_up(&mut connection, kind, schema::STEPS_MAX).await?;
+        connection.close().await?;
+        Ok(match kind {
+            Kind::Sqlite => {
+                let writer = pool(&options, &sqlite::WRITER).await?;
+                let reader = pool(&options, &sqlite::READER).await?;
+                Self { kind, site_writers: writer.clone(), writer, reader }
+            }
+            Kind::Postgres => Self {
+                kind,
+                writer: pool(&options, &postgres::WRITER).await?,
+                site_writers: pool(&options, &postgres::SITE_WRITER).await?,
+                reader: pool(&options, &postgres::READER).await?,
+            },
+        })
+    }
+}
+
+async fn pool(options: &AnyConnectOptions, purpose: &Use) -> Result<AnyPool, StoreError> {
+    let setup = purpose.setup;
+    let pool = AnyPoolOptions::new()
+        .max_connections(purpose.connections_max)
+        .acquire_timeout(BUSY_TIMEOUT)
+        .after_connect(move |connection, _| {
+            Box::pin(async move { connection.execute(setup).await.map(|_| ()) })
+        });
+    Ok(pool.connect_with(options.clone()).await?)
+}

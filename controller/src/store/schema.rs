@@ -1,0 +1,72 @@
+//! The schema: the steps that lead from an empty database to it, for either database.
+
+use sqlx::migrate::{Migrate, MigrateError, Migration, MigrationType, Migrator};
+use sqlx::{AnyConnection, SqlSafeStr};
+
+use crate::store::StoreError;
+use crate::store::open::Kind;
+
+/// One step: what it is about, and how each database is told. Both leave the same tables and columns behind.
+struct Step {
+    name: &'static str,
+    sqlite: &'static str,
+    postgres: &'static str,
+}
+
+macro_rules! step {
+    ($name:literal, $file:literal) => {
+        Step {
+            name: $name,
+            sqlite: include_str!(concat!("../../migrations/sqlite/", $file)),
+            postgres: include_str!(concat!("../../migrations/postgres/", $file)),
+        }
+    };
+}
+
+/// Every step from nothing to this version's schema. Steps are only ever added.
+const STEPS: [Step; 6] = [
+    step!("main job", "0001_main_job.sql"),
+    step!("groups", "0002_groups.sql"),
+    step!("install timeout", "0003_install_timeout.sql"),
+    step!("custody", "0004_custody.sql"),
+    step!("discovery quota", "0005_discovery_quota.sql"),
+    step!("jobs", "0006_jobs.sql"),
+];
+
+/// How many steps this version knows.
+pub(super) const STEPS_MAX: usize = STEPS.len();
+
+/// Brings the database up to the first `steps` of [`STEPS`]. Of several controllers that start at once one does it and the
+/// others wait.
+///
+/// # Errors
+/// The database has a later version's schema, or one of this version's steps was changed after it was taken.
+pub(super) async fn bring_up(
+    db: &mut AnyConnection,
+    kind: Kind,
+    steps: usize,
+) -> Result<(), StoreError> {
+    let migrator = migrator(kind, steps);
+    let outcome = migrator.run_direct(None, db, false).await;
+    if outcome.is_err() {
+        // A failed run keeps the lock, which lasts as long as the connection.
+        _ = db.unlock().await;
+    }
+    outcome.map_err(|error| match error {
+        MigrateError::VersionMissing(step) => StoreError::Unusable(format!(
+            "its schema has step {step} and this version knows {steps} only: a later version has used it; run that one"
+        )),
+        error => error.into(),
+    })
+}
+
+fn migrator(kind: Kind, steps: usize) -> Migrator {
+    let step = |(version, step): (i64, &Step)| {
+        let sql = match kind {
+            Kind::Sqlite => step.sqlite,
+            Kind::Postgres => step.postgres,
+        };
+        Migration::new(version, step.name.into(), MigrationType::Simple, sql.into_sql_str(), false)
+    };
+    Migrator::with_migrations((1..).zip(STEPS.iter().take(steps)).map(step).collect())
+}
