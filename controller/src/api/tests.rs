@@ -9,6 +9,7 @@ mod groups;
 mod installs;
 mod nodes;
 mod quota;
+mod races;
 mod sites;
 
 use std::net::SocketAddr;
@@ -25,6 +26,7 @@ use tempfile::TempDir;
 use tower::ServiceExt;
 
 use crate::auth;
+use crate::config::Database;
 use crate::extract::Peer;
 use crate::router::{App, router};
 use crate::store::Store;
@@ -39,7 +41,8 @@ struct Centre {
     app: App,
     time_ms: Arc<AtomicI64>,
     operator: Secret,
-    dir: TempDir,
+    database: Database,
+    dir: Arc<TempDir>,
 }
 
 /// What was answered.
@@ -82,14 +85,23 @@ struct Joined {
 impl Centre {
     async fn start() -> Self {
         let dir = tempfile::tempdir().expect("a directory");
-        let store = Store::open(&database(dir.path()).await).await.expect("a database");
-        let time_ms = Arc::new(AtomicI64::new(START_MS));
+        let database = database(dir.path()).await;
+        Self::on(database, Arc::new(dir), Arc::new(AtomicI64::new(START_MS))).await
+    }
+
+    /// Another controller on the same database, with the same clock.
+    async fn beside(&self) -> Self {
+        Self::on(self.database.clone(), Arc::clone(&self.dir), Arc::clone(&self.time_ms)).await
+    }
+
+    async fn on(database: Database, dir: Arc<TempDir>, time_ms: Arc<AtomicI64>) -> Self {
+        let store = Store::open(&database).await.expect("a database");
         let clock = Arc::clone(&time_ms);
         let clock = move || Timestamp::from_unix_ms(clock.load(Ordering::SeqCst));
         let app = App::new(store, Arc::new(clock));
         let operator = Secret::from_random([0x0f; 32]);
         app.store.add_operator_token(auth::hash(&operator), app.now()).await.expect("added");
-        Self { router: router(app.clone()), app, time_ms, operator, dir }
+        Self { router: router(app.clone()), app, time_ms, operator, database, dir }
     }
 
     fn pass_seconds(&self, seconds: i64) {

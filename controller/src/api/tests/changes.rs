@@ -53,14 +53,14 @@ pub(super) fn wish(seq: u64, node: u8, state: Lifecycle, base_version: u64) -> V
     change(seq, node, Some(base_version), payload)
 }
 
-fn batch(epoch: u8, first_seq: u64, items: &[Value]) -> Value {
+pub(super) fn batch(epoch: u8, first_seq: u64, items: &[Value]) -> Value {
     json!({
         "nonce": ChangeId::from_bytes([0xee; 16]), "epoch": Epoch::from_bytes([epoch; 16]),
         "first_seq": first_seq, "items": items,
     })
 }
 
-async fn post(centre: &Centre, agent: &Joined, body: Value) -> Answer {
+pub(super) async fn post(centre: &Centre, agent: &Joined, body: Value) -> Answer {
     centre.call(&agent.credential, "POST", PATH, Some(body)).await
 }
 
