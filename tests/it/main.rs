@@ -5,6 +5,7 @@
 
 mod boots;
 mod doctor;
+mod controllers;
 mod hostile;
 mod http;
 mod join;
@@ -78,6 +79,7 @@ fn main() {
         boots::cases(),
         offline::cases(),
         doctor::cases(),
+        controllers::cases(),
         hostile::cases(),
         netboot::cases(),
     ];

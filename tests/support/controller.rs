@@ -19,6 +19,8 @@ pub struct Controller {
     dir: PathBuf,
     address: SocketAddr,
     token: String,
+    /// Where its database is, if not in its data directory.
+    database: Option<String>,
     program: Option<Program>,
 }
 
@@ -28,9 +30,15 @@ impl Controller {
     /// # Errors
     /// It does not come to listen.
     pub fn start(dir: &Path) -> Result<Self> {
-        let free = SocketAddr::from((Ipv4Addr::LOCALHOST, 0));
-        let mut controller =
-            Self { dir: dir.to_owned(), address: free, token: String::new(), program: None };
+        Self::start_on(dir, None)
+    }
+
+    /// Starts one as [`Controller::start`] does, with its database at the URL `database`.
+    ///
+    /// # Errors
+    /// It does not come to listen.
+    pub fn start_on(dir: &Path, database: Option<String>) -> Result<Self> {
+        let mut controller = Self::new(dir, database);
         controller.resume()?;
         let file = controller.data_dir().join("operator-token");
         let token = fs::read_to_string(&file);
@@ -39,6 +47,22 @@ impl Controller {
             .trim()
             .clone_into(&mut controller.token);
         Ok(controller)
+    }
+
+    /// Starts another one on the same database, with its data under `dir`.
+    ///
+    /// # Errors
+    /// It does not come to listen.
+    pub fn start_beside(&self, dir: &Path) -> Result<Self> {
+        let mut controller = Self::new(dir, self.database.clone());
+        controller.token.clone_from(&self.token);
+        controller.resume()?;
+        Ok(controller)
+    }
+
+    fn new(dir: &Path, database: Option<String>) -> Self {
+        let address = SocketAddr::from((Ipv4Addr::LOCALHOST, 0));
+        Self { dir: dir.to_owned(), address, token: String::new(), database, program: None }
     }
 
     /// Where it keeps its data.
@@ -93,6 +117,7 @@ impl Controller {
         let mut command = Command::new(process::own("pureboot-controller")?);
         command.args(["serve", "--listen", &self.address.to_string(), "--data-dir"]);
         command.arg(self.data_dir());
+        command.envs(self.database.as_ref().map(|url| ("PUREBOOT_DATABASE", url)));
         let program = Program::spawn("controller", command, &self.dir)?;
         let url = program.line("listening on http://", START_LIMIT)?;
         self.address = url.trim().parse().with_context(|| format!("not an address: {url}"))?;

@@ -6,6 +6,7 @@
 pub mod controller;
 pub mod http;
 pub mod namespace;
+pub mod postgres;
 pub mod process;
 pub mod qemu;
 pub mod site;

@@ -13,7 +13,7 @@ use anyhow::{Context, Result, bail, ensure};
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
 
-use crate::wait;
+use crate::{postgres, wait};
 
 /// The longest part of a program's log that is shown when a test fails, in bytes.
 const LOG_TAIL_LEN_MAX: usize = 6_000;
@@ -57,7 +57,8 @@ pub fn own(name: &str) -> Result<PathBuf> {
 pub fn find(name: &str) -> Option<PathBuf> {
     let path = std::env::var_os("PATH").unwrap_or_default();
     let sbin = ["/usr/local/sbin", "/usr/sbin", "/sbin"].map(PathBuf::from);
-    std::env::split_paths(&path).chain(sbin).map(|dir| dir.join(name)).find(|path| path.is_file())
+    let dirs = std::env::split_paths(&path).chain(sbin).chain(postgres::program_dirs());
+    dirs.map(|dir| dir.join(name)).find(|path| path.is_file())
 }
 
 /// A command for a program of the system.

@@ -1,9 +1,10 @@
 //! Running cargo in the workspace.
 
 use std::path::{Path, PathBuf};
-use std::process::Command;
+use std::process::{Command, Stdio};
 
 use anyhow::{Context, Result, ensure};
+use serde_json::Value;
 
 /// The root of the workspace.
 ///
@@ -23,6 +24,27 @@ pub(crate) fn command(arguments: &[&str]) -> Result<Command> {
     let mut command = Command::new(cargo);
     command.current_dir(root()?).args(arguments);
     Ok(command)
+}
+
+/// The program of the unit tests of a library of the workspace; they are built if they are not.
+///
+/// # Errors
+/// They cannot be built; cargo has said why.
+pub(crate) fn test_program(library: &str) -> Result<PathBuf> {
+    // The whole workspace as in the other steps: with one package alone cargo would choose other features and build anew.
+    let build = ["test", "--locked", "--workspace", "--lib", "--no-run"];
+    let mut build = command(&build)?;
+    let built = build.arg("--message-format=json").stderr(Stdio::inherit()).output()?;
+    ensure!(built.status.success(), "cargo test --no-run ended with {}", built.status);
+    let messages = built.stdout.split(|byte| *byte == b'\n');
+    let messages = messages.filter_map(|line| serde_json::from_slice::<Value>(line).ok());
+    let programs = messages.filter(|message| {
+        message.pointer("/target/name") == Some(&library.into())
+            && message.pointer("/profile/test") == Some(&true.into())
+    });
+    let mut programs =
+        programs.filter_map(|message| Some(message.get("executable")?.as_str()?.into()));
+    programs.next().with_context(|| format!("cargo names no test program of {library}"))
 }
 
 /// Builds both programs.

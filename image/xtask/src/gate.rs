@@ -6,6 +6,8 @@ use std::time::Instant;
 
 use anyhow::{Context, Result};
 use argh::FromArgs;
+use pureboot_tests::postgres::{self, Postgres};
+use pureboot_tests::process;
 
 use crate::{cargo, packages};
 
@@ -98,6 +100,24 @@ impl Gate {
         self.step("test", |notes| run_tests(command?, notes));
     }
 
+    /// The controller's tests once more, on the other database.
+    fn tests_on_postgres(&mut self, filter: Option<&str>) {
+        self.step("test on PostgreSQL", |notes| {
+            if process::find(postgres::INITDB).is_none() {
+                let cure = "the controller's tests on PostgreSQL: apt-get install postgresql";
+                notes.push(format!("SKIPPED: {cure}"));
+                return Ok(Tally { skipped: 1, ..Tally::default() });
+            }
+            let server = Postgres::start()?;
+            let mut command = Command::new(cargo::test_program("pureboot_controller")?);
+            command.current_dir(cargo::root()?.join("controller"));
+            command.env("PUREBOOT_TEST_DATABASE", server.url()).args(filter);
+            let tally = run_tests(command, notes)?;
+            notes.push(format!("ON POSTGRESQL: {} tests of the controller passed", tally.passed));
+            Ok(tally)
+        });
+    }
+
     fn end(self) -> ExitCode {
         println!();
         for note in &self.notes {
@@ -130,7 +150,7 @@ fn run_tests(mut command: Command, notes: &mut Vec<String>) -> Result<Tally> {
     let status = child.wait()?;
     if !status.success() && tally.failed == 0 {
         // Something failed before it could count: a test that does not build, or a program that died.
-        notes.push(format!("cargo test ended with {status} without naming a failed test"));
+        notes.push(format!("the tests ended with {status} without naming a failed test"));
         tally.failed = 1;
     }
     Ok(tally)
@@ -153,6 +173,7 @@ impl Test {
         if let Some(filter) = &self.filter {
             gate.command("build", build);
             gate.tests(test_command(Some(filter), self.long));
+            gate.tests_on_postgres(Some(filter));
             return Ok(gate.end());
         }
         gate.command("fmt", cargo::command(&["fmt", "--all", "--check"]));
@@ -160,6 +181,7 @@ impl Test {
         gate.command("clippy", cargo::command(&clippy));
         gate.command("build", build);
         gate.tests(test_command(None, self.long));
+        gate.tests_on_postgres(None);
         let doc = ["doc", "--locked", "--workspace", "--no-deps", "--document-private-items"];
         gate.command(
             "doc",

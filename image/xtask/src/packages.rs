@@ -6,18 +6,20 @@ use std::process::Command;
 
 use anyhow::{Context, Result, ensure};
 use nix::unistd::geteuid;
+use pureboot_tests::postgres::INITDB;
 use pureboot_tests::process;
 
 use crate::cargo;
 
 /// A program or a file, and the Debian package that brings it.
-const NEEDED: [(&str, &str); 14] = [
+const NEEDED: [(&str, &str); 15] = [
     ("as", "binutils"),
     ("objcopy", "binutils"),
     ("atftp", "atftp"),
     ("curl", "curl"),
     ("dnsmasq", "dnsmasq-base"),
     ("ip", "iproute2"),
+    (INITDB, "postgresql"),
     ("qemu-system-x86_64", "qemu-system-x86"),
     ("sqlite3", "sqlite3"),
     ("tftp", "tftp-hpa"),
