@@ -141,8 +141,8 @@ pub(crate) enum StoreError {
         /// The sequence number.
         seq: u64,
     },
-    /// Others keep the database busy for longer than a request waits.
-    #[error("the database is busy, try again")]
+    /// Others keep the database busy for longer than a request waits, or it is away.
+    #[error("the database is busy or away, try again")]
     Busy,
     /// A text that PostgreSQL does not take.
     #[error("a text holds the character U+0000; leave it out")]

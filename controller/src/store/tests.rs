@@ -1,6 +1,8 @@
-//! Databases of earlier versions.
+//! Databases of earlier versions, writers that are stuck, and what the two databases do not have in common.
 
-use pureboot_protocol::{Lifecycle, NodeId, SiteId, WorkflowId};
+use std::time::Duration;
+
+use pureboot_protocol::{Lifecycle, NodeId, SiteId, Timestamp, WorkflowId};
 
 use sqlx::{Connection, Executor};
 
@@ -57,4 +59,38 @@ async fn a_database_of_a_later_version_is_left_alone() {
     let error = schema::bring_up(&mut old.connection, old.kind, schema::STEPS_MAX - 1).await;
     let error = error.expect_err("refused").to_string();
     assert!(error.contains("a later version has used it"), "{error}");
+}
+
+#[tokio::test]
+async fn a_writer_that_is_stuck_holds_others_up_for_a_bounded_time() {
+    let dir = tempfile::tempdir().expect("a directory");
+    let database = database(dir.path()).await;
+    let stuck = Store::open(&database).await.expect("a database");
+    let other = Store::open(&database).await.expect("a database");
+    let tx = stuck.write().await.expect("the lock");
+    let refused =
+        other.lease("job", "other", Timestamp::from_unix_ms(0), Timestamp::from_unix_ms(1));
+    let refused = tokio::time::timeout(Duration::from_secs(9), refused).await.expect("an answer");
+    assert!(matches!(refused, Err(StoreError::Busy)), "{refused:?}");
+    assert!(other.ping().await.is_ok(), "whoever reads waits for nobody");
+    if other.kind == Kind::Postgres {
+        // The server ends a transaction in which nothing happens.
+        tokio::time::sleep(Duration::from_secs(6)).await;
+    } else {
+        drop(tx);
+    }
+    let lease = other.lease("job", "other", Timestamp::from_unix_ms(0), Timestamp::from_unix_ms(1));
+    assert!(lease.await.expect("the lock is free"));
+}
+
+#[tokio::test]
+async fn a_text_that_one_database_does_not_take_is_the_clients_fault_and_not_a_failure() {
+    let dir = tempfile::tempdir().expect("a directory");
+    let store = Store::open(&database(dir.path()).await).await.expect("a database");
+    let (from, until) = (Timestamp::from_unix_ms(0), Timestamp::from_unix_ms(1));
+    let outcome = store.lease("a\0b", "holder", from, until).await;
+    match store.kind {
+        Kind::Sqlite => assert!(outcome.expect("taken")),
+        Kind::Postgres => assert!(matches!(outcome, Err(StoreError::NulInText)), "{outcome:?}"),
+    }
 }
