@@ -8,14 +8,17 @@ use crate::store::open::Kind;
 
 /// One step: what it is about, and how each database is told. Both leave the same tables and columns behind.
 struct Step {
+    /// That of its files. Numbers rise and may have gaps.
+    number: i64,
     name: &'static str,
     sqlite: &'static str,
     postgres: &'static str,
 }
 
 macro_rules! step {
-    ($name:literal, $file:literal) => {
+    ($number:literal, $name:literal, $file:literal) => {
         Step {
+            number: $number,
             name: $name,
             sqlite: include_str!(concat!("../../migrations/sqlite/", $file)),
             postgres: include_str!(concat!("../../migrations/postgres/", $file)),
@@ -25,12 +28,12 @@ macro_rules! step {
 
 /// Every step from nothing to this version's schema. Steps are only ever added.
 const STEPS: [Step; 6] = [
-    step!("main job", "0001_main_job.sql"),
-    step!("groups", "0002_groups.sql"),
-    step!("install timeout", "0003_install_timeout.sql"),
-    step!("custody", "0004_custody.sql"),
-    step!("discovery quota", "0005_discovery_quota.sql"),
-    step!("jobs", "0006_jobs.sql"),
+    step!(1, "main job", "0001_main_job.sql"),
+    step!(2, "groups", "0002_groups.sql"),
+    step!(3, "install timeout", "0003_install_timeout.sql"),
+    step!(4, "custody", "0004_custody.sql"),
+    step!(5, "discovery quota", "0005_discovery_quota.sql"),
+    step!(9, "jobs", "0009_jobs.sql"),
 ];
 
 /// How many steps this version knows.
@@ -54,19 +57,20 @@ pub(super) async fn bring_up(
     }
     outcome.map_err(|error| match error {
         MigrateError::VersionMissing(step) => StoreError::Unusable(format!(
-            "its schema has step {step} and this version knows {steps} only: a later version has used it; run that one"
+            "its schema has step {step}, which this version does not know: a later version has used it; run that one"
         )),
         error => error.into(),
     })
 }
 
 fn migrator(kind: Kind, steps: usize) -> Migrator {
-    let step = |(version, step): (i64, &Step)| {
+    let step = |step: &Step| {
         let sql = match kind {
             Kind::Sqlite => step.sqlite,
             Kind::Postgres => step.postgres,
         };
-        Migration::new(version, step.name.into(), MigrationType::Simple, sql.into_sql_str(), false)
+        let (number, name, sql) = (step.number, step.name.into(), sql.into_sql_str());
+        Migration::new(number, name, MigrationType::Simple, sql, false)
     };
-    Migrator::with_migrations((1..).zip(STEPS.iter().take(steps)).map(step).collect())
+    Migrator::with_migrations(STEPS.iter().take(steps).map(step).collect())
 }
