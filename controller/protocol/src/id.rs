@@ -135,6 +135,14 @@ id!(
     WorkflowId
 );
 id!(
+    /// A person with an account at the controller.
+    UserId
+);
+id!(
+    /// An API token of the controller; not the token itself, which is a secret.
+    TokenId
+);
+id!(
     /// A boot session: one attempt of one node, from its first packet to the operating system's call-back.
     BootId
 );

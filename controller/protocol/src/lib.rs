@@ -28,10 +28,10 @@ pub use content::{Category, ContentKey, ContentKeyError};
 pub use heartbeat::{
     CommandResult, CommandStatus, Heartbeat, HeartbeatAnswer, Service, SiteCommand,
 };
-pub use id::{AgentId, BootId, GroupId, IdError, NodeId, SiteId, WorkflowId};
+pub use id::{AgentId, BootId, GroupId, IdError, NodeId, SiteId, TokenId, UserId, WorkflowId};
 pub use mac::{Mac, MacError};
 pub use node::{Lifecycle, LifecycleError, Node, NodeEvent, NodeEventKind};
-pub use registration::{RegistrationAnswer, RegistrationRequest};
+pub use registration::{CredentialAnnouncement, RegistrationAnswer, RegistrationRequest};
 pub use secret::{CredentialHash, RegistrationToken, Secret, TokenError};
 pub use site::{
     AgentStatus, Autonomy, CachePolicy, ConflictResolution, DiscoveryMethod, MigrationPolicy,

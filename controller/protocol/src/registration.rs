@@ -38,3 +38,11 @@ pub struct RegistrationAnswer {
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub credential: Option<Secret>,
 }
+
+/// An agent's announcement of the credential that is to take the place of the one that it is made under. The old one is good
+/// until the first use of the next, so nothing that is lost on the way locks the agent out.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub struct CredentialAnnouncement {
+    /// SHA-256 of the secret that the agent has made, and keeps, before it says so.
+    pub credential_hash: CredentialHash,
+}
