@@ -1,16 +1,20 @@
 //! The handlers, one file a resource: take the request apart, check what only the request knows, ask the store, answer.
 
 pub(crate) mod agents;
+pub(crate) mod audit;
 pub(crate) mod bulk;
 pub(crate) mod changes;
 pub(crate) mod custody;
 pub(crate) mod groups;
 pub(crate) mod health;
 pub(crate) mod nodes;
+pub(crate) mod session;
 pub(crate) mod sites;
+pub(crate) mod tokens;
+pub(crate) mod users;
 pub(crate) mod workflows;
 
-mod check;
+pub(crate) mod check;
 
 #[cfg(test)]
 mod tests;

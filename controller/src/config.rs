@@ -1,15 +1,21 @@
 //! The command line, and the settings that come of it.
 
 mod database;
+pub(crate) mod people;
 
 use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::str::FromStr;
 
-use anyhow::bail;
+use anyhow::{bail, ensure};
 use argh::FromArgs;
 
+pub use crate::config::people::{TokenArguments, UserArguments};
+pub use crate::limit::LimitConfig;
 pub use database::{Database, ServerUrl};
+
+/// How long the audit is kept where nothing is said, in days: a year, and the time to look back at it.
+pub(crate) const AUDIT_DAYS: u32 = 400;
 
 /// The centre of PureBoot: REST API and database for many sites.
 #[derive(Debug, FromArgs)]
@@ -26,12 +32,14 @@ pub struct Arguments {
 #[argh(subcommand)]
 enum Command {
     Serve(Serve),
-    Token(Token),
+    User(UserArguments),
+    Token(TokenArguments),
 }
 
 /// Serve the API until SIGTERM or SIGINT.
 ///
-/// The first start makes the database and an operator's API token, which is printed once and kept in DATA-DIR/operator-token.
+/// The first start makes the database and an admin's API token, which is printed once and kept in DATA-DIR/operator-token.
+/// People who sign in are made by `user add`.
 #[derive(Debug, FromArgs)]
 #[argh(subcommand, name = "serve")]
 struct Serve {
@@ -59,19 +67,23 @@ struct Serve {
     /// how the log on stderr is written: text or json (default: text); RUST_LOG chooses what is logged
     #[argh(option, default = "LogFormat::Text")]
     log_format: LogFormat,
-}
 
-/// Make a further operator's API token and print it; the old ones stay valid.
-#[derive(Debug, FromArgs)]
-#[argh(subcommand, name = "token")]
-struct Token {
-    /// the controller's data directory; the controller may be running
-    #[argh(option)]
-    data_dir: PathBuf,
+    /// requests a second that one token, session or agent may make, ten seconds' worth at once; 0 for no limit (default: 200)
+    #[argh(option, default = "LimitConfig::default().per_credential")]
+    rate_per_credential: u32,
 
-    /// where the database is, as for serve
-    #[argh(option)]
-    database: Option<String>,
+    /// requests a second without credential that one address may make, ten seconds' worth at once; 0 for no limit
+    /// (default: 100)
+    #[argh(option, default = "LimitConfig::default().per_address")]
+    rate_per_address: u32,
+
+    /// wrong tokens, credentials or passwords a minute that one address may offer before it has to wait (default: 10)
+    #[argh(option, default = "LimitConfig::default().failures")]
+    failures_per_minute: u32,
+
+    /// days that the audit is kept (default: 400)
+    #[argh(option, default = "AUDIT_DAYS")]
+    audit_days: u32,
 }
 
 /// What the program is to do.
@@ -79,13 +91,10 @@ struct Token {
 pub enum Config {
     /// Serve the API.
     Serve(ServeConfig),
-    /// Make a further operator's token.
-    Token {
-        /// Where the token is kept.
-        data_dir: PathBuf,
-        /// Where the database is; none: in the data directory.
-        database: Option<Database>,
-    },
+    /// Look after people.
+    User(UserArguments),
+    /// Look after tokens.
+    Token(TokenArguments),
 }
 
 /// How the API is served.
@@ -101,6 +110,10 @@ pub struct ServeConfig {
     pub tls: Option<TlsFiles>,
     /// How the log is written.
     pub log_format: LogFormat,
+    /// How much anybody may ask.
+    pub limits: LimitConfig,
+    /// How long the audit is kept, in days.
+    pub audit_days: u32,
 }
 
 /// A certificate and its key, as PEM files.
@@ -133,19 +146,28 @@ impl FromStr for LogFormat {
     }
 }
 
+/// The database that `argument` names, or else the environment; none where neither does.
+///
+/// # Errors
+/// What it names can be none.
+pub(crate) fn database(argument: Option<&str>) -> anyhow::Result<Option<Database>> {
+    let variable = std::env::var(database::VARIABLE).ok();
+    database::choose(argument, variable.as_deref())
+}
+
 impl TryFrom<Arguments> for Config {
     type Error = anyhow::Error;
 
     fn try_from(arguments: Arguments) -> anyhow::Result<Self> {
-        let variable = std::env::var(database::VARIABLE).ok();
-        let database = |argument: Option<&str>| database::choose(argument, variable.as_deref());
         let serve = match arguments.command {
-            Command::Token(token) => {
-                let database = database(token.database.as_deref())?;
-                return Ok(Self::Token { data_dir: token.data_dir, database });
-            }
+            Command::User(arguments) => return Ok(Self::User(arguments)),
+            Command::Token(arguments) => return Ok(Self::Token(arguments)),
             Command::Serve(serve) => serve,
         };
+        ensure!(
+            serve.audit_days > 0,
+            "--audit-days 0 would forget everything; keep at least 1 day"
+        );
         let tls = match (serve.tls_cert_file, serve.tls_key_file) {
             (Some(cert_file), Some(key_file)) => Some(TlsFiles { cert_file, key_file }),
             (None, None) => None,
@@ -158,6 +180,12 @@ impl TryFrom<Arguments> for Config {
             database: database(serve.database.as_deref())?,
             tls,
             log_format: serve.log_format,
+            limits: LimitConfig {
+                per_credential: serve.rate_per_credential,
+                per_address: serve.rate_per_address,
+                failures: serve.failures_per_minute,
+            },
+            audit_days: serve.audit_days,
         }))
     }
 }
@@ -180,6 +208,7 @@ mod tests {
         assert_eq!(serve.listen.to_string(), "127.0.0.1:8000");
         assert_eq!(serve.log_format, LogFormat::Text);
         assert!(serve.tls.is_none());
+        assert_eq!((serve.limits, serve.audit_days), (LimitConfig::default(), 400));
     }
 
     #[test]
@@ -191,6 +220,10 @@ mod tests {
             (&["serve", "--data-dir", "/d", "--tls-cert-file", "c"], "--tls-key-file"),
             (&["serve", "--data-dir", "/d", "--tls-key-file", "k"], "--tls-cert-file"),
             (&[], "serve"),
+            (&["serve", "--data-dir", "/d", "--audit-days", "0"], "--audit-days"),
+            (&["user", "add", "ada", "--role", "root", "--data-dir", "/d"], "none of viewer"),
+            (&["token", "new", "--scope", "all", "--data-dir", "/d"], "none of read"),
+            (&["token"], "revoke"),
         ] {
             let error = config(arguments).expect_err("refused");
             assert!(error.contains(expected), "{arguments:?}: {error}");

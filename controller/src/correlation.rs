@@ -26,7 +26,8 @@ impl CorrelationId {
         &self.0
     }
 
-    fn take_or_make(headers: &HeaderMap) -> Self {
+    /// The id that `headers` bring along, or a new one.
+    pub(crate) fn of(headers: &HeaderMap) -> Self {
         let is_sane = |text: &&str| {
             (1..=LEN_MAX).contains(&text.len())
                 && text.bytes().all(|b| b.is_ascii_alphanumeric() || b"._-".contains(&b))
@@ -42,13 +43,13 @@ impl<S: Sync> FromRequestParts<S> for CorrelationId {
 
     async fn from_request_parts(parts: &mut Parts, _: &S) -> Result<Self, Infallible> {
         let known = parts.extensions.get().cloned();
-        Ok(known.unwrap_or_else(|| Self::take_or_make(&parts.headers)))
+        Ok(known.unwrap_or_else(|| Self::of(&parts.headers)))
     }
 }
 
 /// The outermost layer: gives the request its id, logs what became of it, and gives every error its body.
 pub(crate) async fn correlate(mut request: Request, next: Next) -> Response {
-    let id = CorrelationId::take_or_make(request.headers());
+    let id = CorrelationId::of(request.headers());
     request.extensions_mut().insert(id.clone());
     let (method, path) = (request.method().clone(), request.uri().path().to_owned());
     let span = tracing::info_span!("request", correlation_id = id.as_str());

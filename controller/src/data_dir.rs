@@ -8,13 +8,14 @@ use std::path::{Path, PathBuf};
 use anyhow::{Context, bail};
 use pureboot_protocol::{Secret, Timestamp};
 
+use crate::auth::rank::Rank;
+use crate::auth::{self, token};
 use crate::config::Database;
-use crate::store::Store;
-use crate::{auth, random};
+use crate::store::{NewToken, Store};
 
 const TOKEN_FILE: &str = "operator-token";
-/// Hexadecimal digits of a token.
-const TOKEN_LEN: usize = 64;
+/// More than a token has, in bytes.
+const TOKEN_LEN_MAX: u64 = 128;
 
 /// An operator's token, on its way to the screen.
 #[derive(Debug)]
@@ -117,11 +118,11 @@ impl DataDir {
     ) -> anyhow::Result<Option<OperatorToken>> {
         let file = self.file(TOKEN_FILE);
         let kept = self.kept_token()?;
-        if store.has_operator_token().await? {
+        if store.has_token().await? {
             if kept.is_none() {
                 let (file, dir) = (file.display(), self.path.display());
                 tracing::warn!(
-                    "{file} is gone; `pureboot-controller token --data-dir {dir}` makes another token"
+                    "{file} is gone; `pureboot-controller token new --role admin --data-dir {dir}` makes another token"
                 );
             }
             return Ok(None);
@@ -129,26 +130,18 @@ impl DataDir {
         // A file without a row is what a first start leaves that was cut short between the two.
         let secret = match kept {
             Some(secret) => secret,
-            None => self.keep(&Secret::from_random(random::bytes()))?,
+            None => self.keep(&token::secret())?,
         };
-        store.add_operator_token(auth::hash(&secret), now).await?;
+        let token = NewToken {
+            hash: auth::hash(&secret),
+            name: TOKEN_FILE.to_owned(),
+            user: None,
+            role: Rank::Admin,
+            scopes: None,
+            expires_at: None,
+        };
+        store.create_token(token, now).await?;
         Ok(Some(OperatorToken { secret, file }))
-    }
-
-    /// A further operator's token, which is kept in place of the one in the file. That one stays valid.
-    ///
-    /// # Errors
-    /// It cannot be kept.
-    pub(crate) async fn further_token(
-        &self,
-        store: &Store,
-        now: Timestamp,
-    ) -> anyhow::Result<OperatorToken> {
-        let secret = Secret::from_random(random::bytes());
-        // The row first: a file must never hold a token that does not open anything.
-        store.add_operator_token(auth::hash(&secret), now).await?;
-        let secret = self.keep(&secret)?;
-        Ok(OperatorToken { secret, file: self.file(TOKEN_FILE) })
     }
 
     /// The token in the file, if there is one and it is whole.
@@ -165,13 +158,11 @@ impl DataDir {
             bail!("{0} can be read by others; `chmod 600 {0}`", path.display());
         }
         let mut text = String::new();
-        let read = File::open(&path).and_then(|file| {
-            file.take(u64::try_from(TOKEN_LEN + 2).unwrap_or(u64::MAX)).read_to_string(&mut text)
-        });
+        let read =
+            File::open(&path).and_then(|file| file.take(TOKEN_LEN_MAX).read_to_string(&mut text));
         read.with_context(|| format!("cannot read {}", path.display()))?;
         let token = text.trim();
-        let is_whole = token.len() == TOKEN_LEN && token.bytes().all(|b| b.is_ascii_hexdigit());
-        Ok(is_whole.then(|| Secret::new(token.to_owned())))
+        Ok(token::is_whole(token).then(|| Secret::new(token.to_owned())))
     }
 
     /// Puts `secret` into the file, whole or not at all, and never readable by others.
@@ -230,8 +221,9 @@ mod tests {
         assert_eq!(mode & 0o777, 0o600);
         let kept = std::fs::read_to_string(&token.file).expect("readable");
         assert_eq!(kept.trim(), token.secret.reveal());
-        let caller = store.caller(auth::hash(&token.secret)).await.expect("an answer");
-        assert_eq!(caller, Some(Caller::Operator));
+        let caller = store.caller(auth::hash(&token.secret), now()).await.expect("an answer");
+        let Some(Caller::Operator(operator)) = caller else { panic!("{caller:?}") };
+        assert_eq!((operator.rank, operator.user), (Rank::Admin, None));
         assert!(data_dir.first_token(&store, now()).await.expect("fine").is_none());
         std::fs::remove_file(&token.file).expect("lost");
         assert!(data_dir.first_token(&store, now()).await.expect("fine").is_none());
@@ -244,20 +236,7 @@ mod tests {
         let secret = data_dir.keep(&Secret::from_random([7; 32])).expect("kept");
         let token = data_dir.first_token(&store, now()).await.expect("kept").expect("a token");
         assert_eq!(token.secret, secret);
-        assert!(store.has_operator_token().await.expect("an answer"));
-    }
-
-    #[tokio::test]
-    async fn a_further_token_is_valid_beside_the_first() {
-        let dir = private_dir();
-        let (data_dir, store) = opened(dir.path()).await;
-        let first = data_dir.first_token(&store, now()).await.expect("kept").expect("a token");
-        let further = data_dir.further_token(&store, now()).await.expect("kept");
-        assert_ne!(first.secret, further.secret);
-        for token in [&first, &further] {
-            let caller = store.caller(auth::hash(&token.secret)).await.expect("an answer");
-            assert_eq!(caller, Some(Caller::Operator));
-        }
+        assert!(store.has_token().await.expect("an answer"));
     }
 
     #[tokio::test]

@@ -5,7 +5,8 @@ use axum::http::{HeaderValue, Method, StatusCode};
 use axum::response::{IntoResponse, Response};
 use pureboot_protocol::{FieldError, Problem};
 
-use crate::auth::Role;
+use crate::auth::rank::Rank;
+use crate::auth::scope::Scope;
 use crate::node::TagError;
 use crate::store::StoreError;
 
@@ -28,21 +29,62 @@ pub(crate) enum ApiError {
     /// No credential, or an unknown one.
     #[error("this needs a valid token in 'Authorization: Bearer …'")]
     Unauthenticated,
-    /// A valid credential of the wrong kind.
-    #[error("{}", match .0 {
-        Role::Agent => "this is for agents: an operator's token is not accepted here",
-        Role::Operator | Role::Anyone => "this is for operators: an agent's credential is not accepted here",
+    /// A name or password that is wrong; which of them is not said.
+    #[error("wrong name or password")]
+    WrongPassword,
+    /// An operator's token or session where an agent's credential belongs.
+    #[error("this is for agents: an operator's token is not accepted here")]
+    OnlyAgents,
+    /// An agent's credential where an operator's token or session belongs.
+    #[error("this is for operators: an agent's credential is not accepted here")]
+    OnlyOperators,
+    /// Who calls may not do this.
+    #[error("this needs the role {needed}, and yours is {held}")]
+    Rank {
+        /// What it needs.
+        needed: Rank,
+        /// What the caller has.
+        held: Rank,
+    },
+    /// The token was not made for this.
+    #[error("{}", match .needed {
+        Some(scope) => format!("this needs the scope {scope}, which your token was not given"),
+        None => "this needs a token without scopes, and yours is limited to some".to_owned(),
     })]
-    Forbidden(Role),
-    /// Too many failures from this address.
-    #[error("too many failed attempts from this address, try again in {retry_after_seconds} s")]
+    Scope {
+        /// What it needs; none if no scope opens it.
+        needed: Option<Scope>,
+    },
+    /// Another page has made a browser send this.
+    #[error(
+        "a session's cookie is good for requests of the controller's own page only; programs use a token"
+    )]
+    ForeignOrigin,
+    /// A body that any page's form could have sent.
+    #[error("send Content-Type: application/json")]
+    JsonWanted,
+    /// Too much in too short a time.
+    #[error("{excess}, try again in {retry_after_seconds} s")]
     TooMany {
+        /// Of what.
+        excess: Excess,
         /// How long to wait.
         retry_after_seconds: u64,
     },
     /// Our fault. The client learns nothing of it but the correlation id.
     #[error("the controller could not do this; its log says why")]
     Internal(Box<dyn std::error::Error + Send + Sync>),
+}
+
+/// What there was too much of.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
+pub(crate) enum Excess {
+    /// Wrong tokens, credentials or passwords.
+    #[error("too many failed attempts from this address")]
+    Failures,
+    /// Requests.
+    #[error("too many requests")]
+    Requests,
 }
 
 impl ApiError {
@@ -66,8 +108,13 @@ impl ApiError {
         match self {
             Self::Refused { status, .. } => *status,
             Self::Invalid(_) => StatusCode::UNPROCESSABLE_ENTITY,
-            Self::Unauthenticated => StatusCode::UNAUTHORIZED,
-            Self::Forbidden(_) => StatusCode::FORBIDDEN,
+            Self::Unauthenticated | Self::WrongPassword => StatusCode::UNAUTHORIZED,
+            Self::OnlyAgents
+            | Self::OnlyOperators
+            | Self::Rank { .. }
+            | Self::Scope { .. }
+            | Self::ForeignOrigin => StatusCode::FORBIDDEN,
+            Self::JsonWanted => StatusCode::UNSUPPORTED_MEDIA_TYPE,
             Self::TooMany { .. } => StatusCode::TOO_MANY_REQUESTS,
             Self::Internal(_) => StatusCode::INTERNAL_SERVER_ERROR,
         }
@@ -78,7 +125,12 @@ impl ApiError {
             Self::Refused { code, .. } => code,
             Self::Invalid(_) => "validation_failed",
             Self::Unauthenticated => "unauthenticated",
-            Self::Forbidden(_) => "forbidden",
+            Self::WrongPassword => "wrong_password",
+            Self::OnlyAgents | Self::OnlyOperators => "forbidden",
+            Self::Rank { .. } => "role_needed",
+            Self::Scope { .. } => "scope_needed",
+            Self::ForeignOrigin => "foreign_origin",
+            Self::JsonWanted => "unsupported_media_type",
             Self::TooMany { .. } => "too_many_requests",
             Self::Internal(_) => "internal_error",
         }
@@ -108,6 +160,11 @@ impl From<StoreError> for ApiError {
             StoreError::Unknown { field, .. } => Self::invalid(field, &error),
             StoreError::NoToken => refused(StatusCode::BAD_REQUEST, "no_registration_token"),
             StoreError::TokenRefused => refused(StatusCode::UNAUTHORIZED, "token_refused"),
+            StoreError::CredentialRevoked => {
+                refused(StatusCode::UNAUTHORIZED, "credential_revoked")
+            }
+            StoreError::LastAdmin => refused(StatusCode::CONFLICT, "last_admin"),
+            StoreError::TooManyTokens => refused(StatusCode::CONFLICT, "too_many_tokens"),
             StoreError::CredentialInUse => refused(StatusCode::CONFLICT, "credential_in_use"),
             StoreError::Forked { .. } => refused(StatusCode::CONFLICT, "outbox_forked"),
             StoreError::Busy => refused(StatusCode::SERVICE_UNAVAILABLE, "busy"),
@@ -132,7 +189,7 @@ impl IntoResponse for ApiError {
             Self::Unauthenticated => {
                 headers.insert(WWW_AUTHENTICATE, HeaderValue::from_static("Bearer"));
             }
-            Self::TooMany { retry_after_seconds } => {
+            Self::TooMany { retry_after_seconds, .. } => {
                 headers.insert(RETRY_AFTER, HeaderValue::from(*retry_after_seconds));
             }
             Self::Refused { status: StatusCode::SERVICE_UNAVAILABLE, .. } => {

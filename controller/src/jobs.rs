@@ -3,6 +3,7 @@
 
 pub(crate) mod agent_status;
 pub(crate) mod install_timeout;
+pub(crate) mod retention;
 
 use std::time::Duration;
 
@@ -21,16 +22,18 @@ const LEASE_PERIODS: u32 = 3;
 enum Job {
     AgentStatus,
     InstallTimeout,
+    Retention,
 }
 
 impl Job {
-    const ALL: [Self; 2] = [Self::AgentStatus, Self::InstallTimeout];
+    const ALL: [Self; 3] = [Self::AgentStatus, Self::InstallTimeout, Self::Retention];
 
     /// What it is called in the database and in the log.
     fn as_str(self) -> &'static str {
         match self {
             Self::AgentStatus => "agent_status",
             Self::InstallTimeout => "install_timeout",
+            Self::Retention => "retention",
         }
     }
 
@@ -38,6 +41,7 @@ impl Job {
         match self {
             Self::AgentStatus => agent_status::PERIOD,
             Self::InstallTimeout => install_timeout::PERIOD,
+            Self::Retention => retention::PERIOD,
         }
     }
 
@@ -45,6 +49,7 @@ impl Job {
         match self {
             Self::AgentStatus => agent_status::look(app, listening_since).await,
             Self::InstallTimeout => install_timeout::look(app).await,
+            Self::Retention => retention::look(app).await,
         }
     }
 }

@@ -2,21 +2,26 @@
 //!
 //! A request comes in by `serve`, passes the layers and the guard of `router`, where every route stands on one page with
 //! who may call it, and reaches its handler in `api`. Handlers take their arguments by `extract`, refuse with `error`,
-//! and reach the database by `store` only. What a node may do is decided in `node`, and how a
+//! and reach the database by `store` only; `auth` knows who calls, `audit` keeps what they did, `limit` how much of it.
+//! `people` is what of that can be done at the command line. What a node may do is decided in `node`, and how a
 //! site is in `site_health`, which know neither.
 
 pub mod config;
 
 mod api;
+mod audit;
 mod auth;
+mod cookie;
 mod correlation;
 mod data_dir;
 mod error;
 mod extract;
+mod guard;
 mod jobs;
 mod limit;
 mod log;
 mod node;
+mod people;
 mod random;
 mod router;
 mod serve;
@@ -26,7 +31,6 @@ mod tls;
 
 use std::io::Write;
 use std::net::SocketAddr;
-use std::path::Path;
 use std::sync::Arc;
 use std::time::SystemTime;
 
@@ -36,6 +40,7 @@ use tokio::net::TcpListener;
 use tokio::signal::unix::{SignalKind, signal};
 
 use crate::config::{Config, Database, ServeConfig};
+use crate::cookie::Cookie;
 use crate::data_dir::{DataDir, OperatorToken};
 use crate::jobs::Jobs;
 use crate::router::App;
@@ -49,9 +54,8 @@ pub fn run(config: Config) -> anyhow::Result<()> {
     let runtime = tokio::runtime::Runtime::new().context("cannot start the runtime")?;
     match config {
         Config::Serve(config) => runtime.block_on(serve_until_signal(config)),
-        Config::Token { data_dir, database } => {
-            runtime.block_on(make_token(&data_dir, database.as_ref()))
-        }
+        Config::User(arguments) => runtime.block_on(people::run_user(arguments)),
+        Config::Token(arguments) => runtime.block_on(people::run_token(arguments)),
     }
 }
 
@@ -70,12 +74,20 @@ async fn serve_until_signal(config: ServeConfig) -> anyhow::Result<()> {
         let kept = file.display();
         print_line(&format!("operator token: {} (kept in {kept})", secret.reveal()))?;
     }
+    if !store.has_user().await? {
+        let dir = config.data_dir.display();
+        print_line(&format!(
+            "nobody can sign in yet: `pureboot-controller user add --admin NAME --data-dir {dir}` makes the first admin"
+        ))?;
+    }
     if tls.is_none() && !address.ip().is_loopback() {
         tracing::warn!(
             "without --tls-cert-file, tokens cross the network to {address} in the clear"
         );
     }
-    let app = App::new(store.clone(), Arc::new(now));
+    let cookie = if tls.is_some() { Cookie::Secure } else { Cookie::Plain };
+    let app = App::new(store.clone(), Arc::new(now)).limited(config.limits).with_cookie(cookie);
+    let app = App { audit_days: config.audit_days, ..app };
     let jobs = Jobs::start(&app);
     print_line(&format!("listening on {}", url(address, tls.is_some())))?;
     tracing::info!(%address, "serving on {address}");
@@ -91,19 +103,6 @@ async fn serve_until_signal(config: ServeConfig) -> anyhow::Result<()> {
     })
     .await;
     jobs.end().await;
-    store.close().await;
-    Ok(())
-}
-
-async fn make_token(data_dir: &Path, database: Option<&Database>) -> anyhow::Result<()> {
-    let data_dir = match database {
-        Some(Database::Server(_)) => DataDir::make(data_dir)?,
-        Some(Database::File(_)) | None => DataDir::existing(data_dir, database)?,
-    };
-    let store = open(&data_dir, database).await?;
-    let OperatorToken { secret, file } = data_dir.further_token(&store, now()).await?;
-    let kept = file.display();
-    print_line(&format!("operator token: {} (kept in {kept})", secret.reveal()))?;
     store.close().await;
     Ok(())
 }

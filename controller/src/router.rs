@@ -4,7 +4,7 @@ use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use axum::Router;
-use axum::extract::{Request, State};
+use axum::extract::Request;
 use axum::http::StatusCode;
 use axum::http::header::TRANSFER_ENCODING;
 use axum::middleware::{self, Next};
@@ -14,11 +14,19 @@ use pureboot_protocol::Timestamp;
 use tower_http::limit::RequestBodyLimitLayer;
 use tower_http::timeout::TimeoutLayer;
 
-use crate::api::{agents, bulk, changes, custody, groups, health, nodes, sites, workflows};
-use crate::auth::{self, Role};
+use crate::api::{
+    agents, audit, bulk, changes, custody, groups, health, nodes, session, sites, tokens, users,
+    workflows,
+};
+use crate::audit::Refusals;
+use crate::auth::Role;
+use crate::auth::password::{Cost, Passwords};
+use crate::config::AUDIT_DAYS;
+use crate::cookie::Cookie;
 use crate::correlation;
 use crate::error::ApiError;
-use crate::limit::FailureLimit;
+use crate::guard::{Post, guard};
+use crate::limit::{LimitConfig, Limits};
 use crate::store::Store;
 
 /// The largest body of a request, in bytes, where a route does not say less.
@@ -37,8 +45,16 @@ pub(crate) struct App {
     pub(crate) store: Store,
     /// The time of day.
     pub(crate) clock: Clock,
-    /// Who has failed to register how often.
-    pub(crate) failures: Arc<Mutex<FailureLimit>>,
+    /// Who has done how much lately.
+    pub(crate) limits: Arc<Limits>,
+    /// Hashes passwords.
+    pub(crate) passwords: Passwords,
+    /// What the cookie of a session looks like.
+    pub(crate) cookie: Cookie,
+    /// Credentials that nobody has, counted for the audit.
+    pub(crate) refusals: Arc<Mutex<Refusals>>,
+    /// Days that the audit is kept.
+    pub(crate) audit_days: u32,
 }
 
 /// Tells the time of day.
@@ -47,7 +63,25 @@ pub(crate) type Clock = Arc<dyn Fn() -> Timestamp + Send + Sync>;
 impl App {
     /// Everything that is not in the database begins empty.
     pub(crate) fn new(store: Store, clock: Clock) -> Self {
-        Self { store, clock, failures: Arc::default() }
+        Self {
+            store,
+            clock,
+            limits: Arc::new(Limits::new(LimitConfig::default())),
+            passwords: Passwords::new(Cost::OWASP),
+            cookie: Cookie::Plain,
+            refusals: Arc::default(),
+            audit_days: AUDIT_DAYS,
+        }
+    }
+
+    /// With other limits than the usual.
+    pub(crate) fn limited(self, config: LimitConfig) -> Self {
+        Self { limits: Arc::new(Limits::new(config)), ..self }
+    }
+
+    /// With a cookie for HTTPS, or for HTTP.
+    pub(crate) fn with_cookie(self, cookie: Cookie) -> Self {
+        Self { cookie, ..self }
     }
 
     /// Now.
@@ -62,25 +96,39 @@ pub(crate) struct Route {
     pub(crate) role: Role,
     /// Parameters are in braces.
     pub(crate) path: &'static str,
-    handlers: MethodRouter<App>,
+    /// By verb.
+    pub(crate) handlers: MethodRouter<App>,
 }
 
 /// The whole API.
 pub(crate) fn table() -> Vec<Route> {
-    use Role::{Agent, Anyone, Operator};
+    use Role::{Admin, Agent, Anyone, Operator, Viewer};
     let route = |role, path, handlers| Route { role, path, handlers };
     // Refuses by Content-Length before a byte is read, and by count where there is none.
     let limit = RequestBodyLimitLayer::new;
     vec![
         route(Anyone, "/healthz", get(health::alive)),
         route(Anyone, "/readyz", get(health::ready)),
+        route(Anyone, "/api/v1/session", post(session::begin)),
+        route(Viewer, "/api/v1/session", get(session::read).delete(session::end)),
+        route(Viewer, "/api/v1/session/password", post(session::change_password)),
+        route(Viewer, "/api/v1/tokens", get(tokens::list).post(tokens::create)),
+        route(Viewer, "/api/v1/tokens/{id}", delete(tokens::revoke)),
+        route(Admin, "/api/v1/users", get(users::list).post(users::create)),
+        route(
+            Admin,
+            "/api/v1/users/{id}",
+            get(users::read).patch(users::update).delete(users::delete),
+        ),
+        route(Admin, "/api/v1/users/{id}/password", post(users::reset_password)),
+        route(Admin, "/api/v1/audit", get(audit::list)),
         route(Operator, "/api/v1/sites", get(sites::list).post(sites::create)),
         route(
             Operator,
             "/api/v1/sites/{id}",
             get(sites::read).patch(sites::update).delete(sites::delete),
         ),
-        route(Operator, "/api/v1/sites/{id}/agent-token", post(sites::make_token)),
+        route(Admin, "/api/v1/sites/{id}/agent-token", post(sites::make_token)),
         route(Operator, "/api/v1/sites/{id}/nodes", get(sites::nodes)),
         route(Operator, "/api/v1/sites/{id}/health", get(sites::health)),
         route(Operator, "/api/v1/sites/{id}/conflicts", get(custody::conflicts)),
@@ -122,7 +170,9 @@ pub(crate) fn table() -> Vec<Route> {
         route(Operator, "/api/v1/agents", get(agents::list)),
         route(Operator, "/api/v1/agents/{site_id}/status", get(agents::status)),
         route(Operator, "/api/v1/agents/{site_id}/heartbeats", get(agents::heartbeats)),
+        route(Operator, "/api/v1/agents/{site_id}/revoke", post(agents::revoke)),
         route(Anyone, "/api/v1/agents/register", post(agents::register)),
+        route(Agent, "/api/v1/agents/credential", post(agents::announce_credential)),
         route(
             Agent,
             "/api/v1/agents/heartbeat",
@@ -135,9 +185,15 @@ pub(crate) fn table() -> Vec<Route> {
 
 /// The service that answers requests. It expects a [`crate::extract::Peer`] in each.
 pub(crate) fn router(app: App) -> Router {
+    assemble(app, table())
+}
+
+/// The service with the routes of `table`, each behind its guard.
+pub(crate) fn assemble(app: App, table: Vec<Route>) -> Router {
     let mut router = Router::new();
-    for Route { role, path, handlers } in table() {
-        let guard = middleware::from_fn_with_state((app.clone(), role), guard);
+    for Route { role, path, handlers } in table {
+        let post = Post { app: app.clone(), role, path };
+        let guard = middleware::from_fn_with_state(post, guard);
         router = router.route(path, handlers.route_layer(guard));
     }
     router
@@ -154,18 +210,6 @@ async fn one_length(request: Request, next: Next) -> Result<Response, ApiError> 
     if request.headers().contains_key(TRANSFER_ENCODING) {
         let detail = "a request must say its length in Content-Length, not by Transfer-Encoding";
         return Err(ApiError::bad_request("malformed_request", detail));
-    }
-    Ok(next.run(request).await)
-}
-
-/// Stands before every handler.
-async fn guard(
-    State((app, role)): State<(App, Role)>,
-    mut request: Request,
-    next: Next,
-) -> Result<Response, ApiError> {
-    if let Some(agent) = auth::authorize(&app.store, role, request.headers()).await? {
-        request.extensions_mut().insert(agent);
     }
     Ok(next.run(request).await)
 }

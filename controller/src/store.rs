@@ -3,6 +3,7 @@
 //! Nobody outside of this module sees SQL, a row or a connection. Whatever belongs together is one method and one transaction.
 
 mod agents;
+mod audit;
 mod changes;
 mod credentials;
 mod custody;
@@ -17,9 +18,12 @@ mod page;
 mod postgres;
 mod row;
 mod schema;
+mod sessions;
 mod sites;
 mod sqlite;
+mod tokens;
 mod tree;
+mod users;
 mod workflows;
 
 use pureboot_protocol::{GroupId, Mac, SiteId};
@@ -30,12 +34,16 @@ use crate::node::{OrderError, TagError};
 use crate::store::open::Kind;
 
 pub(crate) use agents::Silence;
+pub(crate) use audit::AuditFilter;
 pub(crate) use credentials::TOKEN_HOURS;
 pub(crate) use edits::Edit;
 pub(crate) use groups::{Group, GroupFields, GroupFilter};
 pub(crate) use nodes::{NewNode, NodeFilter, NodePatch, Origin};
 pub(crate) use page::{Cursor, Paging};
+pub(crate) use sessions::{NewSession, SESSION_SECONDS};
 pub(crate) use sites::{Site, SiteFields};
+pub(crate) use tokens::{NewToken, Token};
+pub(crate) use users::{NewUser, User, UserPatch};
 pub(crate) use workflows::KeptWorkflow;
 
 /// What cannot be done, and why. The text is for people; [`crate::error::ApiError`] gives each its status and code.
@@ -132,6 +140,21 @@ pub(crate) enum StoreError {
     /// A registration token is wrong, used by another, or expired: which of them is not said.
     #[error("this registration token is not valid for this site; an operator can make a new one")]
     TokenRefused,
+    /// An operator has ended the credential.
+    #[error(
+        "this agent's credential has been revoked by an operator; make a new token for the site and run `pureboot-agent init \
+         --rejoin` with it"
+    )]
+    CredentialRevoked,
+    /// Without it nobody could decide over people any more.
+    #[error("this is the last admin; make another one first")]
+    LastAdmin,
+    /// So many that nobody knows what they are for.
+    #[error(
+        "there are {} valid tokens of this owner already; revoke some first",
+        tokens::TOKENS_MAX
+    )]
+    TooManyTokens,
     /// Another site's agent has the same credential.
     #[error("this credential belongs to the agent of another site; let the agent make a new one")]
     CredentialInUse,
@@ -198,7 +221,7 @@ impl Store {
     /// # Errors
     /// It gives none.
     pub(crate) async fn ping(&self) -> Result<(), StoreError> {
-        sqlx::query("SELECT count(*) FROM operator_tokens").fetch_one(&self.reader).await?;
+        sqlx::query("SELECT count(*) FROM api_tokens").fetch_one(&self.reader).await?;
         Ok(())
     }
 
@@ -209,12 +232,14 @@ impl Store {
         self.writer.close().await;
     }
 
-    /// Begins to write. What is not committed is rolled back when the transaction is dropped.
+    /// Begins to write, with the row of the audit that it belongs to. What is not committed is rolled back when the transaction
+    /// is dropped.
     async fn write(&self) -> Result<Transaction<'static, Any>, StoreError> {
         let mut tx = self.writer.begin_with(self.kind.begin_to_write()).await?;
         if self.kind == Kind::Postgres {
             sqlx::query(postgres::LOCK_ALL).execute(&mut *tx).await?;
         }
+        audit::begin(&mut tx).await?;
         Ok(tx)
     }
 

@@ -4,8 +4,8 @@
 //! it; where that is missing the trial is ignored, and the reason is printed.
 
 mod boots;
-mod doctor;
 mod controllers;
+mod doctor;
 mod hostile;
 mod http;
 mod join;

@@ -1,45 +1,57 @@
 //! `/agents`: how an agent joins, says that it lives, and learns what decides its boots; how operators see it.
 
-use std::sync::PoisonError;
-use std::time::Instant;
-
 use axum::extract::State;
 use axum::http::StatusCode;
 use axum::response::Response;
 use pureboot_protocol::{
-    AgentStatus, Heartbeat, HeartbeatAnswer, RegistrationAnswer, RegistrationRequest,
-    RegistrationToken, Secret, SiteId, Success,
+    AgentId, AgentStatus, CredentialAnnouncement, Heartbeat, HeartbeatAnswer, RegistrationAnswer,
+    RegistrationRequest, RegistrationToken, Secret, SiteId, Success,
 };
 use serde::Deserialize;
-use serde_json::Value;
+use serde_json::{Value, json as value};
 
 use crate::api::check::Check;
+use crate::audit::{Actor, Entry, Note};
 use crate::auth::{self, Agent};
+use crate::correlation::CorrelationId;
 use crate::error::ApiError;
 use crate::extract::{Id, Json, Peer, Query, fields, json, mac};
 use crate::random;
 use crate::router::App;
-use crate::store::{Paging, StoreError};
+use crate::store::{Origin, Paging, StoreError};
 
 /// `POST /agents/register`: redeems a site's token for a credential.
 pub(crate) async fn register(
     State(app): State<App>,
     peer: Peer,
+    correlation_id: CorrelationId,
     Json(body): Json<Value>,
 ) -> Result<Response, ApiError> {
-    let failures = || app.failures.lock().unwrap_or_else(PoisonError::into_inner);
-    if let Some(wait) = failures().wait(peer.ip(), Instant::now()) {
-        return Err(ApiError::TooMany { retry_after_seconds: wait.as_secs() + 1 });
-    }
-    let answer = join(&app, body).await;
-    if let Err(ApiError::Refused { status: StatusCode::UNAUTHORIZED, .. }) = &answer {
-        failures().fail(peer.ip(), Instant::now());
+    app.limits.may_register(peer.ip())?;
+    let site = body.get("site_id").and_then(Value::as_str).map(|id| id.chars().take(64).collect());
+    let joined = join(&app, body).await;
+    if let Err(ApiError::Refused { status: StatusCode::UNAUTHORIZED, .. }) = &joined {
+        app.limits.wrong_registration(peer.ip());
         tracing::warn!(peer = %peer.ip(), "{} tried to register with a token that is not valid", peer.ip());
+        let (actor, action) = (Actor::nobody(), "agent.registration_refused");
+        let mut entry = Entry::new(app.now(), actor, action, correlation_id.as_str());
+        entry.target = site;
+        entry.address = Some(peer.ip());
+        entry.status = Some(StatusCode::UNAUTHORIZED.as_u16());
+        app.store.record(&entry).await?;
     }
-    Ok(json(StatusCode::OK, &answer?))
+    let (answer, replaced) = joined?;
+    let note = Note {
+        actor: Some(Actor::agent(answer.agent_id)),
+        action: Some("agent.registered"),
+        target: Some(answer.config.site_id.to_string()),
+        detail: replaced.map(|replaced| value!({"replaced_agent": replaced})),
+    };
+    Ok(note.on(json(StatusCode::OK, &answer)))
 }
 
-async fn join(app: &App, body: Value) -> Result<RegistrationAnswer, ApiError> {
+/// The answer, and the agent whose place was taken.
+async fn join(app: &App, body: Value) -> Result<(RegistrationAnswer, Option<AgentId>), ApiError> {
     // What is not even a token is refused as a wrong one is, so that an answer tells nothing of how close a guess was.
     let is_malformed =
         |token: &Value| token.as_str().is_none_or(|t| t.parse::<RegistrationToken>().is_err());
@@ -65,13 +77,39 @@ async fn join(app: &App, body: Value) -> Result<RegistrationAnswer, ApiError> {
     if let Some(replaced) = joined.replaced {
         tracing::warn!(site = %site.id, agent = %replaced, "the credential of agent {replaced} has ended: another took its place");
     }
-    Ok(RegistrationAnswer {
+    let answer = RegistrationAnswer {
         success: true,
         agent_id,
         config: site.config(),
         config_version: site.version,
         credential,
-    })
+    };
+    Ok((answer, joined.replaced))
+}
+
+/// `POST /agents/credential`: an agent says what it will call with from its next use on.
+pub(crate) async fn announce_credential(
+    State(app): State<App>,
+    agent: Agent,
+    correlation_id: CorrelationId,
+    Json(body): Json<CredentialAnnouncement>,
+) -> Result<Response, ApiError> {
+    let origin = Origin { correlation_id: correlation_id.as_str(), now: app.now() };
+    app.store.announce_credential(agent, body.credential_hash, origin).await?;
+    tracing::info!(site = %agent.site_id, agent = %agent.id, "agent {} has announced its next credential", agent.id);
+    Ok(json(StatusCode::OK, &Success::new(value!({"agent_id": agent.id}))))
+}
+
+/// `POST /agents/{site_id}/revoke`: the agent's credential ends at once.
+pub(crate) async fn revoke(
+    State(app): State<App>,
+    Id(site_id): Id<SiteId>,
+) -> Result<Response, ApiError> {
+    let agent = app.store.revoke_agent(site_id, app.now()).await?;
+    tracing::warn!(site = %site_id, %agent, "the credential of agent {agent} of site {site_id} is revoked");
+    let standing = app.store.agent(site_id).await?;
+    let note = Note::detail(value!({"agent_id": agent}));
+    Ok(note.on(json(StatusCode::OK, &Success::new(standing))))
 }
 
 /// `POST /agents/heartbeat`.

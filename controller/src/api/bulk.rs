@@ -5,8 +5,10 @@ use axum::http::StatusCode;
 use axum::response::Response;
 use pureboot_protocol::{GroupId, Lifecycle, NodeId, Success, WorkflowId};
 use serde::{Deserialize, Serialize};
+use serde_json::json as value;
 
 use crate::api::check::Check;
+use crate::audit::Note;
 use crate::correlation::CorrelationId;
 use crate::error::ApiError;
 use crate::extract::{Json, json};
@@ -155,5 +157,7 @@ async fn edit(
         .collect();
     let (updated, failed) = (node_ids.len() - errors.len(), errors.len());
     tracing::info!(updated, failed, "an operator edited {updated} nodes at once, {failed} refused");
-    Ok(json(StatusCode::OK, &Success::new(Outcome { updated, failed, errors })))
+    let refused: Vec<_> = errors.iter().map(|refusal| refusal.node_id).collect();
+    let note = Note::detail(value!({"node_ids": node_ids, "refused": refused}));
+    Ok(note.on(json(StatusCode::OK, &Success::new(Outcome { updated, failed, errors }))))
 }

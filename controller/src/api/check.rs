@@ -12,6 +12,8 @@ pub(crate) struct Check {
 
 /// The longest name, in characters.
 const NAME_LEN_MAX: usize = 100;
+/// The longest name of a person, in characters.
+const USER_NAME_LEN_MAX: usize = 64;
 /// The longest free text, in characters.
 const TEXT_LEN_MAX: usize = 2_000;
 /// The longest address of an agent, in characters.
@@ -37,6 +39,24 @@ impl Check {
         let message =
             format!("expected 1 to {NAME_LEN_MAX} characters, no '/', no space at its ends");
         self.require("name", is_valid, message);
+    }
+
+    /// A person's name. It is in logs and lists where it must look like no other and like nothing else: no '/', nothing
+    /// invisible, nothing that turns the direction of text, no marks that another letter has in it already.
+    pub(crate) fn user_name(&mut self, field: &str, name: &str) {
+        let is_misleading = |c: char| {
+            c == '/'
+                || c.is_control()
+                || matches!(c, '\u{300}'..='\u{36f}' | '\u{ad}' | '\u{61c}' | '\u{200b}'..='\u{200f}')
+                || matches!(c, '\u{2028}'..='\u{202e}' | '\u{2060}'..='\u{206f}' | '\u{feff}')
+        };
+        let is_valid = (1..=USER_NAME_LEN_MAX).contains(&name.chars().count())
+            && name.trim() == name
+            && !name.contains(is_misleading);
+        let message = format!(
+            "expected 1 to {USER_NAME_LEN_MAX} visible characters, no '/', no space at its ends, no combining marks"
+        );
+        self.require(field, is_valid, message);
     }
 
     /// A text for people.

@@ -1,6 +1,7 @@
 //! The API as its clients see it: requests through the whole router, on a database of their own.
 
 mod agents;
+mod audit;
 mod authority;
 mod bulk;
 mod changes;
@@ -10,7 +11,11 @@ mod installs;
 mod nodes;
 mod quota;
 mod races;
+mod revocation;
+mod session;
 mod sites;
+mod tokens;
+mod users;
 
 use std::net::SocketAddr;
 use std::sync::Arc;
@@ -20,18 +25,22 @@ use axum::Router;
 use axum::body::Body;
 use axum::http::{HeaderMap, Request, StatusCode};
 use http_body_util::BodyExt;
-use pureboot_protocol::{Heartbeat, Problem, Secret, SiteId, Timestamp};
+use pureboot_protocol::{Heartbeat, Problem, Secret, SiteId, Timestamp, UserId};
 use serde_json::{Value, json};
 use tempfile::TempDir;
 use tower::ServiceExt;
 
 use crate::auth;
+use crate::auth::password::{Cost, Passwords};
+use crate::auth::rank::Rank;
 use crate::config::Database;
 use crate::extract::Peer;
 use crate::router::{App, router};
-use crate::store::Store;
 use crate::store::testing::database;
+use crate::store::{NewToken, Store};
 
+/// The password of every account.
+const PASSWORD: &str = "correct horse";
 /// 2026-11-21T00:00:00Z.
 const START_MS: i64 = 1_795_219_200_000;
 
@@ -99,8 +108,18 @@ impl Centre {
         let clock = Arc::clone(&time_ms);
         let clock = move || Timestamp::from_unix_ms(clock.load(Ordering::SeqCst));
         let app = App::new(store, Arc::new(clock));
+        // What a real password costs is tested where passwords are.
+        let app = App { passwords: Passwords::new(Cost { memory_kib: 8, passes: 1 }), ..app };
         let operator = Secret::from_random([0x0f; 32]);
-        app.store.add_operator_token(auth::hash(&operator), app.now()).await.expect("added");
+        let token = NewToken {
+            hash: auth::hash(&operator),
+            name: "operator-token".to_owned(),
+            user: None,
+            role: Rank::Admin,
+            scopes: None,
+            expires_at: None,
+        };
+        app.store.create_token(token, app.now()).await.expect("added");
         Self { router: router(app.clone()), app, time_ms, operator, database, dir }
     }
 
@@ -166,6 +185,31 @@ impl Centre {
         Joined { site, credential }
     }
 
+    /// An account with [`PASSWORD`]; answers its id.
+    async fn make_user(&self, name: &str, role: &str) -> UserId {
+        let body = json!({"name": name, "password": PASSWORD, "role": role});
+        id(self.post("/api/v1/users", body).await.data())
+    }
+
+    /// The cookie of a new session, as `name=value`.
+    async fn sign_in(&self, name: &str) -> String {
+        let body = json!({"username": name, "password": PASSWORD});
+        let answer = self.send(request(None, "POST", "/api/v1/session", Some(body))).await;
+        assert_eq!(answer.status, 200, "{answer:?}");
+        cookie_of(&answer)
+    }
+
+    /// A token that `bearer` makes for itself.
+    async fn make_api_token(&self, bearer: &Secret, wish: Value) -> Secret {
+        let answer = self.call(bearer, "POST", "/api/v1/tokens", Some(wish)).await;
+        serde_json::from_value(answer.data()["secret"].clone()).expect("a secret")
+    }
+
+    /// A request of the page: with the session's cookie, from our own origin.
+    async fn page(&self, cookie: &str, method: &str, path: &str, body: Option<Value>) -> Answer {
+        self.send(page_request(cookie, method, path, body)).await
+    }
+
     async fn register(&self, body: Value) -> Answer {
         self.send(request(None, "POST", "/api/v1/agents/register", Some(body))).await
     }
@@ -188,6 +232,27 @@ fn request(
         }
         None => request.body(Body::empty()).expect("a request"),
     }
+}
+
+fn page_request(cookie: &str, method: &str, path: &str, body: Option<Value>) -> Request<Body> {
+    let mut request = request(None, method, path, Some(body.unwrap_or(Value::Null)));
+    let headers = request.headers_mut();
+    headers.insert("cookie", cookie.parse().expect("a value"));
+    headers.insert("host", "boot.example.org:8000".parse().expect("a value"));
+    headers.insert("origin", "http://boot.example.org:8000".parse().expect("a value"));
+    request
+}
+
+/// The cookie that `answer` sets, as `name=value`.
+fn cookie_of(answer: &Answer) -> String {
+    let text = answer.headers["set-cookie"].to_str().expect("text");
+    text.split(';').next().expect("a first part").to_owned()
+}
+
+/// Lets `request` come from another address than the usual one.
+fn from(mut request: Request<Body>, address: [u8; 4]) -> Request<Body> {
+    request.extensions_mut().insert(Peer(SocketAddr::from((address, 40_000))));
+    request
 }
 
 fn id<T: serde::de::DeserializeOwned>(resource: &Value) -> T {

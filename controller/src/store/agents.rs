@@ -29,6 +29,8 @@ pub(crate) struct AgentStanding {
     agent_version: String,
     capabilities: Vec<String>,
     registered_at: Timestamp,
+    /// When an operator ended its credential; none while it is good.
+    revoked_at: Option<Timestamp>,
     /// The latest; none before the first.
     heartbeat: Option<Heartbeat>,
 }
@@ -264,6 +266,7 @@ fn read(row: &DbRow) -> Result<AgentStanding, StoreError> {
         agent_version: row.try_get("agent_version")?,
         capabilities: json(row, "capabilities")?,
         registered_at: time(row, "registered_at")?,
+        revoked_at: time_opt(row, "revoked_at")?,
         heartbeat: json_opt(row, "heartbeat")?,
     })
 }

@@ -1,15 +1,16 @@
-//! Who is who: operators' tokens, registration tokens, and the credentials that they are redeemed for. Only hashes are kept.
+//! Who is who: registration tokens, and the agents' credentials that they are redeemed for. Only hashes are kept.
 
 use pureboot_protocol::{
     AgentId, CredentialHash, RegistrationRequest, RegistrationToken, SiteId, Timestamp,
 };
 use sqlx::Row;
 
+use crate::audit::{Actor, Entry};
 use crate::auth::{self, Agent, Caller};
 use crate::random;
-use crate::store::row::{DbConnection, to_json, word, word_opt};
+use crate::store::row::{DbConnection, count, time_opt, to_json, word};
 use crate::store::sites::{self, Site};
-use crate::store::{Store, StoreError};
+use crate::store::{Origin, Store, StoreError, audit};
 
 /// How long a registration token may be redeemed, in hours.
 pub(crate) const TOKEN_HOURS: u32 = 24;
@@ -26,52 +27,129 @@ pub(crate) struct Joined {
 }
 
 impl Store {
-    /// Whom a credential belongs to.
+    /// Whom a bearer belongs to. The first use of an agent's next credential ends the one before it.
     ///
     /// # Errors
-    /// The database fails.
-    pub(crate) async fn caller(&self, hash: CredentialHash) -> Result<Option<Caller>, StoreError> {
+    /// It is that of an agent which has been sent away, or the database fails.
+    pub(crate) async fn caller(
+        &self,
+        hash: CredentialHash,
+        now: Timestamp,
+    ) -> Result<Option<Caller>, StoreError> {
         let row = sqlx::query(
-            "SELECT NULL AS id, NULL AS site_id FROM operator_tokens WHERE hash = $1
-             UNION ALL SELECT id, site_id FROM agents WHERE credential_hash = $1",
+            "SELECT id, site_id, revoked_at, CAST(0 AS BIGINT) AS is_next FROM agents WHERE credential_hash = $1
+             UNION ALL
+             SELECT id, site_id, revoked_at, CAST(1 AS BIGINT) AS is_next FROM agents WHERE next_credential_hash = $1",
         )
         .bind(hash.to_string())
         .fetch_optional(&self.reader)
         .await?;
-        let Some(row) = row else { return Ok(None) };
-        let agent = word_opt(&row, "id")?.zip(word_opt(&row, "site_id")?);
-        Ok(Some(match agent {
-            Some((id, site_id)) => Caller::Agent(Agent { id, site_id }),
-            None => Caller::Operator,
-        }))
+        let Some(row) = row else {
+            return Ok(self.token_holder(hash, now).await?.map(Caller::Operator));
+        };
+        if time_opt(&row, "revoked_at")?.is_some() {
+            return Err(StoreError::CredentialRevoked);
+        }
+        let agent = Agent { id: word(&row, "id")?, site_id: word(&row, "site_id")? };
+        if count::<u8>(&row, "is_next")? == 1 {
+            self.promote_credential(agent, hash, now).await?;
+        }
+        Ok(Some(Caller::Agent(agent)))
     }
 
-    /// Whether there is any operator's token.
-    ///
-    /// # Errors
-    /// The database fails.
-    pub(crate) async fn has_operator_token(&self) -> Result<bool, StoreError> {
-        let row = sqlx::query("SELECT 1 FROM operator_tokens LIMIT 1");
-        Ok(row.fetch_optional(&self.reader).await?.is_some())
-    }
-
-    /// Lets the holder of the secret with `hash` in as an operator.
-    ///
-    /// # Errors
-    /// The database fails.
-    pub(crate) async fn add_operator_token(
+    /// Puts the credential that `agent` has announced in the place of the one that it had.
+    async fn promote_credential(
         &self,
+        agent: Agent,
         hash: CredentialHash,
         now: Timestamp,
     ) -> Result<(), StoreError> {
         let mut tx = self.write().await?;
-        sqlx::query("INSERT INTO operator_tokens (hash, created_at) VALUES ($1, $2) ON CONFLICT (hash) DO NOTHING")
-            .bind(hash.to_string())
+        let promoted = sqlx::query(
+            "UPDATE agents SET credential_hash = next_credential_hash, next_credential_hash = NULL
+             WHERE id = $1 AND next_credential_hash = $2",
+        );
+        let promoted = promoted.bind(agent.id.to_string()).bind(hash.to_string());
+        // Of two first uses at once, one is the first.
+        if promoted.execute(&mut *tx).await?.rows_affected() == 1 {
+            let actor = Actor::agent(agent.id);
+            let mut entry = Entry::new(now, actor, "agent.credential_rotated", "");
+            entry.target = Some(agent.site_id.to_string());
+            audit::insert_new(&mut tx, &entry).await?;
+        }
+        tx.commit().await?;
+        Ok(())
+    }
+
+    /// Keeps the hash of the credential that `agent` will use next. The one that it has stays good until then.
+    ///
+    /// # Errors
+    /// Another agent has it, or the agent is gone.
+    pub(crate) async fn announce_credential(
+        &self,
+        agent: Agent,
+        next: CredentialHash,
+        origin: Origin<'_>,
+    ) -> Result<(), StoreError> {
+        let mut tx = self.write().await?;
+        let holders = sqlx::query(
+            "SELECT id, credential_hash FROM agents WHERE credential_hash = $1 OR next_credential_hash = $1",
+        );
+        let holders = holders.bind(next.to_string()).fetch_all(&mut *tx).await?;
+        for holder in &holders {
+            if word::<AgentId>(holder, "id")? != agent.id {
+                return Err(StoreError::CredentialInUse);
+            }
+            if holder.try_get::<String, _>("credential_hash")? == next.to_string() {
+                return Ok(());
+            }
+        }
+        let kept = sqlx::query(
+            "UPDATE agents SET next_credential_hash = $2 WHERE id = $1 AND revoked_at IS NULL",
+        );
+        let kept = kept.bind(agent.id.to_string()).bind(next.to_string()).execute(&mut *tx).await?;
+        if kept.rows_affected() == 0 {
+            return Err(StoreError::Missing { what: "agent", id: agent.id.to_string() });
+        }
+        let (actor, action) = (Actor::agent(agent.id), "agent.credential_announced");
+        let mut entry = Entry::new(origin.now, actor, action, origin.correlation_id);
+        entry.target = Some(agent.site_id.to_string());
+        audit::insert_new(&mut tx, &entry).await?;
+        tx.commit().await?;
+        Ok(())
+    }
+
+    /// Ends the credential of the agent of `site`, and the registration token that could give it another. Doing it twice is
+    /// doing it once.
+    ///
+    /// # Errors
+    /// There is no such site, or it has no agent.
+    pub(crate) async fn revoke_agent(
+        &self,
+        site: SiteId,
+        now: Timestamp,
+    ) -> Result<AgentId, StoreError> {
+        let site_id = site.to_string();
+        let mut tx = self.write().await?;
+        let row = sqlx::query("SELECT id FROM agents WHERE site_id = $1").bind(&site_id);
+        let row = row.fetch_optional(&mut *tx).await?;
+        let missing = || StoreError::Missing { what: "agent of a site", id: site_id.clone() };
+        let agent_id = word(&row.ok_or_else(missing)?, "id")?;
+        sqlx::query("UPDATE agents SET revoked_at = coalesce(revoked_at, $2) WHERE site_id = $1")
+            .bind(&site_id)
             .bind(now.unix_ms())
             .execute(&mut *tx)
             .await?;
+        sqlx::query("DELETE FROM registration_tokens WHERE site_id = $1")
+            .bind(&site_id)
+            .execute(&mut *tx)
+            .await?;
+        sqlx::query("UPDATE sites SET agent_status = 'offline' WHERE id = $1")
+            .bind(&site_id)
+            .execute(&mut *tx)
+            .await?;
         tx.commit().await?;
-        Ok(())
+        Ok(agent_id)
     }
 
     /// Makes `token` the registration token of `site`; the one before it ends.
@@ -88,7 +166,8 @@ impl Store {
         sites::load(&mut tx, site).await?;
         sqlx::query(
             "INSERT INTO registration_tokens (site_id, token_id, secret_hash, expires_at) VALUES ($1, $2, $3, $4)
-             ON CONFLICT (site_id) DO UPDATE SET token_id = $2, secret_hash = $3, expires_at = $4, used_by = NULL, used_at = NULL",
+             ON CONFLICT (site_id) DO UPDATE SET token_id = $2, secret_hash = $3, expires_at = $4, used_by = NULL,
+                used_at = NULL",
         )
         .bind(site.to_string())
         .bind(token.id())
@@ -148,7 +227,8 @@ async fn enrol(
     now: Timestamp,
 ) -> Result<(AgentId, Option<AgentId>), StoreError> {
     let holders = sqlx::query(
-        "SELECT id, site_id, credential_hash FROM agents WHERE site_id = $1 OR credential_hash = $2",
+        "SELECT id, site_id, credential_hash, next_credential_hash, revoked_at FROM agents
+         WHERE site_id = $1 OR credential_hash = $2 OR next_credential_hash = $2",
     )
     .bind(request.site_id.to_string())
     .bind(hash.to_string())
@@ -159,6 +239,9 @@ async fn enrol(
         let site_id: SiteId = word(holder, "site_id")?;
         let held = holder.try_get::<String, _>("credential_hash")? == hash.to_string();
         match (site_id == request.site_id, held) {
+            (true, true) if time_opt(holder, "revoked_at")?.is_some() => {
+                return Err(StoreError::CredentialRevoked);
+            }
             (true, true) => return Ok((word(holder, "id")?, None)),
             (true, false) => replaced = Some(word(holder, "id")?),
             (false, _) => return Err(StoreError::CredentialInUse),
@@ -168,8 +251,9 @@ async fn enrol(
     sqlx::query(
         "INSERT INTO agents (site_id, id, credential_hash, agent_version, capabilities, heartbeat_interval, registered_at)
          SELECT id, $2, $3, $4, $5, heartbeat_interval, $6 FROM sites WHERE id = $1
-         ON CONFLICT (site_id) DO UPDATE SET id = $2, credential_hash = $3, agent_version = $4, capabilities = $5,
-            heartbeat_interval = excluded.heartbeat_interval, registered_at = $6, heartbeat = NULL",
+         ON CONFLICT (site_id) DO UPDATE SET id = $2, credential_hash = $3, next_credential_hash = NULL, revoked_at = NULL,
+            agent_version = $4, capabilities = $5, heartbeat_interval = excluded.heartbeat_interval, registered_at = $6,
+            heartbeat = NULL",
     )
     .bind(request.site_id.to_string())
     .bind(agent_id.to_string())

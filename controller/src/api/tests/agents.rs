@@ -257,7 +257,9 @@ async fn i7_the_history_of_heartbeats_is_bounded() {
     let centre = Centre::start().await;
     let Joined { site, credential } = centre.join("berlin").await;
     let agent = crate::auth::hash(&credential);
-    let Ok(Some(crate::auth::Caller::Agent(agent))) = centre.app.store.caller(agent).await else {
+    let Ok(Some(crate::auth::Caller::Agent(agent))) =
+        centre.app.store.caller(agent, centre.app.now()).await
+    else {
         panic!("the agent has joined");
     };
     let beat = serde_json::from_value(heartbeat(site, 1)).expect("a heartbeat");
