@@ -81,7 +81,7 @@ impl DataDir {
         self.root.join("credential")
     }
 
-    /// The secret that `init --rejoin` has prepared, until it is the agent's own.
+    /// The secret that `init --rejoin` or a rotation has prepared, until it is the agent's own.
     pub fn next_credential_file(&self) -> PathBuf {
         self.root.join("credential.next")
     }

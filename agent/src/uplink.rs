@@ -8,6 +8,7 @@ pub mod controller;
 pub mod courier;
 pub mod heartbeat;
 pub mod join;
+pub mod rotate;
 pub mod run;
 pub mod standing;
 pub mod tls;

@@ -5,6 +5,7 @@
 
 mod boots;
 mod controllers;
+mod credentials;
 mod doctor;
 mod hostile;
 mod http;
@@ -74,6 +75,7 @@ fn main() {
         libraries::cases(),
         tftp::cases(),
         http::cases(),
+        credentials::cases(),
         join::cases(),
         manage::cases(),
         boots::cases(),

@@ -11,8 +11,8 @@ use hyper::body::Bytes;
 use hyper::header::{AUTHORIZATION, CONTENT_TYPE, HOST, RETRY_AFTER};
 use hyper::{Method, Request, Response, StatusCode};
 use pureboot_protocol::{
-    BootRecord, ChangeBatch, ChangeReceipt, Heartbeat, HeartbeatAnswer, Mac, Page, Problem,
-    RegistrationAnswer, RegistrationRequest, Secret,
+    BootRecord, ChangeBatch, ChangeReceipt, CredentialAnnouncement, CredentialHash, Heartbeat,
+    HeartbeatAnswer, Mac, Page, Problem, RegistrationAnswer, RegistrationRequest, Secret,
 };
 use rustls::pki_types::ServerName;
 use serde::Serialize;
@@ -148,6 +148,17 @@ impl Controller {
         request: &RegistrationRequest,
     ) -> Result<RegistrationAnswer, CallError> {
         self.post("/api/v1/agents/register", request, UNHURRIED).await
+    }
+
+    /// Says what the agent will call with from its next use on.
+    ///
+    /// # Errors
+    /// No answer, or a refusal.
+    pub async fn announce(&self, credential_hash: CredentialHash) -> Result<(), CallError> {
+        let announcement = CredentialAnnouncement { credential_hash };
+        let _taken: serde_json::Value =
+            self.post("/api/v1/agents/credential", &announcement, UNHURRIED).await?;
+        Ok(())
     }
 
     /// Says that the agent lives.

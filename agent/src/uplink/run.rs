@@ -17,6 +17,7 @@ use crate::uplink::controller::{CHECK, CallError, Controller};
 use crate::uplink::courier::HttpCourier;
 use crate::uplink::heartbeat::{self, Measure};
 use crate::uplink::join::{self, Joining};
+use crate::uplink::rotate;
 use crate::uplink::standing::Standing;
 
 /// Everything that is needed to speak to the controller.
@@ -75,8 +76,9 @@ impl<V: Measure> Uplink<V> {
             standing: &self.standing,
             outbox: &self.outbox,
         };
-        smol::future::zip(pulse.run(&mut self.rng), outbox::run(self.flusher, &courier, flush_rng))
-            .await;
+        let finishing = rotate::finish(&self.data_dir, &self.controller);
+        let flushing = outbox::run(self.flusher, &courier, flush_rng);
+        smol::future::zip(finishing, smol::future::zip(pulse.run(&mut self.rng), flushing)).await;
         Ok(())
     }
 
