@@ -76,6 +76,8 @@ impl Answer {
         assert_eq!(self.headers["content-type"], "application/problem+json");
         assert_eq!(problem.status, self.status.as_u16());
         assert!(!problem.detail.is_empty());
+        // RFC 9110 §11.6.1.
+        assert_eq!(self.headers.contains_key("www-authenticate"), self.status == 401);
         assert_eq!(self.headers["x-correlation-id"], problem.correlation_id.as_str());
         (problem.status, problem.code)
     }
