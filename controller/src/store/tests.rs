@@ -2,16 +2,18 @@
 
 use std::time::Duration;
 
-use pureboot_protocol::{Lifecycle, NodeId, SiteId, Timestamp, WorkflowId};
-
+use pureboot_protocol::{CredentialHash, Lifecycle, NodeId, SiteId, Timestamp, WorkflowId};
 use sqlx::{Connection, Executor};
 
 use super::*;
+use crate::auth::Caller;
+use crate::auth::rank::Rank;
 use crate::store::open::First;
 use crate::store::testing::database;
 
 /// The rows that a controller of the first version left behind.
 const FIRST_VERSION: &str = "
+    INSERT INTO operator_tokens VALUES ('abababababababababababababababababababababababababababababababab', 1000);
     INSERT INTO sites VALUES ('00000000-0000-4000-8000-000000000001', 'berlin', '', NULL, '/berlin', 0, NULL, NULL, NULL, 'full',
         'site_wins', 'mirror', '[]', NULL, 30, 'dhcp', 'manual', 60, '[]', 1000, 1000, 7);
     INSERT INTO workflows VALUES ('00000000-0000-4000-8000-000000000002', 'debian', '',
@@ -47,6 +49,12 @@ async fn a_database_of_the_first_version_is_brought_up_with_all_that_is_in_it() 
     let mut reader = store.reader.acquire().await.expect("a reader");
     let unknown = nodes::count_unknown(&mut reader, site_id).await.expect("a count");
     assert_eq!(unknown, 1, "what only the site has made counts");
+    let (hash, now) = (CredentialHash::from_digest([0xab; 32]), Timestamp::from_unix_ms(1_000));
+    let caller = store.caller(hash, now).await.expect("an answer");
+    let Some(Caller::Operator(operator)) = caller else { panic!("the token is lost: {caller:?}") };
+    assert_eq!((operator.rank, operator.scopes), (Rank::Admin, None));
+    let tokens = store.tokens(None, &Paging { limit: 5, after: None }).await.expect("a list");
+    assert_eq!(tokens.data.first().map(|token| token.name.as_str()), Some("operator-token"));
 }
 
 #[tokio::test]
