@@ -39,7 +39,8 @@ use object::Readers;
 use store::Store;
 
 pub use fill::{Added, Expected, FillError};
-pub use object::{ContentHash, ContentHashError, Object, Reading};
+pub use object::{Object, Reading};
+pub use pureboot_protocol::ContentHash;
 
 /// Fills at a time: each holds a descriptor and a buffer. More of them wait.
 const FILLS_MAX: usize = 8;

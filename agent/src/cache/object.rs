@@ -4,11 +4,10 @@ use std::fmt;
 use std::fs::File;
 use std::io::{self, IoSliceMut};
 use std::os::unix::fs::FileExt;
-use std::str::FromStr;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 
-use pureboot_protocol::Timestamp;
+use pureboot_protocol::{ContentHash, Timestamp};
 use rustix::io::{Errno, ReadWriteFlags, preadv2};
 use smol::lock::Semaphore;
 
@@ -19,57 +18,6 @@ const READS_MAX: usize = 8;
 const CHUNK_LEN_MAX: usize = 256 << 10;
 const CHUNK_LEN_MIN: usize = 32 << 10;
 const CHUNKS_LEN_MAX: usize = 16 << 20;
-
-/// The SHA-256 of content: the name of an object, written as 64 lower-case hexadecimal digits.
-#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
-pub struct ContentHash([u8; 32]);
-
-/// A text is not 64 lower-case hexadecimal digits.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
-#[error("an object is named by 64 lower-case hexadecimal digits (SHA-256)")]
-pub struct ContentHashError;
-
-impl ContentHash {
-    /// The digest as computed by the caller.
-    pub fn from_digest(digest: [u8; 32]) -> Self {
-        Self(digest)
-    }
-
-    /// The digest.
-    pub fn as_bytes(&self) -> &[u8; 32] {
-        &self.0
-    }
-}
-
-impl FromStr for ContentHash {
-    type Err = ContentHashError;
-
-    fn from_str(text: &str) -> Result<Self, ContentHashError> {
-        let mut digest = [0; 32];
-        // A second spelling would be a second name.
-        let is_hex = text.bytes().all(|byte| matches!(byte, b'0'..=b'9' | b'a'..=b'f'));
-        if text.len() != 64 || !is_hex {
-            return Err(ContentHashError);
-        }
-        for (byte, digits) in digest.iter_mut().zip(text.as_bytes().chunks_exact(2)) {
-            let digits = std::str::from_utf8(digits).map_err(|_| ContentHashError)?;
-            *byte = u8::from_str_radix(digits, 16).map_err(|_| ContentHashError)?;
-        }
-        Ok(Self(digest))
-    }
-}
-
-impl fmt::Display for ContentHash {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        self.0.iter().try_for_each(|byte| write!(f, "{byte:02x}"))
-    }
-}
-
-impl fmt::Debug for ContentHash {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        fmt::Display::fmt(self, f)
-    }
-}
 
 /// An object that can be read. Its clones share one open file, which stays readable when the object leaves the cache.
 #[derive(Clone)]
@@ -202,16 +150,6 @@ fn chunk_len(streams: usize) -> usize {
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    #[test]
-    fn a_hash_survives_its_own_text_and_has_one_spelling() {
-        let hash = ContentHash::from_digest([0xa5; 32]);
-        assert_eq!(hash.to_string().parse(), Ok(hash));
-        for text in ["", "a5", &"A5".repeat(32), &"+5".repeat(32), &"ä".repeat(32), &"a".repeat(65)]
-        {
-            assert_eq!(text.parse::<ContentHash>(), Err(ContentHashError), "{text}");
-        }
-    }
 
     #[test]
     fn i7_the_chunks_of_all_streams_have_a_bound() {

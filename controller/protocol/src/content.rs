@@ -5,6 +5,7 @@ use std::str::FromStr;
 
 use serde::{Deserialize, Serialize};
 
+use crate::hex::hex_bytes;
 use crate::site::words;
 
 words! {
@@ -18,6 +19,18 @@ words! {
         Templates = "templates",
         /// Kernels, initial RAM disks, installation images.
         Images = "images",
+    }
+}
+
+hex_bytes! {
+    /// The SHA-256 of content: the name of an object, written as 64 lower-case hexadecimal digits.
+    ContentHash[32] = "the name of an object (SHA-256)"
+}
+
+impl ContentHash {
+    /// The digest as computed by the caller.
+    pub fn from_digest(digest: [u8; 32]) -> Self {
+        Self(digest)
     }
 }
 
@@ -143,6 +156,18 @@ mod tests {
                 prop_assert!(key.path().split('/').all(|segment| !segment.is_empty() && !segment.trim_matches('.').is_empty() || segment.len() > 2));
                 prop_assert!(!key.path().contains(['\\', '%', '\0', ' ']));
             }
+        }
+    }
+
+    #[test]
+    fn an_object_has_one_spelling() {
+        let hash = ContentHash::from_digest([0xaf; 32]);
+        assert_eq!(hash.to_string().parse(), Ok(hash));
+        for other in
+            ["", "af", &"AF".repeat(32), &"+5".repeat(32), &"ä".repeat(32), &"a".repeat(65)]
+        {
+            let error = other.parse::<ContentHash>().expect_err("another spelling");
+            assert!(error.to_string().contains("64 lower-case"), "{error}");
         }
     }
 

@@ -8,8 +8,10 @@ mod boot;
 mod change;
 mod content;
 mod heartbeat;
+mod hex;
 mod id;
 mod mac;
+mod manifest;
 mod node;
 mod registration;
 mod secret;
@@ -24,12 +26,14 @@ pub use change::{
     Change, ChangeBatch, ChangeId, ChangePayload, ChangeReceipt, ChangeResult, ClockQuality, Epoch,
     Outcome, RegisterNode,
 };
-pub use content::{Category, ContentKey, ContentKeyError};
+pub use content::{Category, ContentHash, ContentKey, ContentKeyError};
 pub use heartbeat::{
     CommandResult, CommandStatus, Heartbeat, HeartbeatAnswer, Service, SiteCommand,
 };
+pub use hex::HexError;
 pub use id::{AgentId, BootId, GroupId, IdError, NodeId, SiteId, TokenId, UserId, WorkflowId};
 pub use mac::{Mac, MacError};
+pub use manifest::{Chunks, Manifest, ManifestEntry, PublicKey, Signature, SignedManifest};
 pub use node::{Lifecycle, LifecycleError, Node, NodeEvent, NodeEventKind};
 pub use registration::{CredentialAnnouncement, RegistrationAnswer, RegistrationRequest};
 pub use secret::{CredentialHash, RegistrationToken, Secret, TokenError};

@@ -28,6 +28,17 @@ impl BootMethod {
             Self::Kernel { kernel, .. } => kernel,
         }
     }
+
+    /// All the content that the machine loads, each with the field that names it.
+    pub fn content(&self) -> Vec<(String, &ContentKey)> {
+        match self {
+            Self::Kernel { kernel, initrd, command_line: _ } => {
+                let initrd = initrd.iter().enumerate();
+                let initrd = initrd.map(|(at, key)| (format!("initrd[{at}]"), key));
+                std::iter::once(("kernel".to_owned(), kernel)).chain(initrd).collect()
+            }
+        }
+    }
 }
 
 /// What to install and how; assigned to nodes.

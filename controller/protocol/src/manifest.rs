@@ -1,0 +1,158 @@
+//! The controller's signed list of the content of a site.
+//!
+//! The list travels as a text within an envelope, and the signature is over that text's bytes as they were delivered, so that
+//! a receiver checks before it parses and no two programs have to agree on how JSON is written:
+//!
+//! `signature = Ed25519(key, SignedManifest::DOMAIN ++ payload)` (RFC 8032 §5.1)
+//!
+//! The domain keeps a signature of a manifest from being taken for one of anything else that the same key signs. What a
+//! receiver has to hold against the manifest that it has: the site is its own, `version` is not lower, and with the same
+//! version `issued_at` is not earlier.
+
+use serde::{Deserialize, Serialize};
+
+use crate::hex::hex_bytes;
+use crate::{ContentHash, ContentKey, SiteId, Timestamp};
+
+hex_bytes! {
+    /// An Ed25519 public key (RFC 8032 §5.1.5), written as 64 lower-case hexadecimal digits.
+    PublicKey[32] = "a signing key (Ed25519)"
+}
+
+impl PublicKey {
+    /// The key as the library that made it gives it.
+    pub fn from_bytes(bytes: [u8; 32]) -> Self {
+        Self(bytes)
+    }
+
+    /// The first 16 digits: enough to tell a log's reader which key it was.
+    pub fn id(&self) -> String {
+        self.to_string().chars().take(16).collect()
+    }
+}
+
+hex_bytes! {
+    /// An Ed25519 signature (RFC 8032 §5.1.6), written as 128 lower-case hexadecimal digits.
+    Signature[64] = "a signature (Ed25519)"
+}
+
+impl Signature {
+    /// The signature as the library that made it gives it.
+    pub fn from_bytes(bytes: [u8; 64]) -> Self {
+        Self(bytes)
+    }
+}
+
+/// What a site is to hold. What is not in it, the site need not keep.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Manifest {
+    /// The site that it is for, and no other.
+    pub site_id: SiteId,
+    /// Rises whenever the entries change, and never goes back.
+    pub version: u64,
+    /// When these bytes were made. A manifest whose entries stay is issued again from time to time.
+    pub issued_at: Timestamp,
+    /// When a site that can reach the controller should have a later one. A site without controller goes on with it.
+    pub expires_at: Timestamp,
+    /// The content, sorted by name.
+    pub entries: Vec<ManifestEntry>,
+}
+
+/// One piece of content of a site.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct ManifestEntry {
+    /// Its name, in two fields on the wire: `category` and `path`.
+    #[serde(flatten, with = "two_fields")]
+    pub key: ContentKey,
+    /// Its length.
+    pub size_bytes: u64,
+    /// What it hashes to.
+    pub sha256: ContentHash,
+    /// Whether it is to be kept whatever is short of space.
+    pub pinned: bool,
+    /// How it can be verified piece by piece, for content of more than one piece.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub chunks: Option<Chunks>,
+}
+
+/// How content is verified before all of it has come: a list of the SHA-256 of each of its chunks, as 32 bytes each without
+/// anything between them. The list is fetched beside the object and is itself known by its hash.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Chunks {
+    /// The length of every chunk but the last.
+    pub size_bytes: u64,
+    /// The SHA-256 of the list.
+    pub sha256: ContentHash,
+}
+
+impl Chunks {
+    /// The length of a chunk: one is what a reader has to hold before it can believe it.
+    pub const SIZE_BYTES: u64 = 1 << 20;
+}
+
+/// A manifest as it travels.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct SignedManifest {
+    /// A [`Manifest`] in JSON; not to be parsed before the signature has been checked.
+    pub payload: String,
+    /// The signature of [`SignedManifest::signed_bytes`].
+    pub signature: Signature,
+    /// [`PublicKey::id`] of the key that signed, for people.
+    pub key_id: String,
+}
+
+impl SignedManifest {
+    /// What stands before the payload in the bytes that are signed.
+    pub const DOMAIN: &str = "pureboot manifest 1\n";
+
+    /// The bytes that are signed.
+    pub fn signed_bytes(payload: &str) -> Vec<u8> {
+        [Self::DOMAIN, payload].concat().into_bytes()
+    }
+}
+
+/// A [`ContentKey`] as the fields `category` and `path`.
+mod two_fields {
+    use serde::{Deserialize, Deserializer, Serialize, Serializer};
+
+    use crate::{Category, ContentKey};
+
+    #[derive(Serialize, Deserialize)]
+    struct Fields {
+        category: Category,
+        path: String,
+    }
+
+    pub(super) fn serialize<S: Serializer>(key: &ContentKey, to: S) -> Result<S::Ok, S::Error> {
+        Fields { category: key.category(), path: key.path().to_owned() }.serialize(to)
+    }
+
+    pub(super) fn deserialize<'de, D: Deserializer<'de>>(from: D) -> Result<ContentKey, D::Error> {
+        let fields = Fields::deserialize(from)?;
+        ContentKey::new(fields.category, &fields.path).map_err(serde::de::Error::custom)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn an_entry_is_read_back_from_its_fields() {
+        let entry = ManifestEntry {
+            key: "images/debian/linux".parse().expect("a name"),
+            size_bytes: 3 << 20,
+            sha256: ContentHash::from_digest([1; 32]),
+            pinned: false,
+            chunks: Some(Chunks {
+                size_bytes: Chunks::SIZE_BYTES,
+                sha256: ContentHash::from_digest([2; 32]),
+            }),
+        };
+        let text = serde_json::to_string(&entry).expect("JSON");
+        assert!(text.starts_with(r#"{"category":"images","path":"debian/linux","size_bytes":"#));
+        assert_eq!(serde_json::from_str::<ManifestEntry>(&text).expect("an entry"), entry);
+        let climbing = text.replace("debian/linux", "../linux");
+        assert!(serde_json::from_str::<ManifestEntry>(&climbing).is_err());
+    }
+}
