@@ -86,6 +86,11 @@ impl DataDir {
         self.root.join("credential.next")
     }
 
+    /// What the controller's signatures are checked with, since the agent joined.
+    pub fn signing_key_file(&self) -> PathBuf {
+        self.root.join("controller-key")
+    }
+
     /// Where the running agent answers `status` and its kin.
     pub fn socket(&self) -> PathBuf {
         self.root.join("agent.sock")

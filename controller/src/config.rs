@@ -64,6 +64,22 @@ struct Serve {
     #[argh(option)]
     tls_key_file: Option<PathBuf>,
 
+    /// where content is kept: a directory, or s3://BUCKET/PREFIX with AWS_ENDPOINT_URL, AWS_REGION, AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY in the environment (default: DATA-DIR/content); the place belongs to this database alone, what the database does not know is deleted after a day
+    #[argh(option)]
+    content: Option<ContentPlace>,
+
+    /// the largest file that may be uploaded, in units of 10^9 bytes (default: 64)
+    #[argh(option, default = "64")]
+    content_file_max_gb: u32,
+
+    /// file of the key that manifests are signed with; made if no controller of this database has one yet, to be copied to the others (default: DATA-DIR/signing-key)
+    #[argh(option)]
+    signing_key_file: Option<PathBuf>,
+
+    /// give up a signing key that is lost: every agent believes the new one only after it has joined again
+    #[argh(switch)]
+    replace_signing_key: bool,
+
     /// how the log on stderr is written: text or json (default: text); RUST_LOG chooses what is logged
     #[argh(option, default = "LogFormat::Text")]
     log_format: LogFormat,
@@ -108,12 +124,63 @@ pub struct ServeConfig {
     pub database: Option<Database>,
     /// The certificate, for HTTPS.
     pub tls: Option<TlsFiles>,
+    /// How content is kept.
+    pub content: ContentConfig,
     /// How the log is written.
     pub log_format: LogFormat,
     /// How much anybody may ask.
     pub limits: LimitConfig,
     /// How long the audit is kept, in days.
     pub audit_days: u32,
+}
+
+/// How content is kept, and what vouches for it.
+#[derive(Debug)]
+pub struct ContentConfig {
+    /// Where its bytes are.
+    pub place: ContentPlace,
+    /// The largest file, in bytes.
+    pub file_len_max: u64,
+    /// The file of the signing key.
+    pub signing_key_file: PathBuf,
+    /// Whether a signing key that is lost is given up.
+    pub replaces_signing_key: bool,
+}
+
+/// Where the bytes of content are.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum ContentPlace {
+    /// In a directory.
+    Dir(PathBuf),
+    /// In a bucket of a store that speaks S3.
+    S3 {
+        /// The bucket.
+        bucket: String,
+        /// What the keys begin with; may be empty.
+        prefix: String,
+    },
+}
+
+impl FromStr for ContentPlace {
+    type Err = String;
+
+    fn from_str(text: &str) -> Result<Self, String> {
+        let Some(rest) = text.strip_prefix("s3://") else {
+            return match text.split_once("://") {
+                Some((scheme, _)) => Err(format!("'{scheme}://' is neither s3:// nor a directory")),
+                None if text.is_empty() => {
+                    Err("expected a directory or s3://BUCKET/PREFIX".to_owned())
+                }
+                None => Ok(Self::Dir(text.into())),
+            };
+        };
+        let (bucket, prefix) = rest.split_once('/').unwrap_or((rest, ""));
+        if bucket.is_empty() {
+            return Err(format!("'{text}' names no bucket: expected s3://BUCKET/PREFIX"));
+        }
+        let prefix = prefix.trim_matches('/').to_owned();
+        Ok(Self::S3 { bucket: bucket.to_owned(), prefix })
+    }
 }
 
 /// A certificate and its key, as PEM files.
@@ -174,11 +241,22 @@ impl TryFrom<Arguments> for Config {
             (Some(_), None) => bail!("--tls-cert-file needs --tls-key-file beside it"),
             (None, Some(_)) => bail!("--tls-key-file needs --tls-cert-file beside it"),
         };
+        if serve.content_file_max_gb == 0 {
+            bail!("--content-file-max-gb must be at least 1");
+        }
+        let in_data_dir = |name| serve.data_dir.join(name);
+        let content = ContentConfig {
+            place: serve.content.unwrap_or_else(|| ContentPlace::Dir(in_data_dir("content"))),
+            file_len_max: u64::from(serve.content_file_max_gb) * 1_000_000_000,
+            signing_key_file: serve.signing_key_file.unwrap_or_else(|| in_data_dir("signing-key")),
+            replaces_signing_key: serve.replace_signing_key,
+        };
         Ok(Self::Serve(ServeConfig {
             listen: serve.listen,
             data_dir: serve.data_dir,
             database: database(serve.database.as_deref())?,
             tls,
+            content,
             log_format: serve.log_format,
             limits: LimitConfig {
                 per_credential: serve.rate_per_credential,
@@ -209,6 +287,23 @@ mod tests {
         assert_eq!(serve.log_format, LogFormat::Text);
         assert!(serve.tls.is_none());
         assert_eq!((serve.limits, serve.audit_days), (LimitConfig::default(), 400));
+        assert_eq!(serve.content.place, ContentPlace::Dir("/d/content".into()));
+        assert_eq!(serve.content.file_len_max, 64_000_000_000);
+        assert_eq!(serve.content.signing_key_file, PathBuf::from("/d/signing-key"));
+    }
+
+    #[test]
+    fn a_place_for_content_is_a_directory_or_a_bucket() {
+        let bucket = |bucket: &str, prefix: &str| ContentPlace::S3 {
+            bucket: bucket.to_owned(),
+            prefix: prefix.to_owned(),
+        };
+        assert_eq!("s3://boot".parse(), Ok(bucket("boot", "")));
+        assert_eq!("s3://boot/a/b/".parse(), Ok(bucket("boot", "a/b")));
+        assert_eq!("/srv/content".parse(), Ok(ContentPlace::Dir("/srv/content".into())));
+        for text in ["", "s3://", "s3:///a", "gs://boot"] {
+            assert!(text.parse::<ContentPlace>().is_err(), "{text}");
+        }
     }
 
     #[test]
@@ -216,6 +311,8 @@ mod tests {
         for (arguments, expected) in [
             (&["serve"][..], "--data-dir"),
             (&["serve", "--data-dir", "/d", "--listen", "8000"], "--listen"),
+            (&["serve", "--data-dir", "/d", "--content", "ftp://x"], "neither s3://"),
+            (&["serve", "--data-dir", "/d", "--content-file-max-gb", "0"], "at least 1"),
             (&["serve", "--data-dir", "/d", "--log-format", "xml"], "none of text, json"),
             (&["serve", "--data-dir", "/d", "--tls-cert-file", "c"], "--tls-key-file"),
             (&["serve", "--data-dir", "/d", "--tls-key-file", "k"], "--tls-cert-file"),

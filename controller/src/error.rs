@@ -157,6 +157,17 @@ impl From<StoreError> for ApiError {
             StoreError::Tag(TagError::Absent { .. }) => refused(StatusCode::NOT_FOUND, "not_found"),
             StoreError::Tag(TagError::Full) => Self::invalid("tag", &error),
             StoreError::Stale { .. } => refused(StatusCode::PRECONDITION_FAILED, "stale_version"),
+            StoreError::Condition { .. } => {
+                refused(StatusCode::PRECONDITION_FAILED, "precondition_failed")
+            }
+            StoreError::ContentInUse { .. } => refused(StatusCode::CONFLICT, "content_in_use"),
+            StoreError::ContentMissing(missing) => {
+                let error = |(field, key)| FieldError {
+                    field,
+                    message: format!("there is no content '{key}'; upload it first"),
+                };
+                Self::Invalid(missing.into_iter().map(error).collect())
+            }
             StoreError::Unknown { field, .. } => Self::invalid(field, &error),
             StoreError::NoToken => refused(StatusCode::BAD_REQUEST, "no_registration_token"),
             StoreError::TokenRefused => refused(StatusCode::UNAUTHORIZED, "token_refused"),

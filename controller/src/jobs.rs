@@ -2,6 +2,7 @@
 //! job: the one that has its lease, which another one takes over when it expires. What a job does can be done twice.
 
 pub(crate) mod agent_status;
+pub(crate) mod content_sweep;
 pub(crate) mod install_timeout;
 pub(crate) mod retention;
 
@@ -12,7 +13,7 @@ use tokio::task::JoinHandle;
 
 use crate::random;
 use crate::router::App;
-use crate::store::{Store, StoreError};
+use crate::store::Store;
 
 /// How many periods a lease lasts: as many in a row may fail before another controller takes over.
 const LEASE_PERIODS: u32 = 3;
@@ -23,10 +24,12 @@ enum Job {
     AgentStatus,
     InstallTimeout,
     Retention,
+    ContentSweep,
 }
 
 impl Job {
-    const ALL: [Self; 3] = [Self::AgentStatus, Self::InstallTimeout, Self::Retention];
+    const ALL: [Self; 4] =
+        [Self::AgentStatus, Self::InstallTimeout, Self::Retention, Self::ContentSweep];
 
     /// What it is called in the database and in the log.
     fn as_str(self) -> &'static str {
@@ -34,6 +37,7 @@ impl Job {
             Self::AgentStatus => "agent_status",
             Self::InstallTimeout => "install_timeout",
             Self::Retention => "retention",
+            Self::ContentSweep => "content_sweep",
         }
     }
 
@@ -42,15 +46,18 @@ impl Job {
             Self::AgentStatus => agent_status::PERIOD,
             Self::InstallTimeout => install_timeout::PERIOD,
             Self::Retention => retention::PERIOD,
+            Self::ContentSweep => content_sweep::PERIOD,
         }
     }
 
-    async fn look(self, app: &App, listening_since: Timestamp) -> Result<(), StoreError> {
+    async fn look(self, app: &App, listening_since: Timestamp) -> anyhow::Result<()> {
         match self {
-            Self::AgentStatus => agent_status::look(app, listening_since).await,
-            Self::InstallTimeout => install_timeout::look(app).await,
-            Self::Retention => retention::look(app).await,
+            Self::AgentStatus => agent_status::look(app, listening_since).await?,
+            Self::InstallTimeout => install_timeout::look(app).await?,
+            Self::Retention => retention::look(app).await?,
+            Self::ContentSweep => content_sweep::look(app).await?,
         }
+        Ok(())
     }
 }
 
@@ -109,7 +116,7 @@ impl Worker {
     }
 
     /// Does the job once, if it is this controller's.
-    async fn turn(&mut self) -> Result<(), StoreError> {
+    async fn turn(&mut self) -> anyhow::Result<()> {
         let (job, now) = (self.job.as_str(), self.app.now());
         let lease =
             i64::try_from((LEASE_PERIODS * self.job.period()).as_secs()).unwrap_or(i64::MAX);

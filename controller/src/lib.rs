@@ -11,6 +11,7 @@ pub mod config;
 mod api;
 mod audit;
 mod auth;
+mod content;
 mod cookie;
 mod correlation;
 mod data_dir;
@@ -40,6 +41,7 @@ use tokio::net::TcpListener;
 use tokio::signal::unix::{SignalKind, signal};
 
 use crate::config::{Config, Database, ServeConfig};
+use crate::content::Content;
 use crate::cookie::Cookie;
 use crate::data_dir::{DataDir, OperatorToken};
 use crate::jobs::Jobs;
@@ -67,6 +69,7 @@ async fn serve_until_signal(config: ServeConfig) -> anyhow::Result<()> {
     let data_dir = DataDir::make(&config.data_dir)?;
     let _lock = data_dir.lock()?;
     let store = open(&data_dir, config.database.as_ref()).await?;
+    let content = Content::open(&config.content, &store).await?;
     let listener = TcpListener::bind(config.listen).await;
     let listener = listener.with_context(|| format!("cannot listen on {}", config.listen))?;
     let address = listener.local_addr().context("cannot find out the address listened on")?;
@@ -86,7 +89,8 @@ async fn serve_until_signal(config: ServeConfig) -> anyhow::Result<()> {
         );
     }
     let cookie = if tls.is_some() { Cookie::Secure } else { Cookie::Plain };
-    let app = App::new(store.clone(), Arc::new(now)).limited(config.limits).with_cookie(cookie);
+    let app =
+        App::new(store.clone(), content, Arc::new(now)).limited(config.limits).with_cookie(cookie);
     let app = App { audit_days: config.audit_days, ..app };
     let jobs = Jobs::start(&app);
     print_line(&format!("listening on {}", url(address, tls.is_some())))?;

@@ -15,13 +15,14 @@ use tower_http::limit::RequestBodyLimitLayer;
 use tower_http::timeout::TimeoutLayer;
 
 use crate::api::{
-    agents, audit, bulk, changes, custody, groups, health, nodes, session, sites, tokens, users,
-    workflows,
+    agents, audit, bulk, changes, content, custody, groups, health, manifest, nodes, session,
+    sites, tokens, users, workflows,
 };
 use crate::audit::Refusals;
 use crate::auth::Role;
 use crate::auth::password::{Cost, Passwords};
 use crate::config::AUDIT_DAYS;
+use crate::content::Content;
 use crate::cookie::Cookie;
 use crate::correlation;
 use crate::error::ApiError;
@@ -43,6 +44,8 @@ const REQUEST_TIMEOUT: Duration = Duration::from_secs(10);
 pub(crate) struct App {
     /// The database.
     pub(crate) store: Store,
+    /// The bytes of content.
+    pub(crate) content: Content,
     /// The time of day.
     pub(crate) clock: Clock,
     /// Who has done how much lately.
@@ -62,9 +65,10 @@ pub(crate) type Clock = Arc<dyn Fn() -> Timestamp + Send + Sync>;
 
 impl App {
     /// Everything that is not in the database begins empty.
-    pub(crate) fn new(store: Store, clock: Clock) -> Self {
+    pub(crate) fn new(store: Store, content: Content, clock: Clock) -> Self {
         Self {
             store,
+            content,
             clock,
             limits: Arc::new(Limits::new(LimitConfig::default())),
             passwords: Passwords::new(Cost::OWASP),
@@ -98,12 +102,23 @@ pub(crate) struct Route {
     pub(crate) path: &'static str,
     /// By verb.
     pub(crate) handlers: MethodRouter<App>,
+    pub(crate) body: Length,
+}
+
+/// How large a request may be and how long it may take.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Length {
+    /// [`BODY_LEN_MAX`] and [`REQUEST_TIMEOUT`].
+    Bounded,
+    /// As the handler says, which bounds size and silence itself.
+    Streamed,
 }
 
 /// The whole API.
 pub(crate) fn table() -> Vec<Route> {
     use Role::{Admin, Agent, Anyone, Operator, Viewer};
-    let route = |role, path, handlers| Route { role, path, handlers };
+    let route = |role, path, handlers| Route { role, path, handlers, body: Length::Bounded };
+    let streamed = |role, path, handlers| Route { role, path, handlers, body: Length::Streamed };
     // Refuses by Content-Length before a byte is read, and by count where there is none.
     let limit = RequestBodyLimitLayer::new;
     vec![
@@ -133,6 +148,11 @@ pub(crate) fn table() -> Vec<Route> {
         route(Operator, "/api/v1/sites/{id}/health", get(sites::health)),
         route(Operator, "/api/v1/sites/{id}/conflicts", get(custody::conflicts)),
         route(Operator, "/api/v1/sites/{id}/parked", get(custody::parked)),
+        route(
+            Operator,
+            "/api/v1/sites/{id}/assigned-content",
+            get(manifest::assigned).put(manifest::assign),
+        ),
         route(Operator, "/api/v1/sync/conflicts", get(custody::all_conflicts)),
         route(Operator, "/api/v1/groups", get(groups::list).post(groups::create)),
         route(
@@ -167,6 +187,13 @@ pub(crate) fn table() -> Vec<Route> {
             "/api/v1/workflows/{id}",
             get(workflows::read).patch(workflows::update).delete(workflows::delete),
         ),
+        route(Operator, "/api/v1/content", get(content::list)),
+        route(Operator, "/api/v1/content/manifest", get(manifest::of_site)),
+        streamed(
+            Operator,
+            "/api/v1/content/{category}/{*path}",
+            get(content::get).put(content::put).delete(content::delete),
+        ),
         route(Operator, "/api/v1/agents", get(agents::list)),
         route(Operator, "/api/v1/agents/{site_id}/status", get(agents::status)),
         route(Operator, "/api/v1/agents/{site_id}/heartbeats", get(agents::heartbeats)),
@@ -179,6 +206,10 @@ pub(crate) fn table() -> Vec<Route> {
             post(agents::heartbeat).layer(limit(HEARTBEAT_LEN_MAX)),
         ),
         route(Agent, "/api/v1/agents/nodes", get(agents::nodes)),
+        route(Agent, "/api/v1/agents/manifest", get(manifest::own)),
+        streamed(Agent, "/api/v1/agents/content/{category}/{*path}", get(content::get)),
+        streamed(Agent, "/api/v1/agents/objects/{sha256}", get(content::object)),
+        route(Agent, "/api/v1/agents/objects/{sha256}/chunks", get(content::chunks)),
         route(Agent, "/api/v1/agents/changes", post(changes::take).layer(limit(CHANGES_LEN_MAX))),
     ]
 }
@@ -190,15 +221,20 @@ pub(crate) fn router(app: App) -> Router {
 
 /// The service with the routes of `table`, each behind its guard.
 pub(crate) fn assemble(app: App, table: Vec<Route>) -> Router {
-    let mut router = Router::new();
-    for Route { role, path, handlers } in table {
+    let (mut bounded, mut streamed) = (Router::new(), Router::new());
+    for Route { role, path, handlers, body } in table {
         let post = Post { app: app.clone(), role, path };
         let guard = middleware::from_fn_with_state(post, guard);
-        router = router.route(path, handlers.route_layer(guard));
+        let router = match body {
+            Length::Bounded => &mut bounded,
+            Length::Streamed => &mut streamed,
+        };
+        *router = std::mem::take(router).route(path, handlers.route_layer(guard));
     }
-    router
+    bounded
         .layer(RequestBodyLimitLayer::new(BODY_LEN_MAX))
         .layer(TimeoutLayer::with_status_code(StatusCode::REQUEST_TIMEOUT, REQUEST_TIMEOUT))
+        .merge(streamed)
         .layer(middleware::from_fn(one_length))
         .layer(middleware::from_fn(correlation::correlate))
         .with_state(app)

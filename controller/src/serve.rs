@@ -4,10 +4,13 @@ use std::collections::HashMap;
 use std::future::Future;
 use std::net::{IpAddr, SocketAddr};
 use std::pin::pin;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use axum::Router;
+use axum::extract::FromRequestParts;
+use axum::http::request::Parts;
 use hyper::server::conn::http1;
 use hyper_util::rt::{TokioIo, TokioTimer};
 use hyper_util::service::TowerToHyperService;
@@ -34,6 +37,10 @@ const HEAD_LEN_MAX: usize = 16 << 10;
 const HEAD_FIELDS_MAX: usize = 64;
 /// How long a connection may last; one that reads slowly, or never ends, does not keep its place for ever.
 const CONNECTION_AGE_MAX: Duration = Duration::from_secs(300);
+/// How often a connection that is older is looked at, which may go on for as long as content moves on it.
+const PROGRESS_PERIOD: Duration = Duration::from_secs(30);
+/// The bytes of content that have to move within that time.
+const PROGRESS_LEN_MIN: u64 = 256 << 10;
 /// How long requests that are under way may take to end when the controller ends.
 const DRAIN_TIMEOUT: Duration = Duration::from_secs(1);
 /// How long to wait before accepting again after it failed, as it does when descriptors have run out.
@@ -110,6 +117,8 @@ async fn exchange<I>(stream: I, peer: SocketAddr, router: Router, mut ending: wa
 where
     I: AsyncRead + AsyncWrite + Unpin + 'static,
 {
+    let progress = Progress::default();
+    let router = router.layer(axum::Extension(progress.clone()));
     let connection = http1::Builder::new()
         .timer(TokioTimer::new())
         .header_read_timeout(HEAD_TIMEOUT)
@@ -125,11 +134,44 @@ where
         }
         () = tokio::time::sleep(CONNECTION_AGE_MAX) => {
             connection.as_mut().graceful_shutdown();
-            timeout(HEAD_TIMEOUT, connection).await.unwrap_or(Ok(()))
+            loop {
+                let moved = progress.moved();
+                match timeout(PROGRESS_PERIOD, connection.as_mut()).await {
+                    Ok(result) => break result,
+                    Err(_) if progress.moved() - moved >= PROGRESS_LEN_MIN => {}
+                    Err(_) => break Ok(()),
+                }
+            }
         }
     };
     if let Err(error) = result {
         tracing::debug!(%peer, "connection of {peer} ended: {error}");
+    }
+}
+
+/// How much content has moved on a connection, either way. Clones count together.
+#[derive(Debug, Clone, Default)]
+pub(crate) struct Progress {
+    bytes: Arc<AtomicU64>,
+}
+
+impl Progress {
+    /// Counts `bytes` that have moved.
+    pub(crate) fn add(&self, bytes: u64) {
+        self.bytes.fetch_add(bytes, Ordering::Relaxed);
+    }
+
+    fn moved(&self) -> u64 {
+        self.bytes.load(Ordering::Relaxed)
+    }
+}
+
+/// That of the connection that the request came on; of none where there is no connection, as in tests.
+impl<S: Sync> FromRequestParts<S> for Progress {
+    type Rejection = std::convert::Infallible;
+
+    async fn from_request_parts(parts: &mut Parts, _: &S) -> Result<Self, Self::Rejection> {
+        Ok(parts.extensions.get().cloned().unwrap_or_default())
     }
 }
 

@@ -5,6 +5,7 @@
 mod agents;
 mod audit;
 mod changes;
+mod content;
 mod credentials;
 mod custody;
 mod edits;
@@ -12,6 +13,7 @@ mod groups;
 mod installs;
 mod leases;
 mod logs;
+mod manifests;
 mod nodes;
 mod open;
 mod page;
@@ -26,7 +28,7 @@ mod tree;
 mod users;
 mod workflows;
 
-use pureboot_protocol::{GroupId, Mac, SiteId};
+use pureboot_protocol::{ContentHash, ContentKey, GroupId, Mac, SiteId};
 use sqlx::migrate::MigrateError;
 use sqlx::{Any, AnyPool, Transaction};
 
@@ -35,9 +37,11 @@ use crate::store::open::Kind;
 
 pub(crate) use agents::Silence;
 pub(crate) use audit::AuditFilter;
+pub(crate) use content::{ContentEntry, ContentFilter, KeptObject, Named};
 pub(crate) use credentials::TOKEN_HOURS;
 pub(crate) use edits::Edit;
 pub(crate) use groups::{Group, GroupFields, GroupFilter};
+pub(crate) use manifests::IssuedManifest;
 pub(crate) use nodes::{NewNode, NodeFilter, NodePatch, Origin};
 pub(crate) use page::{Cursor, Paging};
 pub(crate) use sessions::{NewSession, SESSION_SECONDS};
@@ -128,6 +132,34 @@ pub(crate) enum StoreError {
         /// What is.
         current: u64,
     },
+    /// A name means other content than the client's `If-Match` or `If-None-Match` allows.
+    #[error(
+        "{key} {} now, which If-Match or If-None-Match does not allow",
+        .current.map_or("means nothing".to_owned(), |sha256| format!("has the ETag \"{sha256}\""))
+    )]
+    Condition {
+        /// The name.
+        key: ContentKey,
+        /// What it means.
+        current: Option<ContentHash>,
+    },
+    /// Workflows load the content.
+    #[error(
+        "cannot delete {key}: workflow '{}' loads it; let the workflow load something else first",
+        .workflows.join("', '")
+    )]
+    ContentInUse {
+        /// The name.
+        key: ContentKey,
+        /// Some of them.
+        workflows: Vec<String>,
+    },
+    /// Fields name content that the controller does not have.
+    #[error("there is no content {}", .0.iter().map(|(_, key)| key.to_string()).collect::<Vec<_>>().join(", "))]
+    ContentMissing(
+        /// Each field with what it names.
+        Vec<(String, ContentKey)>,
+    ),
     /// A node does not move as ordered.
     #[error(transparent)]
     Order(#[from] OrderError),

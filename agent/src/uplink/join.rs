@@ -149,7 +149,7 @@ impl Joining<'_> {
         }
     }
 
-    /// Keeps an answer: the credential first, then who the agent is, and the token goes last. Cut short anywhere, the next
+    /// Keeps an answer: credential and signing key first, then who the agent is, and the token goes last. Cut short anywhere, the next
     /// start either repeats the request with the same secret or has all that it needs.
     async fn keep(&self, answer: RegistrationAnswer) -> anyhow::Result<()> {
         let site = self.config.site_id;
@@ -161,6 +161,9 @@ impl Joining<'_> {
         let (next, current) =
             (self.data_dir.next_credential_file(), self.data_dir.credential_file());
         smol::unblock(move || data_dir::promote(&next, &current)).await?;
+        // Joining anew is the one way to another key: a person has brought the token for it.
+        let (key_file, key) = (self.data_dir.signing_key_file(), answer.signing_key.to_string());
+        smol::unblock(move || data_dir::write_private(&key_file, &key)).await?;
         let identity = Identity {
             agent_id: answer.agent_id,
             config: answer.config,

@@ -2,7 +2,7 @@
 
 use serde::{Deserialize, Serialize};
 
-use crate::{AgentId, CredentialHash, RegistrationToken, Secret, SiteConfig, SiteId};
+use crate::{AgentId, CredentialHash, PublicKey, RegistrationToken, Secret, SiteConfig, SiteId};
 
 /// An agent's first words: the token proves that it may join, the hash is all that the controller learns of its credential.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -34,6 +34,8 @@ pub struct RegistrationAnswer {
     pub config: SiteConfig,
     /// The version of `config`.
     pub config_version: u64,
+    /// What the controller's signatures are checked with; the agent keeps it and believes no other from then on.
+    pub signing_key: PublicKey,
     /// The credential, only where the request had no `credential_hash`.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub credential: Option<Secret>,

@@ -82,6 +82,7 @@ async fn join(app: &App, body: Value) -> Result<(RegistrationAnswer, Option<Agen
         agent_id,
         config: site.config(),
         config_version: site.version,
+        signing_key: app.content.signer.public(),
         credential,
     };
     Ok((answer, joined.replaced))

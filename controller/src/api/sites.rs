@@ -7,6 +7,7 @@ use pureboot_protocol::{RegistrationToken, SiteId, Success};
 use serde::{Deserialize, Serialize};
 
 use crate::api::check::Check;
+use crate::content::check_pattern;
 use crate::error::ApiError;
 use crate::extract::{Id, IfMatch, Json, Query, json, resource};
 use crate::random;
@@ -157,6 +158,11 @@ pub(super) fn check(fields: &mut SiteFields) -> Result<(), ApiError> {
     }
     if let Some(patterns) = &fields.cache_patterns {
         check.list("cache_patterns", patterns);
+        for (at, pattern) in patterns.iter().enumerate() {
+            if let Some(error) = check_pattern(pattern) {
+                check.require(&format!("cache_patterns[{at}]"), false, error);
+            }
+        }
     }
     if let Some(tags) = &mut fields.tags {
         check.tags(tags);

@@ -5,9 +5,11 @@ mod audit;
 mod authority;
 mod bulk;
 mod changes;
+mod content;
 mod custody;
 mod groups;
 mod installs;
+mod manifest;
 mod nodes;
 mod quota;
 mod races;
@@ -22,7 +24,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicI64, Ordering};
 
 use axum::Router;
-use axum::body::Body;
+use axum::body::{Body, Bytes};
 use axum::http::{HeaderMap, Request, StatusCode};
 use http_body_util::BodyExt;
 use pureboot_protocol::{Heartbeat, Problem, Secret, SiteId, Timestamp, UserId};
@@ -34,6 +36,7 @@ use crate::auth;
 use crate::auth::password::{Cost, Passwords};
 use crate::auth::rank::Rank;
 use crate::config::Database;
+use crate::content::tests::content_in;
 use crate::extract::Peer;
 use crate::router::{App, router};
 use crate::store::testing::database;
@@ -44,6 +47,9 @@ const PASSWORD: &str = "correct horse";
 /// 2026-11-21T00:00:00Z.
 const START_MS: i64 = 1_795_219_200_000;
 
+/// The content that the workflows of these tests load; every controller has it.
+const LOADED: [&str; 2] = ["images/debian/linux", "images/debian/initrd.gz"];
+
 /// A controller without sockets, whose clock stands still until it is moved.
 struct Centre {
     router: Router,
@@ -52,6 +58,7 @@ struct Centre {
     operator: Secret,
     database: Database,
     dir: Arc<TempDir>,
+    content_dir: Arc<TempDir>,
 }
 
 /// What was answered.
@@ -97,19 +104,32 @@ impl Centre {
     async fn start() -> Self {
         let dir = tempfile::tempdir().expect("a directory");
         let database = database(dir.path()).await;
-        Self::on(database, Arc::new(dir), Arc::new(AtomicI64::new(START_MS))).await
+        let content_dir = tempfile::tempdir().expect("a directory");
+        let dirs = [Arc::new(dir), Arc::new(content_dir)];
+        let centre = Self::on(database, dirs, Arc::new(AtomicI64::new(START_MS))).await;
+        for loaded in LOADED {
+            let stored = centre.put_content(loaded, "what a workflow loads").await;
+            assert_eq!(stored.status, StatusCode::CREATED, "{stored:?}");
+        }
+        centre
     }
 
     /// Another controller on the same database, with the same clock.
     async fn beside(&self) -> Self {
-        Self::on(self.database.clone(), Arc::clone(&self.dir), Arc::clone(&self.time_ms)).await
+        let dirs = [Arc::clone(&self.dir), Arc::clone(&self.content_dir)];
+        Self::on(self.database.clone(), dirs, Arc::clone(&self.time_ms)).await
     }
 
-    async fn on(database: Database, dir: Arc<TempDir>, time_ms: Arc<AtomicI64>) -> Self {
+    async fn on(
+        database: Database,
+        [dir, content_dir]: [Arc<TempDir>; 2],
+        time_ms: Arc<AtomicI64>,
+    ) -> Self {
         let store = Store::open(&database).await.expect("a database");
         let clock = Arc::clone(&time_ms);
         let clock = move || Timestamp::from_unix_ms(clock.load(Ordering::SeqCst));
-        let app = App::new(store, Arc::new(clock));
+        let content = content_in(content_dir.path(), &store).await;
+        let app = App::new(store, content, Arc::new(clock));
         // What a real password costs is tested where passwords are.
         let app = App { passwords: Passwords::new(Cost { memory_kib: 8, passes: 1 }), ..app };
         let operator = Secret::from_random([0x0f; 32]);
@@ -122,14 +142,21 @@ impl Centre {
             expires_at: None,
         };
         app.store.create_token(token, app.now()).await.expect("added");
-        Self { router: router(app.clone()), app, time_ms, operator, database, dir }
+        let router = router(app.clone());
+        Self { router, app, time_ms, operator, database, dir, content_dir }
     }
 
     fn pass_seconds(&self, seconds: i64) {
         self.time_ms.fetch_add(seconds * 1_000, Ordering::SeqCst);
     }
 
-    async fn send(&self, mut request: Request<Body>) -> Answer {
+    async fn send(&self, request: Request<Body>) -> Answer {
+        let (status, headers, body) = self.exchange(request).await;
+        Answer { status, headers, body: serde_json::from_slice(&body).unwrap_or(Value::Null) }
+    }
+
+    /// Sends a request whose answer need not be JSON.
+    async fn exchange(&self, mut request: Request<Body>) -> (StatusCode, HeaderMap, Bytes) {
         let peer = Peer(SocketAddr::from(([192, 0, 2, 1], 40_000)));
         if request.extensions().get::<Peer>().is_none() {
             request.extensions_mut().insert(peer);
@@ -137,8 +164,25 @@ impl Centre {
         let response = self.router.clone().oneshot(request).await.expect("the router cannot fail");
         let (parts, body) = response.into_parts();
         let body = body.collect().await.expect("a body").to_bytes();
-        let body = serde_json::from_slice(&body).unwrap_or(Value::Null);
-        Answer { status: parts.status, headers: parts.headers, body }
+        (parts.status, parts.headers, body)
+    }
+
+    async fn put_content(&self, name: &str, bytes: impl Into<Bytes>) -> Answer {
+        self.send(self.upload(name, bytes, &[])).await
+    }
+
+    fn upload(
+        &self,
+        name: &str,
+        bytes: impl Into<Bytes>,
+        fields: &[(&'static str, &str)],
+    ) -> Request<Body> {
+        let bytes = bytes.into();
+        let path = format!("/api/v1/content/{name}");
+        let mut request = request(Some(&self.operator), "PUT", &path, None);
+        request.headers_mut().insert("content-length", bytes.len().into());
+        *request.body_mut() = Body::from(bytes);
+        with_fields(request, fields)
     }
 
     async fn call(&self, bearer: &Secret, method: &str, path: &str, body: Option<Value>) -> Answer {
@@ -254,6 +298,14 @@ fn cookie_of(answer: &Answer) -> String {
 /// Lets `request` come from another address than the usual one.
 fn from(mut request: Request<Body>, address: [u8; 4]) -> Request<Body> {
     request.extensions_mut().insert(Peer(SocketAddr::from((address, 40_000))));
+    request
+}
+
+/// `request` with these fields in place of its own.
+fn with_fields(mut request: Request<Body>, fields: &[(&'static str, &str)]) -> Request<Body> {
+    for (name, value) in fields {
+        request.headers_mut().insert(*name, value.parse().expect("a value"));
+    }
     request
 }
 

@@ -9,7 +9,7 @@ use serde_json::{Map, Value};
 
 use crate::api::check::Check;
 use crate::error::ApiError;
-use crate::extract::{Id, IfMatch, Json, fields, json, resource};
+use crate::extract::{Id, IfMatch, Json, Query, fields, json, resource};
 use crate::node::INSTALL_TIMEOUT_MINUTES;
 use crate::random;
 use crate::router::App;
@@ -29,9 +29,17 @@ pub(crate) struct WorkflowFields {
     boot: Map<String, Value>,
 }
 
+/// `?allow_missing=true` takes a workflow whose content is at the sites only, or comes later.
+#[derive(Deserialize)]
+pub(crate) struct Leniency {
+    #[serde(default)]
+    allow_missing: bool,
+}
+
 /// `POST /workflows`.
 pub(crate) async fn create(
     State(app): State<App>,
+    Query(leniency): Query<Leniency>,
     Json(request): Json<WorkflowFields>,
 ) -> Result<Response, ApiError> {
     check(&request)?;
@@ -47,7 +55,7 @@ pub(crate) async fn create(
     };
     let timeout_minutes = request.timeout_minutes.unwrap_or(INSTALL_TIMEOUT_MINUTES);
     let kept = KeptWorkflow { workflow, timeout_minutes };
-    app.store.create_workflow(&kept).await?;
+    app.store.create_workflow(&kept, leniency.allow_missing).await?;
     tracing::info!(workflow = %kept.workflow.id, "made workflow {:?}", kept.workflow.name);
     Ok(resource(StatusCode::CREATED, kept.workflow.version, kept))
 }
@@ -71,6 +79,7 @@ pub(crate) async fn update(
     State(app): State<App>,
     Id(id): Id<WorkflowId>,
     IfMatch(version): IfMatch,
+    Query(leniency): Query<Leniency>,
     Json(request): Json<WorkflowFields>,
 ) -> Result<Response, ApiError> {
     check(&request)?;
@@ -85,7 +94,8 @@ pub(crate) async fn update(
         let timeout_minutes = request.timeout_minutes.unwrap_or(timeout_minutes);
         Ok(KeptWorkflow { workflow, timeout_minutes })
     };
-    let kept = app.store.update_workflow(id, version, app.now(), change).await?;
+    let allows_missing = leniency.allow_missing;
+    let kept = app.store.update_workflow(id, version, allows_missing, app.now(), change).await?;
     let Workflow { name, version, .. } = &kept.workflow;
     tracing::info!(workflow = %id, version, "changed workflow {name:?}");
     Ok(resource(StatusCode::OK, *version, &kept))

@@ -4,6 +4,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicI64, Ordering};
 
 use super::*;
+use crate::content::tests::content_in;
 use crate::store::testing::database;
 
 #[tokio::test]
@@ -16,7 +17,8 @@ async fn a_job_is_done_by_one_controller_until_it_ends_or_its_lease_does() {
         let clock = Arc::clone(&time_ms);
         let clock = move || Timestamp::from_unix_ms(clock.load(Ordering::SeqCst));
         let store = Store::open(&database).await.expect("a database");
-        let app = App::new(store, Arc::new(clock));
+        let content = content_in(dir.path(), &store).await;
+        let app = App::new(store, content, Arc::new(clock));
         workers.push(Worker::new(Job::AgentStatus, app, holder.to_owned()));
     }
     let [a, b] = &mut workers[..] else { panic!("two workers") };

@@ -9,6 +9,7 @@ use tokio::sync::oneshot;
 use tokio::task::JoinHandle;
 
 use super::*;
+use crate::content::tests::content_in;
 use crate::router::{App, router};
 use crate::store::Store;
 use crate::store::testing::database;
@@ -24,7 +25,8 @@ impl Server {
     async fn start() -> Self {
         let dir = tempfile::tempdir().expect("a directory");
         let store = Store::open(&database(dir.path()).await).await.expect("a database");
-        let app = App::new(store, Arc::new(|| Timestamp::from_unix_ms(0)));
+        let content = content_in(dir.path(), &store).await;
+        let app = App::new(store, content, Arc::new(|| Timestamp::from_unix_ms(0)));
         let listener = TcpListener::bind("127.0.0.1:0").await.expect("a free port");
         let address = listener.local_addr().expect("an address");
         let (stop, stopped) = oneshot::channel();

@@ -6,7 +6,7 @@ use sqlx::Row;
 
 use crate::store::page::{Cursor, Paging};
 use crate::store::row::{DbConnection, DbRow, count, int, json, time, to_json, word};
-use crate::store::{Store, StoreError, check_version};
+use crate::store::{Store, StoreError, check_version, content};
 
 /// A workflow with what only the controller needs of it. The field names are those of the HTTP surface.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
@@ -21,11 +21,18 @@ impl Store {
     /// Keeps a new workflow.
     ///
     /// # Errors
-    /// The name is taken.
-    pub(crate) async fn create_workflow(&self, kept: &KeptWorkflow) -> Result<(), StoreError> {
+    /// The name is taken, or it loads content that is not there and `allows_missing` does not hold.
+    pub(crate) async fn create_workflow(
+        &self,
+        kept: &KeptWorkflow,
+        allows_missing: bool,
+    ) -> Result<(), StoreError> {
         let workflow = &kept.workflow;
         let mut tx = self.write().await?;
         check_name(&mut tx, workflow).await?;
+        if !allows_missing {
+            content::check_loaded(&mut tx, &workflow.boot).await?;
+        }
         sqlx::query(
             "INSERT INTO workflows (id, name, description, boot, created_at, updated_at, version, timeout_minutes)
              VALUES ($1, $2, $3, $4, $5, $6, $7, $8)",
@@ -84,11 +91,13 @@ impl Store {
     /// Replaces name, description, method and timeout of a workflow; what `change` makes of them is kept.
     ///
     /// # Errors
-    /// There is no such workflow, it has another version than `version`, `change` refuses, or the name is taken.
+    /// There is no such workflow, it has another version than `version`, `change` refuses, the name is taken, or it comes to load
+    /// content that is not there and `allows_missing` does not hold.
     pub(crate) async fn update_workflow<E: From<StoreError>>(
         &self,
         id: WorkflowId,
         version: Option<u64>,
+        allows_missing: bool,
         now: Timestamp,
         change: impl FnOnce(KeptWorkflow) -> Result<KeptWorkflow, E>,
     ) -> Result<KeptWorkflow, E> {
@@ -96,10 +105,14 @@ impl Store {
         let old = load(&mut tx, id).await?;
         check_version(version, old.workflow.version)?;
         let version = old.workflow.version + 1;
+        let loaded = old.workflow.boot.clone();
         let mut kept = change(old)?;
         let workflow = &mut kept.workflow;
         (workflow.version, workflow.updated_at) = (version, now);
         check_name(&mut tx, workflow).await?;
+        if !allows_missing && workflow.boot != loaded {
+            content::check_loaded(&mut tx, &workflow.boot).await?;
+        }
         sqlx::query(
             "UPDATE workflows SET name = $2, description = $3, boot = $4, updated_at = $5, version = $6, timeout_minutes = $7
              WHERE id = $1",

@@ -13,7 +13,7 @@ use crate::auth::Role;
 use crate::auth::rank::Rank;
 use crate::auth::scope::Scope;
 use crate::extract::Peer;
-use crate::router::{App, Route, assemble, table};
+use crate::router::{App, Length, Route, assemble, table};
 
 const NOTHING: &str = "00000000-0000-4000-8000-000000000000";
 const VERBS: [&str; 5] = ["GET", "POST", "PUT", "PATCH", "DELETE"];
@@ -53,7 +53,7 @@ pub(super) async fn stubs(app: &App) -> Vec<Route> {
             handlers.on(filter, async || StatusCode::NO_CONTENT)
         };
         let handlers = verbs.into_iter().fold(MethodRouter::new(), stub);
-        routes.push(Route { role, path, handlers });
+        routes.push(Route { role, path, handlers, body: Length::Bounded });
     }
     routes
 }

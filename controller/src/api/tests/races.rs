@@ -138,7 +138,7 @@ async fn what_is_about_to_be_used_is_not_deleted() {
     let node = one.make_node("02:00:00:00:00:01", None).await;
     let path = format!("/api/v1/nodes/{}", node["id"].as_str().expect("an id"));
     for round in 1..=ROUNDS {
-        let body = json!({"name": format!("w-{round}"), "method": "kernel", "kernel": "images/k"});
+        let body = json!({"name": format!("w-{round}"), "method": "kernel", "kernel": "images/debian/linux"});
         let workflow: String = id(one.post("/api/v1/workflows", body).await.data());
         let assign = one.patch(&path, json!({"workflow_id": workflow}));
         let file = format!("/api/v1/workflows/{workflow}");
