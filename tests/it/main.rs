@@ -4,6 +4,7 @@
 //! it; where that is missing the trial is ignored, and the reason is printed.
 
 mod boots;
+mod content;
 mod controllers;
 mod credentials;
 mod doctor;
@@ -82,6 +83,7 @@ fn main() {
         offline::cases(),
         doctor::cases(),
         controllers::cases(),
+        content::cases(),
         hostile::cases(),
         netboot::cases(),
     ];

@@ -5,7 +5,7 @@ use std::sync::OnceLock;
 
 use nix::unistd::geteuid;
 use pureboot_tests::namespace::Namespace;
-use pureboot_tests::process;
+use pureboot_tests::{process, s3_server};
 
 /// Something that may be missing, and the cure.
 pub(crate) enum Need {
@@ -17,6 +17,8 @@ pub(crate) enum Need {
     Program(&'static str, &'static str),
     /// A file and the Debian package that brings it.
     File(&'static str, &'static str),
+    /// The S3 server that `cargo xtask test` installs.
+    S3Server,
 }
 
 fn namespaces() -> Result<(), String> {
@@ -40,6 +42,8 @@ impl Need {
             Self::Program(name, package) => process::find(name)
                 .is_none()
                 .then(|| format!("needs the program {name}: apt-get install {package}")),
+            Self::S3Server => (!s3_server().is_ok_and(|program| program.is_file()))
+                .then(|| "needs an S3 server: cargo xtask test installs moto from PyPI".to_owned()),
             Self::File(path, package) => (!Path::new(path).exists())
                 .then(|| format!("needs the file {path}: apt-get install {package}")),
         }

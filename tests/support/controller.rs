@@ -19,9 +19,17 @@ pub struct Controller {
     dir: PathBuf,
     address: SocketAddr,
     token: String,
-    /// Where its database is, if not in its data directory.
-    database: Option<String>,
     program: Option<Program>,
+    options: Options,
+}
+
+/// What a controller is started with beside its address and its data directory.
+#[derive(Debug, Clone, Default)]
+pub struct Options {
+    /// Arguments.
+    pub arguments: Vec<String>,
+    /// The environment.
+    pub environment: Vec<(&'static str, String)>,
 }
 
 impl Controller {
@@ -30,7 +38,7 @@ impl Controller {
     /// # Errors
     /// It does not come to listen.
     pub fn start(dir: &Path) -> Result<Self> {
-        Self::start_on(dir, None)
+        Self::start_with(dir, Options::default())
     }
 
     /// Starts one as [`Controller::start`] does, with its database at the URL `database`.
@@ -38,7 +46,16 @@ impl Controller {
     /// # Errors
     /// It does not come to listen.
     pub fn start_on(dir: &Path, database: Option<String>) -> Result<Self> {
-        let mut controller = Self::new(dir, database);
+        let environment = database.map(|url| ("PUREBOOT_DATABASE", url)).into_iter().collect();
+        Self::start_with(dir, Options { environment, ..Options::default() })
+    }
+
+    /// As [`Controller::start`], with `options`.
+    ///
+    /// # Errors
+    /// It does not come to listen.
+    pub fn start_with(dir: &Path, options: Options) -> Result<Self> {
+        let mut controller = Self::new(dir, options);
         controller.resume()?;
         let file = controller.data_dir().join("operator-token");
         let token = fs::read_to_string(&file);
@@ -49,20 +66,25 @@ impl Controller {
         Ok(controller)
     }
 
-    /// Starts another one on the same database, with its data under `dir`.
+    /// Starts another one on the same database and content, with the same signing key and its own data under `dir`.
     ///
     /// # Errors
     /// It does not come to listen.
     pub fn start_beside(&self, dir: &Path) -> Result<Self> {
-        let mut controller = Self::new(dir, self.database.clone());
+        let mut options = self.options.clone();
+        for (option, name) in [("--content", "content"), ("--signing-key-file", "signing-key")] {
+            let place = self.data_dir().join(name).display().to_string();
+            options.arguments.extend([option.to_owned(), place]);
+        }
+        let mut controller = Self::new(dir, options);
         controller.token.clone_from(&self.token);
         controller.resume()?;
         Ok(controller)
     }
 
-    fn new(dir: &Path, database: Option<String>) -> Self {
+    fn new(dir: &Path, options: Options) -> Self {
         let address = SocketAddr::from((Ipv4Addr::LOCALHOST, 0));
-        Self { dir: dir.to_owned(), address, token: String::new(), database, program: None }
+        Self { dir: dir.to_owned(), address, token: String::new(), program: None, options }
     }
 
     /// Where it keeps its data.
@@ -116,8 +138,8 @@ impl Controller {
     pub fn resume(&mut self) -> Result<()> {
         let mut command = Command::new(process::own("pureboot-controller")?);
         command.args(["serve", "--listen", &self.address.to_string(), "--data-dir"]);
-        command.arg(self.data_dir());
-        command.envs(self.database.as_ref().map(|url| ("PUREBOOT_DATABASE", url)));
+        command.arg(self.data_dir()).args(&self.options.arguments);
+        command.envs(self.options.environment.iter().map(|(name, value)| (name, value)));
         let program = Program::spawn("controller", command, &self.dir)?;
         let url = program.line("listening on http://", START_LIMIT)?;
         self.address = url.trim().parse().with_context(|| format!("not an address: {url}"))?;
@@ -178,6 +200,20 @@ impl Controller {
         self.data(minreq::Method::Patch, path, Some(body))
     }
 
+    /// Uploads content; returns the `data` of the answer.
+    ///
+    /// # Errors
+    /// The answer is no success.
+    pub fn upload(&self, name: &str, bytes: &[u8]) -> Result<Value> {
+        let url = format!("{}/api/v1/content/{name}", self.url());
+        let request = minreq::put(url)
+            .with_header("authorization", format!("Bearer {}", self.token))
+            .with_body(bytes);
+        let answer = http::send(request).with_context(|| format!("upload of {name}"))?;
+        ensure!(matches!(answer.status, 200 | 201), "{name}: {}", answer.text());
+        answer.json()?.get_mut("data").map(Value::take).context("an answer without data")
+    }
+
     /// The node with this address, if the controller knows it.
     ///
     /// # Errors
@@ -199,7 +235,8 @@ impl Controller {
         })
     }
 
-    /// Makes a workflow whose kernel and initial RAM disk are `images/<name>/kernel` and `images/<name>/initrd`.
+    /// Makes a workflow whose kernel and initial RAM disk are `images/<name>/kernel` and `images/<name>/initrd`. The controller
+    /// need not have them: in most tests they are at the site only.
     ///
     /// # Errors
     /// The answer is no success.
@@ -212,7 +249,7 @@ impl Controller {
             "initrd": [format!("images/{name}/initrd")],
             "command_line": command_line,
         });
-        text(&self.post("/workflows", &body)?, "id")
+        text(&self.post("/workflows?allow_missing=true", &body)?, "id")
     }
 
     /// Assigns a workflow and orders the installation, as an operator does.

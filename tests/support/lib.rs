@@ -14,7 +14,9 @@ pub mod tftp;
 pub mod wait;
 
 use std::hash::{BuildHasher, Hasher, RandomState};
+use std::path::PathBuf;
 
+use anyhow::{Context, Result};
 use sha2::{Digest, Sha256};
 
 /// The environment variable that asks for the long form of tests that have one.
@@ -23,6 +25,25 @@ pub const LONG: &str = "PUREBOOT_TESTS_LONG";
 /// Whether the long form was asked for.
 pub fn is_long() -> bool {
     std::env::var_os(LONG).is_some()
+}
+
+/// Where programs are kept that the workspace needs and nobody else.
+///
+/// # Errors
+/// There is no home directory.
+pub fn cache_dir() -> Result<PathBuf> {
+    let cache = std::env::var_os("XDG_CACHE_HOME").filter(|dir| !dir.is_empty()).map(PathBuf::from);
+    let home = || std::env::var_os("HOME").map(|home| PathBuf::from(home).join(".cache"));
+    let dir = cache.or_else(home).context("neither XDG_CACHE_HOME nor HOME is set")?;
+    Ok(dir.join("pureboot"))
+}
+
+/// The S3 server that `cargo xtask test` installs, in the cache.
+///
+/// # Errors
+/// There is no home directory.
+pub fn s3_server() -> Result<PathBuf> {
+    Ok(cache_dir()?.join("tools/moto/bin/moto_server"))
 }
 
 /// A number that nobody could have written down before: the seed of the standard library's hash maps.

@@ -169,6 +169,7 @@ impl Test {
     pub(crate) fn run(self) -> Result<ExitCode> {
         let mut gate = Gate::default();
         packages::install();
+        packages::install_s3_server();
         let build = cargo::command(&["build", "--locked", "--workspace"]);
         if let Some(filter) = &self.filter {
             gate.command("build", build);

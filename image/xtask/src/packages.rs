@@ -7,7 +7,7 @@ use std::process::Command;
 use anyhow::{Context, Result, ensure};
 use nix::unistd::geteuid;
 use pureboot_tests::postgres::INITDB;
-use pureboot_tests::process;
+use pureboot_tests::{cache_dir, process, s3_server};
 
 use crate::cargo;
 
@@ -75,17 +75,6 @@ pub(crate) fn install() {
     }
 }
 
-/// Where programs are kept that the workspace needs and nobody else.
-///
-/// # Errors
-/// There is no home directory.
-pub(crate) fn cache_dir() -> Result<PathBuf> {
-    let cache = std::env::var_os("XDG_CACHE_HOME").filter(|dir| !dir.is_empty()).map(PathBuf::from);
-    let home = || std::env::var_os("HOME").map(|home| PathBuf::from(home).join(".cache"));
-    let dir = cache.or_else(home).context("neither XDG_CACHE_HOME nor HOME is set")?;
-    Ok(dir.join("pureboot"))
-}
-
 /// The release of cargo-deny that the pinned toolchain builds; a newer one may want a newer compiler.
 const CARGO_DENY: &str = "cargo-deny@0.20.2";
 
@@ -105,6 +94,30 @@ pub(crate) fn cargo_deny() -> Result<Command> {
     let mut command = Command::new(program);
     command.current_dir(cargo::root()?);
     Ok(command)
+}
+
+/// The release of moto, an S3 server that we did not write, from PyPI.
+const MOTO: &str = "moto[server]==5.2.5";
+
+/// Installs the S3 server where it is missing, and says if it stays missing.
+pub(crate) fn install_s3_server() {
+    let install = || -> Result<()> {
+        let program = s3_server()?;
+        if program.is_file() {
+            return Ok(());
+        }
+        let venv = cache_dir()?.join("tools/moto");
+        let mut make = process::system("python3")?;
+        let made = make.args(["-m", "venv", "--clear"]).arg(&venv).status()?;
+        ensure!(made.success(), "python3 -m venv ended with {made}: apt-get install python3-venv");
+        let mut pip = Command::new(venv.join("bin/pip"));
+        let installed = pip.args(["install", "--quiet", MOTO]).status()?;
+        ensure!(installed.success(), "pip install ended with {installed}");
+        Ok(())
+    };
+    if let Err(error) = install() {
+        println!("STILL MISSING, so the test with an S3 server will be skipped: {error:#}");
+    }
 }
 
 /// The files of a Debian package that cannot be installed beside another one, unpacked into the cache.

@@ -99,8 +99,10 @@ fn fill(teller: &mut Teller<'_>, site: &Site) -> Result<()> {
         (format!("images/{WORKFLOW}/initrd"), noise(1_000_000), "random bytes"),
     ];
     for (name, bytes, origin) in &contents {
+        site.controller.upload(name, bytes)?;
+        quote(&format!("PUT /api/v1/content/{name}   {} bytes ({origin})", bytes.len()));
         site.agent.cache_add(name, bytes)?;
-        quote(&format!("pureboot-agent cache add {name}   {} bytes ({origin})", bytes.len()));
+        quote(&format!("pureboot-agent cache add {name}"));
     }
     Ok(())
 }
