@@ -6,7 +6,7 @@ use std::str::FromStr;
 
 use serde::Serialize;
 
-use pureboot_protocol::{BootId, CommandLine, ContentKey, Mac, Platform};
+use pureboot_protocol::{BootId, CommandLine, ContentKey, Mac, Platform, SanSource};
 
 /// Where machines reach this agent: `http://192.0.2.1:8080`, always an address and never a name, because a name needs a
 /// resolver in the machine's lease.
@@ -98,6 +98,37 @@ pub enum Script {
         initrds: Vec<ContentKey>,
         /// What the kernel is told by the workflow.
         command_line: CommandLine,
+        /// What the installer writes, where it is one that writes images.
+        image: Option<DiskImage>,
+    },
+    /// The machine starts another loader.
+    Chain {
+        /// The machine.
+        mac: Mac,
+        /// The workflow's name.
+        workflow: String,
+        /// The loader.
+        target: ContentKey,
+    },
+    /// The machine starts from a disk in the network.
+    Sanboot {
+        /// The machine.
+        mac: Mac,
+        /// The workflow's name.
+        workflow: String,
+        /// The disk.
+        source: NetworkDisk,
+        /// The number of its drive, as iPXE reads it.
+        drive: String,
+    },
+    /// The machine is to be installed in a way that this agent does not know.
+    Foreign {
+        /// The machine.
+        mac: Mac,
+        /// The workflow's name.
+        workflow: String,
+        /// How it would be installed.
+        method: String,
     },
     /// The machine is to be installed, and nobody said with what.
     Pending {
@@ -139,12 +170,42 @@ impl Script {
             Self::Unknown { .. } => "unknown",
             Self::Discovered { .. } => "discovered",
             Self::Install { .. } => "install",
+            Self::Chain { .. } => "chain",
+            Self::Sanboot { .. } => "sanboot",
+            Self::Foreign { .. } => "foreign",
             Self::Pending { .. } => "pending",
             Self::Installing { .. } => "installing",
             Self::InstallFailed { .. } => "install_failed",
             Self::Local { .. } => "local",
             Self::Retired { .. } => "retired",
             Self::Error { .. } => "error",
+        }
+    }
+}
+
+/// An image, and the disk that it is written to.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+pub struct DiskImage {
+    /// The image.
+    pub content: ContentKey,
+    /// The disk, as Linux names it.
+    pub disk: String,
+}
+
+/// A disk in the network: exactly one of the two is there.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+pub struct NetworkDisk {
+    content: Option<ContentKey>,
+    address: Option<String>,
+}
+
+impl From<SanSource> for NetworkDisk {
+    fn from(source: SanSource) -> Self {
+        match source {
+            SanSource::Content(key) => Self { content: Some(key), address: None },
+            SanSource::Network(uri) => {
+                Self { content: None, address: Some(uri.as_str().to_owned()) }
+            }
         }
     }
 }

@@ -10,6 +10,6 @@ mod context;
 mod lint;
 mod render;
 
-pub use context::{BaseUrl, BaseUrlError, Context, Script};
+pub use context::{BaseUrl, BaseUrlError, Context, DiskImage, NetworkDisk, Script};
 pub use lint::{LintError, SCRIPT_LEN_MAX, check_script};
 pub use render::{CompileError, RenderError, Scripts};

@@ -18,14 +18,18 @@ macro_rules! sources {
 }
 
 /// Every template by its name, as its author wrote it.
-const SOURCES: [(&str, &str); 13] = sources! {
+const SOURCES: [(&str, &str); 17] = sources! {
     "head": "part/head.ipxe",
     "ask": "part/ask.ipxe",
     "leave": "part/leave.ipxe",
+    "retry": "part/retry.ipxe",
     "autoexec": "autoexec.ipxe",
     "unknown": "unknown.ipxe",
     "discovered": "discovered.ipxe",
     "install": "install.ipxe",
+    "chain": "chain.ipxe",
+    "sanboot": "sanboot.ipxe",
+    "foreign": "foreign.ipxe",
     "pending": "pending.ipxe",
     "installing": "installing.ipxe",
     "install_failed": "install_failed.ipxe",

@@ -17,6 +17,7 @@ use smol::channel::Sender;
 use self::question::Questions;
 use crate::boot::decide::{Boot, Decision, Effect, Facts, Freshness, Knowledge, Mode, decide};
 use crate::boot::render::{Renderer, Scene};
+use crate::boot::values::Values;
 use crate::clock;
 use crate::outbox::{NewChange, Outbox};
 use crate::session::recorder::Recorder;
@@ -48,6 +49,15 @@ enum Found {
     Known { record: Box<BootRecord>, freshness: Freshness },
     Unknown,
     Unreachable,
+}
+
+impl Found {
+    fn record(&self) -> Option<&BootRecord> {
+        match self {
+            Self::Known { record, .. } => Some(record),
+            Self::Unknown | Self::Unreachable => None,
+        }
+    }
 }
 
 /// Why a decision cannot be carried out.
@@ -103,7 +113,8 @@ impl Booter {
         let named = self.own_session(mac, named).await;
         let (session, step) = self.recorder.begin_script(mac, named, address);
         let found = self.find(mac).await;
-        let scene = Scene { platform: request.platform, ..self.scene(base, session) };
+        let values = Values::of(&request, found.record());
+        let scene = Scene { platform: request.platform, values, ..self.scene(base, session) };
         let decision = self.decide(&request, &found, scene.mode);
         let told = self.tell(request, address, deadline, &scene, &decision).await;
         if let Some(step) = step {
@@ -163,7 +174,8 @@ impl Booter {
     }
 
     fn scene(&self, base: BaseUrl, session: BootId) -> Scene {
-        Scene { base, session, platform: None, mode: self.standing.line().into() }
+        let mode = self.standing.line().into();
+        Scene { base, session, platform: None, mode, values: Values::default() }
     }
 
     async fn find(&self, mac: Mac) -> Found {
@@ -315,6 +327,7 @@ fn gives(boot: &Boot) -> Gives {
         Boot::ComeBackLater => Gives::Wait,
         Boot::Discovered
         | Boot::PendingWithoutWorkflow
+        | Boot::Foreign { .. }
         | Boot::Installing
         | Boot::InstallFailed
         | Boot::LocalDisk

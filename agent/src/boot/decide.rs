@@ -7,7 +7,8 @@ use std::fmt;
 use std::time::Duration;
 
 use pureboot_protocol::{
-    Autonomy, BootRecord, BootRequest, HardwareFact, Lifecycle, Mac, Timestamp, Workflow,
+    Assignment, Autonomy, BootRecord, BootRequest, HardwareFact, Lifecycle, Mac, Timestamp,
+    Workflow,
 };
 use serde::{Deserialize, Serialize};
 
@@ -123,6 +124,13 @@ pub enum Boot {
     Install(Box<Workflow>),
     /// It is to be installed, nobody said with what, and it boots its disk.
     PendingWithoutWorkflow,
+    /// It is to be installed by a method that this agent does not know, and it boots its disk.
+    Foreign {
+        /// The workflow's name.
+        workflow: HardwareFact,
+        /// The method.
+        method: HardwareFact,
+    },
     /// Its installer was started before, and it boots its disk.
     Installing,
     /// Its installer gave up, and it boots its disk.
@@ -141,6 +149,7 @@ impl fmt::Display for Boot {
             Self::Discovered => "discovered",
             Self::Install(_) => "install",
             Self::PendingWithoutWorkflow => "pending_without_workflow",
+            Self::Foreign { .. } => "foreign_method",
             Self::Installing => "installing",
             Self::InstallFailed => "install_failed",
             Self::LocalDisk => "local_disk",
@@ -183,6 +192,8 @@ pub enum Reason {
     NoWorkflow,
     /// What it is to be installed with.
     Workflow(HardwareFact),
+    /// The controller is newer than this agent.
+    ForeignMethod(HardwareFact),
     /// The installer is given although the controller cannot confirm that it is still wanted.
     FirstTimeAlone,
     /// It was given before, and the controller cannot confirm that it is wanted again.
@@ -228,6 +239,9 @@ impl fmt::Display for Reason {
             Self::Node { name: None, state } => write!(f, "the node is {state}"),
             Self::NoWorkflow => f.write_str("no workflow is assigned to it"),
             Self::Workflow(name) => write!(f, "its workflow is {name}"),
+            Self::ForeignMethod(method) => {
+                write!(f, "this agent does not understand the install method {method} - update it")
+            }
             Self::FirstTimeAlone => {
                 f.write_str("without the controller an installer is given once - this is that time")
             }
@@ -315,9 +329,18 @@ fn decide_pending(
     freshness: Freshness,
     mut reasons: Vec<Reason>,
 ) -> Verdict {
-    let Some(workflow) = &record.workflow else {
-        reasons.push(Reason::NoWorkflow);
-        return (Boot::PendingWithoutWorkflow, reasons, Vec::new());
+    let workflow = match &record.workflow {
+        Some(Assignment::Known(workflow)) => workflow,
+        Some(Assignment::Foreign { name, method }) => {
+            let [workflow, method] = [name, method].map(|text| HardwareFact::from(text.clone()));
+            reasons.push(Reason::Workflow(workflow.clone()));
+            reasons.push(Reason::ForeignMethod(method.clone()));
+            return (Boot::Foreign { workflow, method }, reasons, Vec::new());
+        }
+        None => {
+            reasons.push(Reason::NoWorkflow);
+            return (Boot::PendingWithoutWorkflow, reasons, Vec::new());
+        }
     };
     reasons.push(Reason::Workflow(HardwareFact::from(workflow.name.clone())));
     // The mode is advice and may lag behind; a record from the past says as much as the mode does.

@@ -83,6 +83,7 @@ impl Service for BootService {
                 let session = request::session(&query);
                 self.file(&target.rest(1), session, request, connection, &id).await
             }
+            ["started"] => self.started(request::session(&query), &request, &id).await,
             ["objects", sha256] => self.object(sha256, request, &id).await,
             ["health"] => json(StatusCode::OK, &self.health().await),
             // An agent that answers is ready: it serves machines without its controller too.
@@ -171,6 +172,23 @@ impl BootService {
                 }
             })
         })
+    }
+
+    /// `GET /started?boot=…`, which a script fetches before it starts what is not fetched whole.
+    async fn started(
+        &self,
+        session: Option<BootId>,
+        request: &Request<Incoming>,
+        id: &CorrelationId,
+    ) -> Response {
+        let Some(session) = session else { return not_found(request, id) };
+        if request.method() != Method::GET {
+            return method_not_allowed(request.method(), "GET", id);
+        }
+        match self.reporter.note_started(session).await {
+            Ok(()) => text(StatusCode::OK, "text/plain", "started\n"),
+            Err(error) => refuse(&error, id),
+        }
     }
 
     async fn object(

@@ -2,10 +2,14 @@
 //!
 //! Whatever goes wrong here, the machine gets a script: the error script, or a last one that needs nothing filled in.
 
-use pureboot_protocol::{BootId, BootMethod, HardwareFact, Platform};
-use pureboot_templates::{BaseUrl, CompileError, Context, RenderError, Script, Scripts};
+use pureboot_protocol::{
+    BootId, BootMethod, COMMAND_LINE_LEN_MAX, CommandLine, CommandLineError, CommandLineTemplate,
+    FillError, HardwareFact, Mac, Platform, Variable, Workflow,
+};
+use pureboot_templates::{BaseUrl, CompileError, Context, DiskImage, RenderError, Script, Scripts};
 
 use crate::boot::decide::{Boot, Decision, Mode, Reason};
+use crate::boot::values::Values;
 
 /// Sent when even the error script cannot be made.
 const LAST_RESORT: &str =
@@ -28,6 +32,8 @@ pub struct Scene {
     pub platform: Option<Platform>,
     /// How the site stands to its controller.
     pub mode: Mode,
+    /// What a command line may name of the machine.
+    pub values: Values,
 }
 
 impl Scene {
@@ -50,7 +56,15 @@ impl Scene {
 pub struct Unrenderable {
     /// The error script, to be sent instead.
     pub script: String,
-    cause: RenderError,
+    cause: Cause,
+}
+
+#[derive(Debug, thiserror::Error)]
+enum Cause {
+    #[error(transparent)]
+    Script(#[from] RenderError),
+    #[error(transparent)]
+    CommandLine(#[from] FillError),
 }
 
 /// Makes scripts.
@@ -79,8 +93,10 @@ impl Renderer {
     /// # Errors
     /// The decision holds what a script cannot carry; the error has the script to send.
     pub fn decision(&self, scene: &Scene, decision: &Decision) -> Result<String, Unrenderable> {
-        self.scripts
-            .render(&scene.context(&decision.reasons), &script(decision))
+        let context = scene.context(&decision.reasons);
+        script(scene, decision)
+            .map_err(Cause::from)
+            .and_then(|script| Ok(self.scripts.render(&context, &script)?))
             .map_err(|cause| Unrenderable { script: self.error(scene, &cause.to_string()), cause })
     }
 
@@ -92,27 +108,76 @@ impl Renderer {
     }
 }
 
-fn script(decision: &Decision) -> Script {
+fn script(scene: &Scene, decision: &Decision) -> Result<Script, FillError> {
     let mac = decision.mac;
-    match &decision.boot {
+    Ok(match &decision.boot {
         Boot::ComeBackLater => Script::Unknown { mac },
         Boot::Discovered => Script::Discovered { mac },
-        Boot::Install(workflow) => {
-            let BootMethod::Kernel { kernel, initrd, command_line } = &workflow.boot;
-            Script::Install {
-                mac,
-                workflow: HardwareFact::from(workflow.name.clone()).into(),
-                kernel: kernel.clone(),
-                initrds: initrd.clone(),
-                command_line: command_line.clone(),
-            }
+        Boot::Install(workflow) => return install(scene, mac, workflow),
+        Boot::Foreign { workflow, method } => {
+            let [workflow, method] = [workflow, method].map(|fact| fact.clone().into());
+            Script::Foreign { mac, workflow, method }
         }
         Boot::PendingWithoutWorkflow => Script::Pending { mac },
         Boot::Installing => Script::Installing { mac },
         Boot::InstallFailed => Script::InstallFailed { mac },
         Boot::LocalDisk => Script::Local { mac },
         Boot::Retired => Script::Retired { mac },
-    }
+    })
+}
+
+fn install(scene: &Scene, mac: Mac, workflow: &Workflow) -> Result<Script, FillError> {
+    let name = HardwareFact::from(workflow.name.clone()).into();
+    Ok(match &workflow.boot {
+        BootMethod::Kernel { kernel, initrd, command_line } => Script::Install {
+            mac,
+            workflow: name,
+            kernel: kernel.clone(),
+            initrds: initrd.clone(),
+            command_line: fill(scene, workflow, command_line)?,
+            image: None,
+        },
+        BootMethod::Image { kernel, initrd, command_line, image, disk } => {
+            let command_line = fill(scene, workflow, command_line)?;
+            // The URL of the image takes room that other installers leave to their command line.
+            let url_len = scene.base.as_str().len() + image.to_string().len();
+            let len = command_line.as_str().len() + url_len + disk.as_str().len();
+            if len > COMMAND_LINE_LEN_MAX {
+                return Err(FillError::Line(CommandLineError::Long(len)));
+            }
+            Script::Install {
+                mac,
+                workflow: name,
+                kernel: kernel.clone(),
+                initrds: initrd.clone(),
+                command_line,
+                image: Some(DiskImage { content: image.clone(), disk: disk.as_str().to_owned() }),
+            }
+        }
+        BootMethod::Chain { target } => {
+            Script::Chain { mac, workflow: name, target: target.clone() }
+        }
+        BootMethod::Sanboot { source, drive } => Script::Sanboot {
+            mac,
+            workflow: name,
+            source: source.clone().into(),
+            drive: drive.to_string(),
+        },
+    })
+}
+
+/// The command line of `workflow` with this machine's values.
+fn fill(
+    scene: &Scene,
+    workflow: &Workflow,
+    command_line: &CommandLineTemplate,
+) -> Result<CommandLine, FillError> {
+    let mut values = scene.values.clone();
+    values.learn(Variable::WorkflowId, Some(workflow.id.to_string()));
+    values.learn(Variable::WorkflowName, Some(workflow.name.clone()));
+    values.learn(Variable::ServerUrl, Some(scene.base.to_string()));
+    values.learn(Variable::BootId, Some(scene.session.to_string()));
+    command_line.fill(|variable| values.get(variable))
 }
 
 /// Breaks a text into lines that a script can carry: quotes and commas go, what else is not allowed becomes `_`, and what

@@ -4,8 +4,8 @@ use std::rc::Rc;
 use std::time::Duration;
 
 use pureboot_protocol::{
-    BootId, ChangeId, ChangePayload, ChangeResult, ContentKey, Lifecycle, Mac, NodeEvent,
-    NodeEventKind, NodeId,
+    Assignment, BootId, ChangeId, ChangePayload, ChangeResult, ContentKey, Lifecycle, Mac,
+    NodeEvent, NodeEventKind, NodeId,
 };
 use smol::Timer;
 
@@ -108,7 +108,7 @@ impl Reporter {
     /// Tried until it is written down; a full disk may take a while to be emptied.
     pub async fn note_fetched(&self, session: BootId, key: &ContentKey) {
         for _ in 0..NOTE_TRIES_MAX {
-            match self.report_start(session, key).await {
+            match self.report_start(session, Some(key)).await {
                 Ok(()) => return,
                 Err(error) => {
                     log::error!(session:%, error:%; "an installation began and cannot be written down yet");
@@ -118,12 +118,20 @@ impl Reporter {
         }
     }
 
-    /// Reports the start of an installation if it is one.
-    async fn report_start(&self, session: BootId, key: &ContentKey) -> Result<(), Refused> {
+    /// A script says that it starts its workflow now, because no fetch would tell.
+    ///
+    /// # Errors
+    /// It could not be written down; the machine must not start then, or it would install in a loop.
+    pub async fn note_started(&self, session: BootId) -> Result<(), Refused> {
+        self.report_start(session, None).await
+    }
+
+    /// Reports the start of an installation if it is one: if the workflow begins with `key`, or with none and its script says so.
+    async fn report_start(&self, session: BootId, key: Option<&ContentKey>) -> Result<(), Refused> {
         let mac = self.store.session_mac(session).await?;
         let Some(node) = mac.and_then(|mac| self.store.node(mac)) else { return Ok(()) };
         let is_start = node.known.as_ref().is_some_and(|known| {
-            let workflow = known.record.workflow.as_ref();
+            let workflow = known.record.workflow.as_ref().and_then(Assignment::workflow);
             known.record.state == Lifecycle::Pending
                 && workflow.is_some_and(|workflow| workflow.boot.starts_with() == key)
         });

@@ -5,7 +5,7 @@ use std::str::FromStr;
 use serde::{Deserialize, Serialize};
 
 use crate::site::words;
-use crate::{HardwareFact, Lifecycle, Mac, NodeId, Workflow};
+use crate::{Assignment, HardwareFact, Lifecycle, Mac, NodeId};
 
 words! {
     /// The processor that the boot loader was built for, as iPXE's `${buildarch}` names it.
@@ -115,7 +115,7 @@ pub struct BootRecord {
     /// Where it is in its life.
     pub state: Lifecycle,
     /// What it is to be installed with.
-    pub workflow: Option<Workflow>,
+    pub workflow: Option<Assignment>,
     /// The node's version at the controller.
     pub version: u64,
 }
@@ -123,6 +123,35 @@ pub struct BootRecord {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn u7_a_method_of_a_newer_controller_costs_nobody_else_his_record() {
+        let record = |workflow: &str| {
+            let text = format!(
+                r#"{{"node_id": "0b8f5c1e-6f0e-4d52-9a55-0c8f3f1c2a77", "mac_address": "52:54:00:12:34:56", "hostname": null,
+                    "state": "pending", "version": 3, "workflow": {workflow}}}"#
+            );
+            serde_json::from_str::<BootRecord>(&text).expect("a record").workflow
+        };
+        let workflow = |boot: &str| {
+            format!(
+                r#"{{"id": "0b8f5c1e-6f0e-4d52-9a55-0c8f3f1c2a77", "name": "w", "description": "", {boot}, "version": 1,
+                    "created_at": "2026-11-21T00:00:00Z", "updated_at": "2026-11-21T00:00:00Z"}}"#
+            )
+        };
+        let known = record(&workflow(r#""method": "chain", "target": "bootloaders/a.efi""#));
+        assert!(known.as_ref().is_some_and(|known| known.workflow().is_some()), "{known:?}");
+        for boot in [
+            r#""method": "floppy", "side": "b""#,
+            r#""method": "sanboot", "source": "nvme:192.0.2.1""#,
+        ] {
+            let foreign = record(&workflow(boot)).expect("an assignment");
+            assert_eq!(foreign.workflow(), None);
+            let kept = serde_json::to_string(&foreign).expect("JSON");
+            assert_eq!(serde_json::from_str::<Assignment>(&kept).expect("read back"), foreign);
+        }
+        assert_eq!(record("null"), None);
+    }
 
     #[test]
     fn h20_a_request_learns_only_what_it_understands() {

@@ -18,6 +18,7 @@ mod secret;
 mod site;
 mod text;
 mod time;
+mod variable;
 mod workflow;
 
 pub use answer::{FieldError, Page, Problem, Success};
@@ -41,6 +42,12 @@ pub use site::{
     AgentStatus, Autonomy, CachePolicy, ConflictResolution, DiscoveryMethod, MigrationPolicy,
     SiteConfig, UnknownWord,
 };
-pub use text::{ARGUMENT_ALPHABET, CommandLine, CommandLineError, FACT_LEN_MAX, HardwareFact};
+pub use text::{
+    ARGUMENT_ALPHABET, COMMAND_LINE_LEN_MAX, CommandLine, CommandLineError, FACT_LEN_MAX,
+    HardwareFact,
+};
 pub use time::{Timestamp, TimestampError};
-pub use workflow::{BootMethod, Workflow};
+pub use variable::{CommandLineTemplate, CommandLineTemplateError, FillError, Variable};
+pub use workflow::{
+    Assignment, BootMethod, DiskName, DriveNumber, SanSource, SanSourceError, SanUri, Workflow,
+};

@@ -9,7 +9,7 @@ pub const FACT_LEN_MAX: usize = 128;
 
 /// The longest kernel command line of a workflow, in bytes: the 2,048 that x86 kernels read (`COMMAND_LINE_SIZE`), less room
 /// for what the agent adds.
-const COMMAND_LINE_LEN_MAX: usize = 1_792;
+pub const COMMAND_LINE_LEN_MAX: usize = 1_792;
 
 /// The characters besides letters, digits and the space that an argument of an iPXE command may hold.
 ///

@@ -3,8 +3,8 @@
 use std::collections::BTreeMap;
 
 use pureboot_protocol::{
-    Arch, BootMode, BootRecord, GroupId, HardwareFact, Lifecycle, Mac, Node, NodeId, Page, SiteId,
-    Timestamp, Workflow, WorkflowId,
+    Arch, Assignment, BootMode, BootRecord, GroupId, HardwareFact, Lifecycle, Mac, Node, NodeId,
+    Page, SiteId, Timestamp, Workflow, WorkflowId,
 };
 use serde::Deserialize;
 use sqlx::Row;
@@ -224,7 +224,11 @@ impl Store {
                 mac_address: node.mac_address,
                 hostname: node.hostname,
                 state: node.state,
-                workflow: workflows.iter().find(|w| Some(w.id) == workflow_id).cloned(),
+                workflow: workflows
+                    .iter()
+                    .find(|w| Some(w.id) == workflow_id)
+                    .cloned()
+                    .map(Assignment::Known),
                 version: node.version,
             });
         }

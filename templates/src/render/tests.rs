@@ -4,8 +4,10 @@ use std::path::PathBuf;
 use expect_test::expect_file;
 use proptest::prelude::*;
 use proptest::sample::select;
+use pureboot_protocol::{DriveNumber, SanSource};
 
 use super::*;
+use crate::{DiskImage, NetworkDisk};
 
 const MODES: [&str; 3] = ["online", "degraded", "OFFLINE since 2026-11-21T03:04:05.678Z"];
 const PLATFORMS: [(&str, Option<Platform>); 3] =
@@ -29,7 +31,36 @@ fn install(initrds: &[&str], command_line: &str) -> Script {
         kernel: key("images/debian-12/linux"),
         initrds: initrds.iter().copied().map(key).collect(),
         command_line: command_line.to_owned().try_into().expect("a command line"),
+        image: None,
     }
+}
+
+const ISCSI: &str = "iscsi:192.0.2.7::::iqn.2001-04.com.example:web-1";
+
+fn iscsi() -> NetworkDisk {
+    SanSource::try_from(ISCSI.to_owned()).expect("a source").into()
+}
+
+fn sanboot(source: &str) -> Script {
+    let source = SanSource::try_from(source.to_owned()).expect("a source");
+    Script::Sanboot {
+        mac: "52:54:00:12:34:56".parse().expect("an address"),
+        workflow: "rescue".to_owned(),
+        source: source.into(),
+        drive: DriveNumber::default().to_string(),
+    }
+}
+
+fn write_image() -> Script {
+    let Script::Install { mac, kernel, initrds, command_line, .. } =
+        install(&["images/deploy/initrd.img"], "console=ttyS0,115200n8")
+    else {
+        unreachable!("install makes an installer");
+    };
+    let content = "images/golden/web-1.img.zst".parse().expect("a key");
+    let image = Some(DiskImage { content, disk: "/dev/disk/by-id/nvme-eui.1".to_owned() });
+    let workflow = "golden image".to_owned();
+    Script::Install { mac, workflow, kernel, initrds, command_line, image }
 }
 
 fn every_script() -> Vec<Script> {
@@ -42,6 +73,15 @@ fn every_script() -> Vec<Script> {
             &["images/debian-12/initrd.gz", "images/firmware+ucode.cpio"],
             "auto=true ds=nocloud;s=http://192.0.2.1:8080/seed/ console=ttyS0,115200n8 --- quiet",
         ),
+        write_image(),
+        Script::Chain {
+            mac,
+            workflow: "grub".to_owned(),
+            target: "bootloaders/grubx64.efi".parse().expect("a key"),
+        },
+        sanboot("images/rescue.iso"),
+        sanboot(ISCSI),
+        Script::Foreign { mac, workflow: "by floppy".to_owned(), method: "floppy".to_owned() },
         Script::Pending { mac },
         Script::Installing { mac },
         Script::InstallFailed { mac },
@@ -49,6 +89,16 @@ fn every_script() -> Vec<Script> {
         Script::Retired { mac },
         Script::Error { lines: vec!["the first line".to_owned(), "the second line".to_owned()] },
     ]
+}
+
+/// What a script's expected text is named after.
+fn case(script: &Script) -> String {
+    let template = script.template();
+    match script {
+        Script::Install { image: Some(_), .. } => format!("{template}_image"),
+        Script::Sanboot { source, .. } if *source == iscsi() => format!("{template}_iscsi"),
+        _ => template.to_owned(),
+    }
 }
 
 fn render(context: &Context, script: &Script) -> Result<String, RenderError> {
@@ -62,7 +112,7 @@ fn every_script_is_byte_for_byte_what_was_agreed() {
     for script in every_script() {
         for ((platform_name, platform), mode) in PLATFORMS.iter().zip(MODES) {
             let mode_name = mode.split(' ').next().expect("a word").to_lowercase();
-            let name = format!("{}.{platform_name}.{mode_name}.ipxe", script.template());
+            let name = format!("{}.{platform_name}.{mode_name}.ipxe", case(&script));
             let text = render(&context(*platform, mode), &script).expect("a script");
             expect_file![folder.join(&name)].assert_eq(&text);
             expected_names.push(name);
@@ -167,7 +217,10 @@ proptest! {
         let mut context = context(None, &mode);
         context.reasons[1] = reason;
         match &mut script {
-            Script::Install { workflow, .. } => *workflow = own,
+            Script::Install { workflow, .. }
+            | Script::Chain { workflow, .. }
+            | Script::Sanboot { workflow, .. } => *workflow = own,
+            Script::Foreign { method, .. } => *method = own,
             Script::Error { lines } => lines[1] = own,
             _ => {}
         }

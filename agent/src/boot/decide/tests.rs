@@ -3,7 +3,7 @@ use proptest::option;
 use proptest::prelude::*;
 use proptest::sample::select;
 
-use pureboot_protocol::{BootMethod, CommandLine, NodeId, WorkflowId};
+use pureboot_protocol::{BootMethod, CommandLineTemplate, NodeId, WorkflowId};
 
 use super::*;
 
@@ -25,7 +25,7 @@ fn workflow() -> Workflow {
         boot: BootMethod::Kernel {
             kernel: "images/debian-12/linux".parse().expect("a key"),
             initrd: Vec::new(),
-            command_line: CommandLine::default(),
+            command_line: CommandLineTemplate::default(),
         },
         created_at: Timestamp::from_unix_ms(0),
         updated_at: Timestamp::from_unix_ms(0),
@@ -39,7 +39,7 @@ fn record(state: Lifecycle, workflow: Option<Workflow>) -> BootRecord {
         mac_address: request().mac,
         hostname: Some("web 1".to_owned()),
         state,
-        workflow,
+        workflow: workflow.map(Assignment::Known),
         version: 7,
     }
 }
@@ -71,6 +71,7 @@ fn word(decision: &Decision) -> String {
         Boot::Installing => "installing",
         Boot::InstallFailed => "failed",
         Boot::LocalDisk => "disk",
+        Boot::Foreign { .. } => "foreign",
         Boot::Retired => "retired",
     };
     let effects = decision.effects.iter().map(|effect| match effect {
@@ -241,6 +242,18 @@ fn an_age_is_told_in_its_two_largest_units() {
 }
 
 #[test]
+fn u7_a_method_that_is_not_understood_installs_nothing() {
+    let (name, method) = ("by floppy".to_owned(), "floppy".to_owned());
+    let workflow = Some(Assignment::Foreign { name, method });
+    let record = BootRecord { workflow, ..record(Lifecycle::Pending, None) };
+    let decision = known(&record, Freshness::Asked, Mode::Online, false);
+    assert!(matches!(decision.boot, Boot::Foreign { .. }), "{decision:?}");
+    assert_eq!(decision.effects, []);
+    let reason = decision.reasons.last().map(Reason::to_string).unwrap_or_default();
+    assert_eq!(reason, "this agent does not understand the install method floppy - update it");
+}
+
+#[test]
 fn an_installation_is_remembered_by_version() {
     let record = record(Lifecycle::Pending, Some(workflow()));
     let decision = known(&record, PAST, offline(), false);
@@ -313,7 +326,7 @@ proptest! {
         if let Boot::Install(workflow) = decision.boot {
             let record = case.record.expect("an installer without a record");
             prop_assert_eq!(record.state, Lifecycle::Pending);
-            prop_assert_eq!(record.workflow, Some(*workflow));
+            prop_assert_eq!(record.workflow, Some(Assignment::Known(*workflow)));
         }
     }
 

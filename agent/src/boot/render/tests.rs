@@ -1,7 +1,10 @@
 use expect_test::expect;
 use proptest::prelude::*;
 
-use pureboot_protocol::{CommandLine, ContentKey, Mac, Timestamp, Workflow, WorkflowId};
+use pureboot_protocol::{
+    BootRequest, CommandLineTemplate, ContentKey, DriveNumber, Mac, SanSource, Timestamp, Workflow,
+    WorkflowId,
+};
 use pureboot_templates::check_script;
 
 use super::*;
@@ -12,7 +15,12 @@ fn scene() -> Scene {
         session: BootId::from_random([0x42; 16]),
         platform: Some(Platform::Pcbios),
         mode: Mode::Offline { since: Timestamp::from_unix_ms(1_795_230_245_678) },
+        values: Values::of(&BootRequest::new(mac()), None),
     }
+}
+
+fn fact(text: &str) -> HardwareFact {
+    HardwareFact::from(text.to_owned())
 }
 
 fn mac() -> Mac {
@@ -25,15 +33,24 @@ fn renderer() -> Renderer {
 
 fn install(name: &str, initrds: usize, command_line: &str) -> Decision {
     let key = |text: &str| text.parse::<ContentKey>().expect("a key");
+    let boot = BootMethod::Kernel {
+        kernel: key("images/debian-12/linux"),
+        initrd: vec![key("images/debian-12/initrd.gz"); initrds],
+        command_line: template(command_line),
+    };
+    by_method(name, boot)
+}
+
+fn template(text: &str) -> CommandLineTemplate {
+    text.to_owned().try_into().expect("a command line")
+}
+
+fn by_method(name: &str, boot: BootMethod) -> Decision {
     let workflow = Workflow {
         id: WorkflowId::from_random([1; 16]),
         name: name.to_owned(),
         description: String::new(),
-        boot: BootMethod::Kernel {
-            kernel: key("images/debian-12/linux"),
-            initrd: vec![key("images/debian-12/initrd.gz"); initrds],
-            command_line: CommandLine::try_from(command_line.to_owned()).expect("a command line"),
-        },
+        boot,
         created_at: Timestamp::from_unix_ms(0),
         updated_at: Timestamp::from_unix_ms(0),
         version: 1,
@@ -68,11 +85,70 @@ fn an_installer_is_named_with_all_that_it_needs() {
 }
 
 #[test]
+fn a_command_line_is_filled_in_with_what_is_known_of_the_machine() {
+    let line =
+        "ip={{ node.mac_address }} s={{ server.url }}/seed/{{ boot.id }}/ w={{ workflow.name }}";
+    let text = renderer().decision(&scene(), &install("debian 12", 0, line)).expect("a script");
+    let session = scene().session;
+    let expected = format!(
+        " ip=52:54:00:12:34:56 s=http://192.0.2.1:8080/seed/{session}/ w=debian_12 || goto again"
+    );
+    assert!(text.contains(&expected), "{text}");
+    let nameless = install("debian-12", 0, "hostname={{ node.hostname }}");
+    let error = renderer().decision(&scene(), &nameless).expect_err("there is no name");
+    assert!(error.to_string().contains("node.hostname"), "{error}");
+    assert!(error.script.contains("node.hostname"), "{}", error.script);
+    assert!(!error.script.contains("/files/"), "{}", error.script);
+}
+
+#[test]
+fn each_method_sends_the_machine_to_what_it_names() {
+    let key = |text: &str| text.parse::<ContentKey>().expect("a key");
+    let source = |text: &str| SanSource::try_from(text.to_owned()).expect("a disk");
+    let drive = DriveNumber::try_from(0x81).expect("a drive");
+    let methods = [
+        BootMethod::Chain { target: key("bootloaders/grubx64.efi") },
+        BootMethod::Sanboot { source: source("images/rescue.iso"), drive },
+        BootMethod::Sanboot { source: source("aoe:e0.1"), drive: DriveNumber::default() },
+        BootMethod::Image {
+            kernel: key("images/deploy/linux"),
+            initrd: Vec::new(),
+            command_line: template("quiet"),
+            image: key("images/golden.img"),
+            disk: "/dev/sda".parse().expect("a disk"),
+        },
+    ];
+    let mut told = String::new();
+    for boot in methods {
+        let text = renderer().decision(&scene(), &by_method("w", boot)).expect("a script");
+        let url = format!("{}/", scene().base);
+        let session = format!("?boot={}", scene().session);
+        let is_own = |line: &&str| {
+            ["kernel", "sanboot"].contains(&line.split(' ').next().unwrap_or_default())
+        };
+        for line in text.lines().filter(is_own).filter(|line| !line.ends_with("0x80 ||")) {
+            told.push_str(&line.replace(&url, "/").replace(&session, ""));
+            told.push('\n');
+        }
+    }
+    expect![[r#"
+        kernel /files/bootloaders/grubx64.efi || goto again
+        sanboot --no-describe --drive 0x81 /files/images/rescue.iso ||
+        sanboot --drive 0x80 aoe:e0.1 ||
+        kernel --name kernel /files/images/deploy/linux pureboot.url=http://192.0.2.1:8080 pureboot.mac=52:54:00:12:34:56 pureboot.boot=42424242-4242-4242-8242-424242424242 pureboot.image=/files/images/golden.img pureboot.disk=/dev/sda quiet || goto again
+    "#]].assert_eq(&told);
+}
+
+#[test]
 fn every_decision_has_its_script() {
     for (boot, sentence) in [
         (Boot::ComeBackLater, "is not known here and cannot be taken up now"),
         (Boot::Discovered, "is listed as discovered"),
         (Boot::PendingWithoutWorkflow, "no workflow is assigned"),
+        (
+            Boot::Foreign { workflow: fact("by floppy"), method: fact("floppy") },
+            "is to be installed with workflow by floppy",
+        ),
         (Boot::Installing, "has already started its installer"),
         (Boot::InstallFailed, "could not be installed and is not tried again"),
         (Boot::LocalDisk, "boots what is on its disk"),
