@@ -4,7 +4,11 @@
 //! carries what its template names, so no variable can be missing; a value that could change a script's meaning is an error
 //! and never printed; and no text leaves [`Scripts::render`] that [`check_script`] does not accept.
 //!
+//! Answer files are another matter: they are operators' own, written in Jinja, and rendered by [`answer`].
+//!
 //! What a machine boots, and why, is decided elsewhere.
+
+pub mod answer;
 
 mod context;
 mod lint;

@@ -143,6 +143,10 @@ id!(
     TokenId
 );
 id!(
+    /// An answer file to be filled in.
+    TemplateId
+);
+id!(
     /// A boot session: one attempt of one node, from its first packet to the operating system's call-back.
     BootId
 );

@@ -16,6 +16,7 @@ mod node;
 mod registration;
 mod secret;
 mod site;
+mod template;
 mod text;
 mod time;
 mod variable;
@@ -32,7 +33,9 @@ pub use heartbeat::{
     CommandResult, CommandStatus, Heartbeat, HeartbeatAnswer, Service, SiteCommand,
 };
 pub use hex::HexError;
-pub use id::{AgentId, BootId, GroupId, IdError, NodeId, SiteId, TokenId, UserId, WorkflowId};
+pub use id::{
+    AgentId, BootId, GroupId, IdError, NodeId, SiteId, TemplateId, TokenId, UserId, WorkflowId,
+};
 pub use mac::{Mac, MacError};
 pub use manifest::{Chunks, Manifest, ManifestEntry, PublicKey, Signature, SignedManifest};
 pub use node::{Lifecycle, LifecycleError, Node, NodeEvent, NodeEventKind};
@@ -42,6 +45,7 @@ pub use site::{
     AgentStatus, Autonomy, CachePolicy, ConflictResolution, DiscoveryMethod, MigrationPolicy,
     SiteConfig, UnknownWord,
 };
+pub use template::{FileName, FileNameError, TemplateKind};
 pub use text::{
     ARGUMENT_ALPHABET, COMMAND_LINE_LEN_MAX, CommandLine, CommandLineError, FACT_LEN_MAX,
     HardwareFact,
