@@ -1,4 +1,7 @@
-use expect_test::{Expect, expect};
+use std::fs;
+use std::path::PathBuf;
+
+use expect_test::{Expect, expect, expect_file};
 use proptest::prelude::*;
 use serde_json::json;
 
@@ -239,5 +242,48 @@ proptest! {
         let quoted = library(&[("t", "{{ meta.x | quote }}")]).render("t", &values).expect("a text");
         let inner = quoted.strip_prefix('\'').and_then(|rest| rest.strip_suffix('\''));
         prop_assert_eq!(inner.map(|inner| inner.replace(r"'\''", "'")), Some(text));
+    }
+}
+
+/// The templates that operators begin with, by kind and file.
+const STARTERS: [(TemplateKind, &str, &str); 6] = [
+    (TemplateKind::Preseed, "preseed/debian.cfg", include_str!("../../preseed/debian.cfg")),
+    (TemplateKind::Kickstart, "kickstart/el9.ks", include_str!("../../kickstart/el9.ks")),
+    (
+        TemplateKind::Autoinstall,
+        "autoinstall/ubuntu.user-data",
+        include_str!("../../autoinstall/ubuntu.user-data"),
+    ),
+    (
+        TemplateKind::CloudInit,
+        "autoinstall/ubuntu.meta-data",
+        include_str!("../../autoinstall/ubuntu.meta-data"),
+    ),
+    (
+        TemplateKind::CloudInit,
+        "cloud-init/base.user-data",
+        include_str!("../../cloud-init/base.user-data"),
+    ),
+    (TemplateKind::Script, "script/report.sh", include_str!("../../script/report.sh")),
+];
+
+#[test]
+fn every_starter_is_byte_for_byte_what_was_agreed() {
+    let folder = PathBuf::from(env!("CARGO_MANIFEST_DIR")).join("expected");
+    let values = fs::read_to_string(folder.join("case.json")).expect("the case");
+    let values = serde_json::from_str(&values).expect("JSON");
+    for (kind, name, body) in STARTERS {
+        let library = library(&[(name, body)]);
+        let text = library.render(name, &values).expect(name);
+        assert_eq!(warnings(kind, &text), Vec::<String>::new(), "{name}");
+        expect_file![folder.join(name)].assert_eq(&text);
+    }
+}
+
+#[test]
+fn a_starter_says_what_it_needs() {
+    for (_, name, body) in STARTERS {
+        let error = library(&[(name, body)]).render(name, &json!({})).expect_err(name);
+        assert!(error.message.contains("has no value"), "{error}");
     }
 }
