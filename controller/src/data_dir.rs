@@ -11,11 +11,14 @@ use pureboot_protocol::{Secret, Timestamp};
 use crate::auth::rank::Rank;
 use crate::auth::{self, token};
 use crate::config::Database;
+use crate::random;
 use crate::store::{NewToken, Store};
+use crate::vault::KEY_LEN;
 
 const TOKEN_FILE: &str = "operator-token";
-/// More than a token has, in bytes.
-const TOKEN_LEN_MAX: u64 = 128;
+const KEY_FILE: &str = "secrets.key";
+/// More than a token or a key has, in bytes.
+const SECRET_LEN_MAX: u64 = 128;
 
 /// An operator's token, on its way to the screen.
 #[derive(Debug)]
@@ -117,7 +120,7 @@ impl DataDir {
         now: Timestamp,
     ) -> anyhow::Result<Option<OperatorToken>> {
         let file = self.file(TOKEN_FILE);
-        let kept = self.kept_token()?;
+        let kept = self.kept(TOKEN_FILE)?.filter(|secret| token::is_whole(secret.reveal()));
         if store.has_token().await? {
             if kept.is_none() {
                 let (file, dir) = (file.display(), self.path.display());
@@ -130,7 +133,7 @@ impl DataDir {
         // A file without a row is what a first start leaves that was cut short between the two.
         let secret = match kept {
             Some(secret) => secret,
-            None => self.keep(&token::secret())?,
+            None => self.keep(TOKEN_FILE, &token::secret())?,
         };
         let token = NewToken {
             hash: auth::hash(&secret),
@@ -144,9 +147,27 @@ impl DataDir {
         Ok(Some(OperatorToken { secret, file }))
     }
 
-    /// The token in the file, if there is one and it is whole.
-    fn kept_token(&self) -> anyhow::Result<Option<Secret>> {
-        let path = self.file(TOKEN_FILE);
+    /// The key that seals the secrets of templates, made at the first start.
+    ///
+    /// # Errors
+    /// It cannot be kept or read, or others can read it. A damaged one is never replaced: what it sealed would be lost.
+    pub(crate) fn secrets_key(&self) -> anyhow::Result<[u8; KEY_LEN]> {
+        let secret = match self.kept(KEY_FILE)? {
+            Some(secret) => secret,
+            None => self.keep(KEY_FILE, &Secret::from_random(random::bytes()))?,
+        };
+        let digits = secret.reveal().as_bytes();
+        let byte = |pair: &[u8]| u8::from_str_radix(std::str::from_utf8(pair).ok()?, 16).ok();
+        let key: Option<Vec<u8>> = digits.chunks(2).map(byte).collect();
+        key.and_then(|key| key.try_into().ok()).with_context(|| {
+            let path = self.file(KEY_FILE);
+            format!("{} does not hold a key of {} digits; restore it", path.display(), 2 * KEY_LEN)
+        })
+    }
+
+    /// The secret in a file, if there is one.
+    fn kept(&self, name: &str) -> anyhow::Result<Option<Secret>> {
+        let path = self.file(name);
         let metadata = match path.symlink_metadata() {
             Err(error) if error.kind() == ErrorKind::NotFound => return Ok(None),
             metadata => metadata.with_context(|| format!("cannot look at {}", path.display()))?,
@@ -159,15 +180,14 @@ impl DataDir {
         }
         let mut text = String::new();
         let read =
-            File::open(&path).and_then(|file| file.take(TOKEN_LEN_MAX).read_to_string(&mut text));
+            File::open(&path).and_then(|file| file.take(SECRET_LEN_MAX).read_to_string(&mut text));
         read.with_context(|| format!("cannot read {}", path.display()))?;
-        let token = text.trim();
-        Ok(token::is_whole(token).then(|| Secret::new(token.to_owned())))
+        Ok(Some(Secret::new(text.trim().to_owned())))
     }
 
     /// Puts `secret` into the file, whole or not at all, and never readable by others.
-    fn keep(&self, secret: &Secret) -> anyhow::Result<Secret> {
-        let (path, new) = (self.file(TOKEN_FILE), self.file("operator-token.new"));
+    fn keep(&self, name: &str, secret: &Secret) -> anyhow::Result<Secret> {
+        let (path, new) = (self.file(name), self.file(&format!("{name}.new")));
         let write = || -> io::Result<()> {
             // What a start that was cut short has left.
             match std::fs::remove_file(&new) {
@@ -181,8 +201,7 @@ impl DataDir {
             std::fs::rename(&new, &path)?;
             File::open(&self.path)?.sync_all()
         };
-        write()
-            .with_context(|| format!("cannot keep the operator's token in {}", path.display()))?;
+        write().with_context(|| format!("cannot keep a secret in {}", path.display()))?;
         Ok(secret.clone())
     }
 
@@ -212,6 +231,20 @@ mod tests {
         (data_dir, store)
     }
 
+    #[test]
+    fn a_key_is_made_once_and_a_damaged_one_is_not_replaced() {
+        let dir = private_dir();
+        let data_dir = DataDir::make(dir.path()).expect("a directory");
+        let key = data_dir.secrets_key().expect("a key");
+        assert_eq!(data_dir.secrets_key().expect("the key"), key);
+        assert_ne!(key, [0; KEY_LEN]);
+        let file = dir.path().join("secrets.key");
+        let mode = file.metadata().expect("a file").permissions().mode();
+        assert_eq!(mode & 0o777, 0o600);
+        std::fs::write(&file, "cut short").expect("written");
+        assert!(data_dir.secrets_key().is_err());
+    }
+
     #[tokio::test]
     async fn the_first_start_makes_a_token_for_the_owner_alone_and_later_ones_do_not() {
         let dir = private_dir();
@@ -233,7 +266,7 @@ mod tests {
     async fn k8_a_first_start_that_was_cut_short_is_completed_with_the_token_that_it_kept() {
         let dir = private_dir();
         let (data_dir, store) = opened(dir.path()).await;
-        let secret = data_dir.keep(&Secret::from_random([7; 32])).expect("kept");
+        let secret = data_dir.keep(TOKEN_FILE, &Secret::from_random([7; 32])).expect("kept");
         let token = data_dir.first_token(&store, now()).await.expect("kept").expect("a token");
         assert_eq!(token.secret, secret);
         assert!(store.has_token().await.expect("an answer"));

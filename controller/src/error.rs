@@ -146,6 +146,9 @@ impl From<StoreError> for ApiError {
             StoreError::NameTaken { .. } => refused(StatusCode::CONFLICT, "name_taken"),
             StoreError::MacTaken { .. } => refused(StatusCode::CONFLICT, "mac_taken"),
             StoreError::WorkflowInUse { .. } => refused(StatusCode::CONFLICT, "workflow_in_use"),
+            StoreError::TemplateInUse { .. } => refused(StatusCode::CONFLICT, "template_in_use"),
+            StoreError::Template(_) => Self::invalid("body", &error),
+            StoreError::MetaFull(_) => Self::invalid("meta", &error),
             StoreError::ParentNotASite(_) => refused(StatusCode::BAD_REQUEST, "parent_not_a_site"),
             StoreError::ParentBelow { .. } => refused(StatusCode::BAD_REQUEST, "parent_below"),
             StoreError::PlaceInUse { is_site, .. } => refused(

@@ -8,6 +8,7 @@
 
 pub mod config;
 
+mod answer;
 mod api;
 mod audit;
 mod auth;
@@ -29,6 +30,7 @@ mod serve;
 mod site_health;
 mod store;
 mod tls;
+mod vault;
 
 use std::io::Write;
 use std::net::SocketAddr;
@@ -47,6 +49,7 @@ use crate::data_dir::{DataDir, OperatorToken};
 use crate::jobs::Jobs;
 use crate::router::App;
 use crate::store::Store;
+use crate::vault::Vault;
 
 /// Does what `config` says, and returns when that is done.
 ///
@@ -88,9 +91,16 @@ async fn serve_until_signal(config: ServeConfig) -> anyhow::Result<()> {
             "without --tls-cert-file, tokens cross the network to {address} in the clear"
         );
     }
+    let vault = Vault::new(&data_dir.secrets_key()?);
+    if let Some([scope, name, sealed]) = store.any_secret().await?
+        && let Err(error) = vault.open(&vault::place(&scope, &name), &sealed)
+    {
+        tracing::error!(secret = name, "secrets cannot be used: {error}");
+    }
     let cookie = if tls.is_some() { Cookie::Secure } else { Cookie::Plain };
-    let app =
-        App::new(store.clone(), content, Arc::new(now)).limited(config.limits).with_cookie(cookie);
+    let app = App::new(store.clone(), content, Arc::new(now), vault)
+        .limited(config.limits)
+        .with_cookie(cookie);
     let app = App { audit_days: config.audit_days, ..app };
     let jobs = Jobs::start(&app);
     print_line(&format!("listening on {}", url(address, tls.is_some())))?;

@@ -9,14 +9,14 @@ use axum::http::StatusCode;
 use axum::http::header::TRANSFER_ENCODING;
 use axum::middleware::{self, Next};
 use axum::response::Response;
-use axum::routing::{MethodRouter, delete, get, patch, post};
+use axum::routing::{MethodRouter, delete, get, patch, post, put};
 use pureboot_protocol::Timestamp;
 use tower_http::limit::RequestBodyLimitLayer;
 use tower_http::timeout::TimeoutLayer;
 
 use crate::api::{
-    agents, audit, bulk, changes, content, custody, groups, health, manifest, nodes, session,
-    sites, tokens, users, workflows,
+    agents, audit, bulk, changes, content, custody, groups, health, manifest, meta, nodes, secrets,
+    session, sites, templates, tokens, users, workflows,
 };
 use crate::audit::Refusals;
 use crate::auth::Role;
@@ -29,6 +29,7 @@ use crate::error::ApiError;
 use crate::guard::{Post, guard};
 use crate::limit::{LimitConfig, Limits};
 use crate::store::Store;
+use crate::vault::Vault;
 
 /// The largest body of a request, in bytes, where a route does not say less.
 const BODY_LEN_MAX: usize = 1 << 20;
@@ -58,6 +59,8 @@ pub(crate) struct App {
     pub(crate) refusals: Arc<Mutex<Refusals>>,
     /// Days that the audit is kept.
     pub(crate) audit_days: u32,
+    /// Seals the secrets of templates.
+    pub(crate) vault: Arc<Vault>,
 }
 
 /// Tells the time of day.
@@ -65,7 +68,7 @@ pub(crate) type Clock = Arc<dyn Fn() -> Timestamp + Send + Sync>;
 
 impl App {
     /// Everything that is not in the database begins empty.
-    pub(crate) fn new(store: Store, content: Content, clock: Clock) -> Self {
+    pub(crate) fn new(store: Store, content: Content, clock: Clock, vault: Vault) -> Self {
         Self {
             store,
             content,
@@ -75,6 +78,7 @@ impl App {
             cookie: Cookie::Plain,
             refusals: Arc::default(),
             audit_days: AUDIT_DAYS,
+            vault: Arc::new(vault),
         }
     }
 
@@ -194,6 +198,30 @@ pub(crate) fn table() -> Vec<Route> {
             "/api/v1/content/{category}/{*path}",
             get(content::get).put(content::put).delete(content::delete),
         ),
+        route(Operator, "/api/v1/templates", get(templates::list).post(templates::create)),
+        route(Operator, "/api/v1/templates/check", post(templates::check)),
+        route(
+            Operator,
+            "/api/v1/templates/{id}",
+            get(templates::read).patch(templates::update).delete(templates::delete),
+        ),
+        route(Operator, "/api/v1/templates/{id}/preview", post(templates::preview)),
+        route(Operator, "/api/v1/templates/{id}/versions", get(templates::versions)),
+        route(Operator, "/api/v1/templates/{id}/versions/{version}", get(templates::version)),
+        route(
+            Operator,
+            "/api/v1/templates/{id}/versions/{version}/restore",
+            post(templates::restore),
+        ),
+        route(Operator, "/api/v1/nodes/{id}/meta", get(meta::read_node).patch(meta::update_node)),
+        route(
+            Operator,
+            "/api/v1/groups/{id}/meta",
+            get(meta::read_group).patch(meta::update_group),
+        ),
+        route(Operator, "/api/v1/sites/{id}/meta", get(meta::read_site).patch(meta::update_site)),
+        route(Operator, "/api/v1/secrets", get(secrets::list)),
+        route(Operator, "/api/v1/secrets/{name}", put(secrets::put).delete(secrets::delete)),
         route(Operator, "/api/v1/agents", get(agents::list)),
         route(Operator, "/api/v1/agents/{site_id}/status", get(agents::status)),
         route(Operator, "/api/v1/agents/{site_id}/heartbeats", get(agents::heartbeats)),

@@ -3,6 +3,7 @@
 //! Nobody outside of this module sees SQL, a row or a connection. Whatever belongs together is one method and one transaction.
 
 mod agents;
+mod answers;
 mod audit;
 mod changes;
 mod content;
@@ -14,21 +15,25 @@ mod installs;
 mod leases;
 mod logs;
 mod manifests;
+mod meta;
 mod nodes;
 mod open;
 mod page;
 mod postgres;
 mod row;
 mod schema;
+mod secrets;
 mod sessions;
 mod sites;
 mod sqlite;
+mod templates;
 mod tokens;
 mod tree;
 mod users;
 mod workflows;
 
 use pureboot_protocol::{ContentHash, ContentKey, GroupId, Mac, SiteId};
+use pureboot_templates::answer::AnswerError;
 use sqlx::migrate::MigrateError;
 use sqlx::{Any, AnyPool, Transaction};
 
@@ -36,16 +41,20 @@ use crate::node::{OrderError, TagError};
 use crate::store::open::Kind;
 
 pub(crate) use agents::Silence;
+pub(crate) use answers::AnswerFacts;
 pub(crate) use audit::AuditFilter;
 pub(crate) use content::{ContentEntry, ContentFilter, KeptObject, Named};
 pub(crate) use credentials::TOKEN_HOURS;
 pub(crate) use edits::Edit;
 pub(crate) use groups::{Group, GroupFields, GroupFilter};
 pub(crate) use manifests::IssuedManifest;
+pub(crate) use meta::MetaOwner;
 pub(crate) use nodes::{NewNode, NodeFilter, NodePatch, Origin};
 pub(crate) use page::{Cursor, Paging};
+pub(crate) use secrets::scope as secret_scope;
 pub(crate) use sessions::{NewSession, SESSION_SECONDS};
 pub(crate) use sites::{Site, SiteFields};
+pub(crate) use templates::{Template, TemplateHead};
 pub(crate) use tokens::{NewToken, Token};
 pub(crate) use users::{NewUser, User, UserPatch};
 pub(crate) use workflows::KeptWorkflow;
@@ -124,6 +133,25 @@ pub(crate) enum StoreError {
         /// Sites and groups.
         groups: u64,
     },
+    /// A template is what answer files are made of.
+    #[error(
+        "cannot delete or rename template '{name}': {workflows} workflows use it and {templates} templates include it; change \
+         them first"
+    )]
+    TemplateInUse {
+        /// The template.
+        name: String,
+        /// Workflows with an answer file that is made of it; a new name does not matter to them.
+        workflows: u64,
+        /// Templates that include it by its name.
+        templates: u64,
+    },
+    /// A template does not compile, or would keep one from it that includes it.
+    #[error("{0}")]
+    Template(AnswerError),
+    /// A node or group has more facts of operators' making than fit.
+    #[error("a node or group has at most {0} entries of meta")]
+    MetaFull(usize),
     /// The client has seen another version than the one that it wants to change.
     #[error("If-Match names version {given}, the current version is {current}; read it again")]
     Stale {

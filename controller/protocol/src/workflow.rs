@@ -1,11 +1,12 @@
 //! What to install and how.
 
+use std::collections::BTreeMap;
 use std::fmt;
 use std::str::FromStr;
 
 use serde::{Deserialize, Serialize};
 
-use crate::{CommandLineTemplate, ContentKey, Timestamp, WorkflowId};
+use crate::{CommandLineTemplate, ContentKey, FileName, TemplateId, Timestamp, WorkflowId};
 
 /// How a workflow is started on the machine.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -258,6 +259,9 @@ pub struct Workflow {
     pub name: String,
     /// What a reader should know.
     pub description: String,
+    /// The answer files that its installer may ask for, and the templates that they are made of.
+    #[serde(default)]
+    pub templates: BTreeMap<FileName, TemplateId>,
     /// How it is started.
     #[serde(flatten)]
     pub boot: BootMethod,

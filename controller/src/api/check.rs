@@ -20,6 +20,8 @@ const TEXT_LEN_MAX: usize = 2_000;
 const URL_LEN_MAX: usize = 500;
 /// The most entries of a list.
 const LIST_LEN_MAX: usize = 100;
+/// The longest name that templates write, in characters.
+const VARIABLE_LEN_MAX: usize = 50;
 /// The longest tag, in characters.
 const TAG_LEN_MAX: usize = 50;
 
@@ -55,6 +57,17 @@ impl Check {
             && !name.contains(is_misleading);
         let message = format!(
             "expected 1 to {USER_NAME_LEN_MAX} visible characters, no '/', no space at its ends, no combining marks"
+        );
+        self.require(field, is_valid, message);
+    }
+
+    /// A name that a template can write behind a dot.
+    pub(crate) fn variable(&mut self, field: &str, name: &str) {
+        let is_valid = (1..=VARIABLE_LEN_MAX).contains(&name.len())
+            && name.bytes().all(|b| b.is_ascii_lowercase() || b.is_ascii_digit() || b == b'_')
+            && !name.starts_with(|c: char| c.is_ascii_digit());
+        let message = format!(
+            "expected 1 to {VARIABLE_LEN_MAX} of a-z, 0-9 and '_', the first no digit, so that templates can name it"
         );
         self.require(field, is_valid, message);
     }

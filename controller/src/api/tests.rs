@@ -16,6 +16,7 @@ mod races;
 mod revocation;
 mod session;
 mod sites;
+mod templates;
 mod tokens;
 mod users;
 
@@ -41,6 +42,7 @@ use crate::extract::Peer;
 use crate::router::{App, router};
 use crate::store::testing::database;
 use crate::store::{NewToken, Store};
+use crate::vault::{KEY_LEN, Vault};
 
 /// The password of every account.
 const PASSWORD: &str = "correct horse";
@@ -129,7 +131,7 @@ impl Centre {
         let clock = Arc::clone(&time_ms);
         let clock = move || Timestamp::from_unix_ms(clock.load(Ordering::SeqCst));
         let content = content_in(content_dir.path(), &store).await;
-        let app = App::new(store, content, Arc::new(clock));
+        let app = App::new(store, content, Arc::new(clock), Vault::new(&[0; KEY_LEN]));
         // What a real password costs is tested where passwords are.
         let app = App { passwords: Passwords::new(Cost { memory_kib: 8, passes: 1 }), ..app };
         let operator = Secret::from_random([0x0f; 32]);

@@ -1,9 +1,11 @@
 //! `/workflows`: what to install and how.
 
+use std::collections::BTreeMap;
+
 use axum::extract::State;
 use axum::http::StatusCode;
 use axum::response::Response;
-use pureboot_protocol::{BootMethod, Workflow, WorkflowId};
+use pureboot_protocol::{BootMethod, FileName, TemplateId, Workflow, WorkflowId};
 use serde::Deserialize;
 use serde_json::{Map, Value};
 
@@ -18,6 +20,9 @@ use crate::store::{KeptWorkflow, Paging};
 /// Minutes that a workflow may give an attempt to install: up to a week.
 const TIMEOUT_MINUTES: std::ops::RangeInclusive<u32> = 1..=10_080;
 
+/// The most answer files of a workflow.
+const TEMPLATES_MAX: usize = 16;
+
 /// The fields of a workflow that a request sets. Those of the method are kept as they came, because which there are is the
 /// method's business.
 #[derive(Deserialize)]
@@ -25,6 +30,7 @@ pub(crate) struct WorkflowFields {
     name: Option<String>,
     description: Option<String>,
     timeout_minutes: Option<u32>,
+    templates: Option<BTreeMap<FileName, TemplateId>>,
     #[serde(flatten)]
     boot: Map<String, Value>,
 }
@@ -48,6 +54,7 @@ pub(crate) async fn create(
         id: WorkflowId::from_random(random::bytes()),
         name: request.name.ok_or_else(|| ApiError::invalid("name", "this field is required"))?,
         description: request.description.unwrap_or_default(),
+        templates: request.templates.unwrap_or_default(),
         boot: fields(Value::Object(request.boot))?,
         created_at: now,
         updated_at: now,
@@ -88,6 +95,7 @@ pub(crate) async fn update(
         let workflow = Workflow {
             name: request.name.unwrap_or(old.name),
             description: request.description.unwrap_or(old.description),
+            templates: request.templates.unwrap_or(old.templates),
             boot: merged(&old.boot, request.boot)?,
             ..old
         };
@@ -137,6 +145,11 @@ fn check(fields: &WorkflowFields) -> Result<(), ApiError> {
     if let Some(minutes) = fields.timeout_minutes {
         let is_valid = TIMEOUT_MINUTES.contains(&minutes);
         check.require("timeout_minutes", is_valid, format!("{minutes} is not within 1 to 10080"));
+    }
+    if let Some(templates) = &fields.templates {
+        let is_valid = templates.len() <= TEMPLATES_MAX;
+        let message = format!("expected at most {TEMPLATES_MAX} answer files");
+        check.require("templates", is_valid, message);
     }
     check.done()
 }

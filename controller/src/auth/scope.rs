@@ -44,7 +44,9 @@ impl Scope {
         match resource.unwrap_or_default() {
             "nodes" | "sync" => Some(Self::NodesWrite),
             "sites" | "groups" | "agents" => Some(Self::SitesWrite),
-            "content" | "templates" | "workflows" | "plugins" => Some(Self::ContentWrite),
+            "content" | "templates" | "workflows" | "secrets" | "plugins" => {
+                Some(Self::ContentWrite)
+            }
             _ => None,
         }
     }

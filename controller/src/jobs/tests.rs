@@ -6,6 +6,7 @@ use std::sync::atomic::{AtomicI64, Ordering};
 use super::*;
 use crate::content::tests::content_in;
 use crate::store::testing::database;
+use crate::vault::{KEY_LEN, Vault};
 
 #[tokio::test]
 async fn a_job_is_done_by_one_controller_until_it_ends_or_its_lease_does() {
@@ -18,7 +19,7 @@ async fn a_job_is_done_by_one_controller_until_it_ends_or_its_lease_does() {
         let clock = move || Timestamp::from_unix_ms(clock.load(Ordering::SeqCst));
         let store = Store::open(&database).await.expect("a database");
         let content = content_in(dir.path(), &store).await;
-        let app = App::new(store, content, Arc::new(clock));
+        let app = App::new(store, content, Arc::new(clock), Vault::new(&[0; KEY_LEN]));
         workers.push(Worker::new(Job::AgentStatus, app, holder.to_owned()));
     }
     let [a, b] = &mut workers[..] else { panic!("two workers") };

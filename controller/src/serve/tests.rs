@@ -13,6 +13,7 @@ use crate::content::tests::content_in;
 use crate::router::{App, router};
 use crate::store::Store;
 use crate::store::testing::database;
+use crate::vault::{KEY_LEN, Vault};
 
 struct Server {
     address: SocketAddr,
@@ -26,7 +27,8 @@ impl Server {
         let dir = tempfile::tempdir().expect("a directory");
         let store = Store::open(&database(dir.path()).await).await.expect("a database");
         let content = content_in(dir.path(), &store).await;
-        let app = App::new(store, content, Arc::new(|| Timestamp::from_unix_ms(0)));
+        let vault = Vault::new(&[0; KEY_LEN]);
+        let app = App::new(store, content, Arc::new(|| Timestamp::from_unix_ms(0)), vault);
         let listener = TcpListener::bind("127.0.0.1:0").await.expect("a free port");
         let address = listener.local_addr().expect("an address");
         let (stop, stopped) = oneshot::channel();

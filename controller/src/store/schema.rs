@@ -27,7 +27,7 @@ macro_rules! step {
 }
 
 /// Every step from nothing to this version's schema. Steps are only ever added.
-const STEPS: [Step; 8] = [
+const STEPS: [Step; 9] = [
     step!(1, "main job", "0001_main_job.sql"),
     step!(2, "groups", "0002_groups.sql"),
     step!(3, "install timeout", "0003_install_timeout.sql"),
@@ -35,6 +35,7 @@ const STEPS: [Step; 8] = [
     step!(5, "discovery quota", "0005_discovery_quota.sql"),
     step!(6, "content", "0006_content.sql"),
     step!(7, "people", "0007_people.sql"),
+    step!(8, "templates", "0008_templates.sql"),
     step!(9, "jobs", "0009_jobs.sql"),
 ];
 

@@ -6,7 +6,7 @@ use sqlx::Row;
 
 use crate::store::page::{Cursor, Paging};
 use crate::store::row::{DbConnection, DbRow, count, int, json, time, to_json, word};
-use crate::store::{Store, StoreError, check_version, content};
+use crate::store::{Store, StoreError, check_version, content, templates};
 
 /// A workflow with what only the controller needs of it. The field names are those of the HTTP surface.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
@@ -33,9 +33,10 @@ impl Store {
         if !allows_missing {
             content::check_loaded(&mut tx, &workflow.boot).await?;
         }
+        templates::check_exist(&mut tx, workflow.templates.values()).await?;
         sqlx::query(
-            "INSERT INTO workflows (id, name, description, boot, created_at, updated_at, version, timeout_minutes)
-             VALUES ($1, $2, $3, $4, $5, $6, $7, $8)",
+            "INSERT INTO workflows (id, name, description, boot, created_at, updated_at, version, timeout_minutes, templates)
+             VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9)",
         )
         .bind(workflow.id.to_string())
         .bind(&workflow.name)
@@ -45,6 +46,7 @@ impl Store {
         .bind(workflow.updated_at.unix_ms())
         .bind(int(workflow.version))
         .bind(i64::from(kept.timeout_minutes))
+        .bind(to_json(&workflow.templates))
         .execute(&mut *tx)
         .await?;
         tx.commit().await?;
@@ -113,8 +115,10 @@ impl Store {
         if !allows_missing && workflow.boot != loaded {
             content::check_loaded(&mut tx, &workflow.boot).await?;
         }
+        templates::check_exist(&mut tx, workflow.templates.values()).await?;
         sqlx::query(
-            "UPDATE workflows SET name = $2, description = $3, boot = $4, updated_at = $5, version = $6, timeout_minutes = $7
+            "UPDATE workflows SET name = $2, description = $3, boot = $4, updated_at = $5, version = $6, timeout_minutes = $7,
+                templates = $8
              WHERE id = $1",
         )
         .bind(id.to_string())
@@ -124,6 +128,7 @@ impl Store {
         .bind(now.unix_ms())
         .bind(int(version))
         .bind(i64::from(kept.timeout_minutes))
+        .bind(to_json(&workflow.templates))
         .execute(&mut *tx)
         .await
         .map_err(StoreError::from)?;
@@ -192,6 +197,7 @@ fn read(row: &DbRow) -> Result<KeptWorkflow, StoreError> {
         id: word(row, "id")?,
         name: row.try_get("name")?,
         description: row.try_get("description")?,
+        templates: json(row, "templates")?,
         boot: json::<BootMethod>(row, "boot")?,
         created_at: time(row, "created_at")?,
         updated_at: time(row, "updated_at")?,

@@ -22,6 +22,7 @@ fn workflow() -> Workflow {
         id: WorkflowId::from_random([1; 16]),
         name: "debian-12".to_owned(),
         description: String::new(),
+        templates: Default::default(),
         boot: BootMethod::Kernel {
             kernel: "images/debian-12/linux".parse().expect("a key"),
             initrd: Vec::new(),

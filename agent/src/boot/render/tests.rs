@@ -50,6 +50,7 @@ fn by_method(name: &str, boot: BootMethod) -> Decision {
         id: WorkflowId::from_random([1; 16]),
         name: name.to_owned(),
         description: String::new(),
+        templates: Default::default(),
         boot,
         created_at: Timestamp::from_unix_ms(0),
         updated_at: Timestamp::from_unix_ms(0),
