@@ -13,6 +13,7 @@ mod http;
 mod join;
 mod libraries;
 mod manage;
+mod methods;
 mod need;
 mod netboot;
 mod offline;
@@ -86,6 +87,7 @@ fn main() {
         content::cases(),
         hostile::cases(),
         netboot::cases(),
+        methods::cases(),
     ];
     let filter = arguments.filter.as_deref();
     let trials = groups.into_iter().flatten().map(|case| case.into_trial(filter)).collect();
