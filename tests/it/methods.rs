@@ -4,7 +4,7 @@ use std::fs;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
-use anyhow::{Result, ensure};
+use anyhow::{Context, Result, ensure};
 use pureboot_tests::namespace::{BOX_ADDRESS, Namespace};
 use pureboot_tests::process::{self, Program};
 use pureboot_tests::qemu::{Firmware, Machine};
@@ -77,7 +77,8 @@ fn start_dhcp(site: &Site) -> Result<Program> {
 
 /// Enters a machine with an order to start the workflow `boot`, and switches it on.
 fn order(site: &Site, mac: &str, mut boot: Value) -> Result<Machine> {
-    boot["name"] = json!(format!("w-{:08x}", random() >> 32));
+    let name = format!("w-{:08x}", random() >> 32);
+    boot.as_object_mut().context("a workflow is an object")?.insert("name".to_owned(), json!(name));
     let workflow = text(&site.controller.post("/workflows", &boot)?, "id")?;
     let node = json!({ "mac_address": mac, "home_site_id": site.id });
     let node = text(&site.controller.post("/nodes", &node)?, "id")?;
