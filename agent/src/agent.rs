@@ -27,7 +27,6 @@ use crate::dhcp::answer::Answerer;
 use crate::dhcp::loaders::STOCK_CURE;
 use crate::dhcp::scribe::{self, Notes, Scribe};
 use crate::dhcp::serve::LogObserver;
-use crate::doctor::watch::{Recent, Watch};
 use crate::http::Limits;
 use crate::manage::Management;
 use crate::outbox::{Counts, Flusher, Outbox};
@@ -152,16 +151,14 @@ impl Agent {
         let Self { shared, sockets, flusher, renderer, rng } = self;
         let (sightings, seen) = bounded(SIGHTINGS_MAX);
         let notes = shared.notes(&sockets);
-        let recent = Rc::default();
         let vitals = Rc::new(shared.vitals(&sockets, notes.clone()));
         let booter = Rc::new(shared.booter(renderer, sightings));
         shared.recover_cache();
         shared.spawn(Rc::clone(&shared.recorder).keep(Journal::new(&shared.data_dir)));
-        shared.serve_management(sockets.management, &vitals, Rc::clone(&recent));
+        shared.serve_management(sockets.management, &vitals);
         if let Some(notes) = notes {
             shared.tell_missing_loaders(&vitals);
-            let watch = Watch(recent);
-            shared.serve_dhcp(sockets.dhcp, sockets.http_address.port(), seen, (notes, watch));
+            shared.serve_dhcp(sockets.dhcp, sockets.http_address.port(), seen, notes);
         }
         shared.serve_tftp(sockets.tftp, &booter, sockets.http_address.port());
         shared.serve_http(sockets.http, booter, &vitals);
@@ -243,16 +240,10 @@ impl Shared {
         });
     }
 
-    fn serve_management(
-        &self,
-        listener: UnixListener,
-        vitals: &Rc<Vitals>,
-        recent: Rc<RefCell<Recent>>,
-    ) {
+    fn serve_management(&self, listener: UnixListener, vitals: &Rc<Vitals>) {
         let service = Rc::new(Management {
             vitals: Rc::clone(vitals),
             cache: self.cache.clone(),
-            recent,
             recorder: Rc::clone(&self.recorder),
         });
         let executor = Rc::clone(&self.executor);
@@ -298,14 +289,14 @@ impl Shared {
         listeners: Vec<dhcp::serve::Listener>,
         http_port: u16,
         seen: Receiver<Mac>,
-        (notes, watch): (Rc<RefCell<Notes>>, Watch),
+        notes: Rc<RefCell<Notes>>,
     ) {
         let lessons = notes.borrow().lessons.entries().into_iter().map(|kept| kept.lesson);
         let answerer = Answerer::new(self.config.dhcp.loaders.clone(), http_port, lessons)
             .with_quirks(self.config.dhcp.quirks.clone());
         let (scribe, changes) = Scribe::new(Rc::clone(&notes));
         self.spawn(scribe::keep(self.data_dir.lessons_file(), notes, changes));
-        let observer = (LogObserver, (Rc::clone(&self.recorder), (scribe, watch)));
+        let observer = (LogObserver, (Rc::clone(&self.recorder), scribe));
         self.spawn(dhcp::serve::run(listeners, answerer, seen, observer));
     }
 

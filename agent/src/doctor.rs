@@ -1,6 +1,6 @@
 //! `pureboot-agent doctor`: what is wrong with this host before a machine boots, and what went wrong after one did.
 //!
-//! Every check is a pure function from what was read (a file of `/proc`, an answer, a packet, a trace) to [findings](finding::Finding), each of
+//! Every check is a pure function from what was read (a file of `/proc`, an answer, a packet, a boot session) to [findings](finding::Finding), each of
 //! which names the cause and the cure. [`probe`] is the shell that reads, and the one place where time limits stand.
 
 pub mod central;
@@ -11,5 +11,3 @@ pub mod ports;
 pub mod probe;
 mod proc;
 pub mod servers;
-pub mod trace;
-pub mod watch;

@@ -5,7 +5,6 @@
 
 pub mod client;
 
-use std::cell::RefCell;
 use std::os::unix::fs::PermissionsExt as _;
 use std::path::Path;
 use std::rc::Rc;
@@ -17,7 +16,6 @@ use smol::net::unix::UnixListener;
 
 use crate::cache::{Cache, manage as cache_routes};
 use crate::clock;
-use crate::doctor::watch::Recent;
 use crate::http::{Connection, CorrelationId, Response, Service, Target, problem, success};
 use crate::session::recorder::Recorder;
 use crate::session::route as session_route;
@@ -29,8 +27,6 @@ pub struct Management {
     pub vitals: Rc<Vitals>,
     /// Content.
     pub cache: Cache,
-    /// Boots for the doctor.
-    pub recent: Rc<RefCell<Recent>>,
     /// What was seen of boots.
     pub recorder: Rc<Recorder>,
 }
@@ -65,9 +61,6 @@ impl Service for Management {
         let Ok(target) = Target::parse(request.uri()) else { return not_found(&id) };
         match (request.method(), target.segments().as_slice()) {
             (&Method::GET, ["api", "v1", "agent", "status"]) => success(self.vitals.report().await),
-            (&Method::GET, ["api", "v1", "agent", "traces"]) => {
-                success(self.recent.borrow().traces())
-            }
             (&Method::GET, ["api", "v1", "agent", "boots"]) => {
                 let name_of = |mac| self.vitals.store.node(mac)?.known?.record.hostname;
                 session_route::get_boots(&self.recorder, name_of, &target, clock::now(), &id)

@@ -10,9 +10,9 @@ use std::time::{Duration, Instant};
 use anyhow::{Context, Result, ensure};
 use pureboot_tests::namespace::{BOX_ADDRESS, Namespace};
 use pureboot_tests::process::{self, Program};
-use pureboot_tests::random;
 use pureboot_tests::site::{Agent, Ports, Site};
-use pureboot_tests::wait;
+use pureboot_tests::tftp::Client;
+use pureboot_tests::{noise, random, wait};
 use rcgen::{BasicConstraints, CertificateParams, CertifiedIssuer, IsCa, KeyPair, SanType};
 use serde_json::Value;
 use socket2::{Domain, Socket, Type};
@@ -32,6 +32,7 @@ pub(crate) fn cases() -> Vec<Case> {
     vec![
         case!(a_healthy_site_has_no_failure_with_the_agent_and_without_it),
         case!(a_loader_that_is_not_there_is_named_with_the_command_that_brings_it),
+        case!(a_machine_that_loads_the_same_loader_again_and_again_is_explained),
         case!(a_port_that_another_program_holds_is_named_with_its_process),
         case!(a_controller_that_is_away_is_told_from_one_that_is_not_trusted),
         case!(a_rogue_dhcp_server_is_named_with_its_file, Need::Root, Need::Namespaces, DNSMASQ),
@@ -119,6 +120,23 @@ fn a_loader_that_is_not_there_is_named_with_the_command_that_brings_it() -> Resu
     let status = String::from_utf8_lossy(&status.stdout).into_owned();
     ensure!(words.iter().all(|word| status.contains(word)), "{status}");
     Ok(())
+}
+
+fn a_machine_that_loads_the_same_loader_again_and_again_is_explained() -> Result<()> {
+    let site = Site::start()?;
+    let loader = "snponly-x64.efi";
+    site.agent.cache_add(&format!("bootloaders/{loader}"), &noise(70_000))?;
+    for _ in 0..2 {
+        Client::new(site.agent.tftp(), Ipv4Addr::LOCALHOST)?.read(loader, &[])?;
+    }
+    let said = doctor(&site.agent)?;
+    ensure!(!said.text.contains("a loop"), "two are none:\n{}", said.text);
+    Client::new(site.agent.tftp(), Ipv4Addr::LOCALHOST)?.read(loader, &[])?;
+    let words = [loader, "three times: a loop", "option 175", "Secure Boot", "signed shim"];
+    wait::until("the loop is told", Duration::from_secs(10), || {
+        let said = doctor(&site.agent)?;
+        Ok(said.expect("boot 127.0.0.1", "warn", &words).is_ok().then_some(()))
+    })
 }
 
 fn a_port_that_another_program_holds_is_named_with_its_process() -> Result<()> {

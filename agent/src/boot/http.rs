@@ -149,8 +149,10 @@ impl BootService {
         let Reading { session, step, key } = reading;
         let recorder = Rc::clone(&self.recorder);
         if request.method != Method::GET || !response.status().is_success() {
+            let is_unread = response.status().is_server_error();
+            let ending = if is_unread { Ending::Unread } else { Ending::Probe };
             if let Some(step) = step {
-                recorder.end_transfer(step, Ending::Probe, 0);
+                recorder.end_transfer(step, ending, 0);
             }
             return response;
         }

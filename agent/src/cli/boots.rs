@@ -13,10 +13,12 @@ use argh::FromArgs;
 use pureboot_protocol::{BootId, Mac, Timestamp};
 use serde::Serialize;
 
+use crate::clock;
 use crate::data_dir::DataDir;
+use crate::doctor::diagnose::explain;
 use crate::manage::client::{AskError, ask};
 use crate::session::outcome::Outcome;
-use crate::session::render::{BootView, line};
+use crate::session::render::{BootView, line, printable};
 use crate::session::ring::SESSIONS_MAX;
 use crate::session::route::{BootsPage, PAGE_LEN_MAX};
 use crate::session::step::Step;
@@ -61,7 +63,18 @@ impl Boots {
             return super::print("no machine has booted yet\n");
         }
         let is_terminal = std::io::stdout().is_terminal();
-        let blocks: Vec<_> = found.boots.iter().map(|boot| block(boot, is_terminal)).collect();
+        let now = clock::now();
+        let sessions: Vec<_> = found.boots.iter().map(|boot| &boot.session).collect();
+        let told = found.boots.iter().map(|boot| {
+            let mut text = block(boot, is_terminal);
+            if matches!(boot.outcome, Outcome::Stuck { .. } | Outcome::Failed)
+                && let Some(finding) = explain(&boot.session, &sessions, now)
+            {
+                text.push_str(&format!("  doctor: {}\n", printable(&finding.explanation())));
+            }
+            text
+        });
+        let blocks: Vec<_> = told.collect();
         super::print(&blocks.join("\n"))
     }
 

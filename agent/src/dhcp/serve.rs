@@ -62,6 +62,8 @@ pub enum Event<'a> {
     Silent {
         /// On this interface.
         interface: &'a str,
+        /// On this port.
+        port: Port,
         /// For this reason.
         silence: &'a Silence,
     },
@@ -104,7 +106,7 @@ impl Observer for LogObserver {
                     "cannot send the answer for {client} to {to}: {error}");
             }
             // Whom the site does not serve is told by the scribe, once.
-            Event::Silent { interface, silence } => match silence.reason {
+            Event::Silent { interface, silence, .. } => match silence.reason {
                 Reason::Unreadable(ParseError::NotRequest(_)) | Reason::NotBooting(_) => {
                     log::trace!(interface; "{silence}");
                 }
@@ -313,7 +315,8 @@ async fn answer(
             reply.lesson
         }
         Err(silence) => {
-            observer.observe(&Event::Silent { interface, silence: &silence });
+            let port = arrival.port;
+            observer.observe(&Event::Silent { interface, port, silence: &silence });
             silence.lesson
         }
     };

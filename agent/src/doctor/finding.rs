@@ -4,6 +4,8 @@ use std::fmt::{self, Write as _};
 
 use serde::Serialize;
 
+use crate::session::render::printable;
+
 /// How bad it is; the exit code is that of the worst.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Serialize)]
 #[serde(rename_all = "snake_case")]
@@ -80,18 +82,23 @@ impl Finding {
     pub fn cure(self, cure: impl Into<String>) -> Self {
         Self { cure: Some(cure.into()), ..self }
     }
+
+    /// What, why and what to do, as one line.
+    pub fn explanation(&self) -> String {
+        let mut text = self.what.clone();
+        if let Some(cause) = &self.cause {
+            _ = write!(text, ": {cause}");
+        }
+        if let Some(cure) = &self.cure {
+            _ = write!(text, "; {cure}");
+        }
+        text
+    }
 }
 
 impl fmt::Display for Finding {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "{:<4}  {}  — {}", self.severity.word(), self.name, self.what)?;
-        if let Some(cause) = &self.cause {
-            write!(f, ": {cause}")?;
-        }
-        match &self.cure {
-            Some(cure) => write!(f, "; {cure}"),
-            None => Ok(()),
-        }
+        write!(f, "{:<4}  {}  — {}", self.severity.word(), self.name, self.explanation())
     }
 }
 
@@ -115,9 +122,7 @@ impl Diagnosis {
     pub fn render(&self) -> String {
         let mut text = String::new();
         for finding in &self.findings {
-            let line: String =
-                finding.to_string().chars().map(|c| if c.is_control() { '?' } else { c }).collect();
-            _ = writeln!(text, "{line}");
+            _ = writeln!(text, "{}", printable(&finding.to_string()));
         }
         text
     }

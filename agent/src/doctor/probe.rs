@@ -20,7 +20,6 @@ use super::finding::{Diagnosis, Finding};
 use super::host::{self, Interface};
 use super::ports::{self, Transport, Wanted};
 use super::servers::{self, Heard};
-use super::trace::Trace;
 use super::{central, proc};
 use crate::clock;
 use crate::config::Config;
@@ -29,6 +28,7 @@ use crate::dhcp;
 use crate::dhcp::loaders::STOCK_CURE;
 use crate::exchange::{ExchangeError, within};
 use crate::manage::client::{AskError, ask_within};
+use crate::session::route::{BootsPage, PAGE_LEN_MAX};
 use crate::status::Report;
 use crate::uplink::controller::Controller;
 use crate::uplink::tls;
@@ -58,7 +58,7 @@ pub struct Visit {
 
 /// What the running agent says.
 enum Agent {
-    Running { report: Box<Report>, traces: Vec<Trace> },
+    Running { report: Box<Report>, boots: Result<BootsPage, AskError> },
     Away,
 }
 
@@ -140,8 +140,9 @@ fn ask_agent(socket: &Path) -> (Agent, Finding) {
         }
     };
     let what = format!("{} runs for {} s", report.agent_version, report.uptime_seconds);
-    let traces = ask(socket, "/api/v1/agent/traces").unwrap_or_default();
-    (Agent::Running { report: Box::new(report), traces }, Finding::ok(name, what))
+    let path = format!("/api/v1/agent/boots?limit={PAGE_LEN_MAX}");
+    let boots = ask_within(socket, &path, AGENT_PATIENCE);
+    (Agent::Running { report: Box::new(report), boots }, Finding::ok(name, what))
 }
 
 /// A fact of this host; none if that takes too long.
@@ -393,16 +394,20 @@ fn judge_loaders(agent: &Agent, is_proxy_on: bool) -> Finding {
 }
 
 fn judge_boots(agent: &Agent) -> Vec<Finding> {
-    let Agent::Running { report, traces } = agent else {
-        return vec![Finding::skipped("boots", "the agent that has seen them does not run")];
+    let name = "boots";
+    let page = match agent {
+        Agent::Running { boots: Ok(page), .. } => page,
+        Agent::Running { boots: Err(error), .. } => {
+            return vec![Finding::skipped(name, error.to_string())];
+        }
+        Agent::Away => {
+            return vec![Finding::skipped(name, "the agent that has seen them does not run")];
+        }
     };
-    if report.dhcp.is_none() {
-        let what = "not seen: [dhcp] is off, so the site's server answers machines";
-        return vec![Finding::skipped("boots", what)];
-    }
-    match diagnose(traces, clock::now()) {
+    let sessions: Vec<_> = page.data.iter().map(|view| &view.session).collect();
+    match diagnose(&sessions, clock::now()) {
         findings if findings.is_empty() => {
-            vec![Finding::ok("boots", format!("{} machines seen, nothing wrong", traces.len()))]
+            vec![Finding::ok(name, format!("{} seen lately, nothing wrong", sessions.len()))]
         }
         findings => findings,
     }

@@ -47,6 +47,8 @@ pub enum Outcome {
 pub enum Stuck {
     /// There is no answer for it.
     Refused,
+    /// The answer could not be sent.
+    Unsent,
     /// It was offered a file, and fetched nothing.
     Offer,
     /// It was to ask on port 4011, and did not.
@@ -79,6 +81,7 @@ impl fmt::Display for Stuck {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(match self {
             Self::Refused => "the first question: there is no answer for this machine",
+            Self::Unsent => "the first question: the answer could not be sent",
             Self::Offer => "the offer: it fetched nothing",
             Self::BootServer => "the offer: it did not ask on port 4011",
             Self::SizeProbe => "the size of a file: it did not fetch the file",
@@ -132,7 +135,7 @@ impl Session {
     }
 
     /// For how long nothing was seen.
-    fn silence(&self, now: Timestamp) -> Duration {
+    pub fn silence(&self, now: Timestamp) -> Duration {
         let last_ms = i64::try_from(self.last_ms()).unwrap_or(i64::MAX);
         let silent_ms = now.unix_ms() - self.started_at.unix_ms().saturating_add(last_ms);
         Duration::from_millis(u64::try_from(silent_ms).unwrap_or(0))
@@ -143,6 +146,7 @@ impl Session {
         use Expected::{Nothing, Within};
         match what {
             What::Refused { .. } => Nothing(Outcome::Stuck { at: Stuck::Refused }),
+            What::Unsent { .. } => Nothing(Outcome::Stuck { at: Stuck::Unsent }),
             What::Offered(_) | What::Leased { .. } => self.after_lease(),
             What::Missing { .. } => Within(FETCH_TIME, Stuck::MissingFile),
             What::Transfer(transfer) => self.after_transfer(transfer),
@@ -165,7 +169,7 @@ impl Session {
         });
         let at = match (self.reached, offer) {
             (Phase::FirstScript, _) => Stuck::FirstScript,
-            (_, Some((Boots::Script, _))) => Stuck::Offer,
+            (_, Some((boots, _))) if boots.is_script() => Stuck::Offer,
             (Phase::Loader, _) => Stuck::LoaderStart,
             (_, Some((Boots::LoaderByBootServer, 67))) => Stuck::BootServer,
             _ => Stuck::Offer,

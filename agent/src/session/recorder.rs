@@ -4,6 +4,7 @@
 
 use std::cell::RefCell;
 use std::collections::HashMap;
+use std::io;
 use std::net::{IpAddr, SocketAddr};
 use std::rc::Rc;
 use std::time::Duration;
@@ -16,9 +17,10 @@ use super::neighbours::Neighbours;
 use super::ring::{Moment, Sessions, StepId, Who};
 use super::step::{Answer, Boots, Ending, Offer, Protocol, Role, Session, Transfer, What};
 use crate::clock;
-use crate::dhcp::answer::{Boot, Reason, Reply, Silence};
+use crate::dhcp::answer::{Boot, Client, IpxeSign, Port, Reason, Reply, Silence};
 use crate::dhcp::quirks::OfferMode;
 use crate::dhcp::serve::{Event, Observer};
+use crate::doctor::servers::is_probe;
 
 /// How often sessions that have come to rest are written down, if there are any.
 const SAVE_INTERVAL: Duration = Duration::from_secs(30);
@@ -188,6 +190,7 @@ impl Recorder {
 
     fn observe_reply(&self, reply: &Reply, port: u16) {
         let (boots, arch) = match &reply.boot {
+            Boot::Script(IpxeSign::Loop) => (Boots::ScriptByLoopGuard, None),
             Boot::Script(_) => (Boots::Script, None),
             Boot::Loader { identity, mode: Some(OfferMode::BootServer) } => {
                 (Boots::LoaderByBootServer, identity.code)
@@ -202,12 +205,24 @@ impl Recorder {
             file: reply.file.as_str().into(),
             how: reply.boot.to_string().into(),
         };
-        let address = reply.client.address.map(IpAddr::V4);
-        let who = Who { boot: None, mac: Some(reply.client.mac), address };
-        self.observe(&who, What::Offered(offer));
+        self.observe_client(&reply.client, What::Offered(offer));
     }
 
-    fn observe_silence(&self, silence: &Silence) {
+    /// What the doctor asks is of no machine.
+    fn observe_client(&self, client: &Client, what: What) {
+        if is_probe(client.mac) {
+            return;
+        }
+        let address = client.address.map(IpAddr::V4);
+        self.observe(&Who { boot: None, mac: Some(client.mac), address }, what);
+    }
+
+    fn observe_unsent(&self, reply: &Reply, error: &io::Error) {
+        let what = What::Unsent { xid: reply.client.xid, error: error.to_string().into() };
+        self.observe_client(&reply.client, what);
+    }
+
+    fn observe_silence(&self, silence: &Silence, port: Port) {
         let Some(client) = silence.client else { return };
         let xid = client.xid;
         let what = match &silence.reason {
@@ -215,7 +230,8 @@ impl Recorder {
             | Reason::NoLoader(_)
             | Reason::RefusedByOperator
             | Reason::Destination(_) => {
-                What::Refused { xid, reason: silence.reason.to_string().into() }
+                let reason = silence.reason.to_string().into();
+                What::Refused { xid, port: port.number(), reason }
             }
             Reason::NotForUs(dhcproto::v4::MessageType::Request, _) => {
                 What::Leased { xid, wanted: client.address }
@@ -225,8 +241,7 @@ impl Recorder {
             | Reason::NotForUs(..)
             | Reason::TooOften => return,
         };
-        let address = client.address.map(IpAddr::V4);
-        self.observe(&Who { boot: None, mac: Some(client.mac), address }, what);
+        self.observe_client(&client, what);
     }
 }
 
@@ -235,8 +250,9 @@ impl Observer for Rc<Recorder> {
     fn observe(&mut self, event: &Event<'_>) {
         match event {
             Event::Answered { port, reply, .. } => self.observe_reply(reply, port.number()),
-            Event::Silent { silence, .. } => self.observe_silence(silence),
-            Event::Unsent { .. } | Event::Learned(_) | Event::Fetched(_) => {}
+            Event::Silent { port, silence, .. } => self.observe_silence(silence, *port),
+            Event::Unsent { reply, error, .. } => self.observe_unsent(reply, error),
+            Event::Learned(_) | Event::Fetched(_) => {}
         }
     }
 }
@@ -249,4 +265,31 @@ fn new_boot() -> BootId {
     let mut bytes = [0; 16];
     getrandom::fill(&mut bytes).expect("a system that has started has random numbers");
     BootId::from_random(bytes)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::doctor::servers::probe_address;
+    use crate::session::step::Step;
+
+    #[test]
+    fn a_question_without_answer_is_a_step_with_its_port_and_the_doctors_own_is_none() {
+        let mut recorder = Rc::new(Recorder::default());
+        let machine = Mac::from_bytes([0x52, 0x54, 0, 0, 0, 1]).expect("unicast");
+        for mac in [probe_address([1, 2, 3]), machine] {
+            let client = Some(Client { mac, xid: 1, address: None });
+            let silence = Silence { client, reason: Reason::RefusedByOperator, lesson: None };
+            let (interface, port) = ("lan", Port::BootServer);
+            recorder.observe(&Event::Silent { interface, port, silence: &silence });
+        }
+        let seen = recorder.with_sessions(|sessions| {
+            let seen = sessions.newest_first().map(|(it, _)| (it.mac, it.steps.clone()));
+            seen.collect::<Vec<_>>()
+        });
+        let [(mac, steps)] = seen.as_slice() else { panic!("{seen:?}") };
+        assert_eq!(*mac, Some(machine));
+        let is_refusal = |step: &Step| matches!(step.what, What::Refused { port: 4011, .. });
+        assert!(matches!(steps.as_slice(), [step] if is_refusal(step)), "{steps:?}");
+    }
 }

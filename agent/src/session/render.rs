@@ -8,6 +8,7 @@ use serde::{Deserialize, Serialize};
 use super::outcome::Outcome;
 use super::ring::STEPS_FIRST;
 use super::step::{Boots, Ending, Gives, Offer, Protocol, Role, Session, Step, Transfer, What};
+use crate::dhcp::answer::BOOT_SERVER_PORT;
 use crate::status::size;
 
 /// Where the columns of a step begin to be filled with its bytes, in characters.
@@ -108,7 +109,12 @@ impl fmt::Display for What {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Self::Offered(offer) => offer.fmt(f),
-            Self::Refused { reason, .. } => write!(f, "DHCP: no answer: {}", printable(reason)),
+            Self::Unsent { error, .. } => {
+                write!(f, "DHCP: the answer could not be sent: {}", printable(error))
+            }
+            Self::Refused { port, reason, .. } => {
+                write!(f, "DHCP{}: no answer: {}", on_port(*port), printable(reason))
+            }
             Self::Leased { wanted: Some(wanted), .. } => {
                 write!(f, "DHCP: asks its server for {wanted}")
             }
@@ -148,13 +154,10 @@ impl fmt::Display for What {
 
 impl fmt::Display for Offer {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let on_port = match self.port {
-            4011 => " on port 4011",
-            _ => "",
-        };
+        let on_port = on_port(self.port);
         let what = match self.boots {
             Boots::Loader | Boots::LoaderByBootServer => "offered",
-            Boots::Script => "iPXE is offered",
+            Boots::Script | Boots::ScriptByLoopGuard => "iPXE is offered",
         };
         write!(f, "DHCP{on_port}: {what} {} ({}", printable(&self.file), printable(&self.how))?;
         match self.arch {
@@ -194,8 +197,16 @@ impl fmt::Display for Protocol {
     }
 }
 
+/// The port of a question by DHCP, where it is not the usual one.
+fn on_port(port: u16) -> &'static str {
+    match port {
+        BOOT_SERVER_PORT => " on port 4011",
+        _ => "",
+    }
+}
+
 /// What a terminal must not obey is shown as what it is not.
-fn printable(text: &str) -> String {
+pub(crate) fn printable(text: &str) -> String {
     text.chars().map(|char| if char.is_control() { '?' } else { char }).collect()
 }
 

@@ -418,6 +418,7 @@ impl Live {
     /// Adds a step, or counts it to the last one if that is the same again; returns the step's number.
     fn add(&mut self, what: What, moment: Moment) -> u32 {
         if let What::Offered(super::step::Offer { xid, .. })
+        | What::Unsent { xid, .. }
         | What::Refused { xid, .. }
         | What::Leased { xid, .. } = &what
         {
@@ -496,7 +497,11 @@ fn repeats(last: &What, next: &What) -> bool {
         (What::Offered(last), What::Offered(next)) => {
             (last.port, last.boots, &last.file) == (next.port, next.boots, &next.file)
         }
-        (What::Refused { reason: last, .. }, What::Refused { reason: next, .. }) => last == next,
+        (What::Unsent { error: last, .. }, What::Unsent { error: next, .. }) => last == next,
+        (
+            What::Refused { port: p, reason: last, .. },
+            What::Refused { port: q, reason: next, .. },
+        ) => p == q && last == next,
         (What::Leased { wanted: last, .. }, What::Leased { wanted: next, .. }) => last == next,
         (What::Missing { by: p, name: last }, What::Missing { by: q, name: next }) => {
             p == q && last == next
@@ -530,7 +535,8 @@ fn shorten(what: What) -> What {
             how: short(&offer.how),
             ..offer
         }),
-        What::Refused { xid, reason } => What::Refused { xid, reason: short(&reason) },
+        What::Unsent { xid, error } => What::Unsent { xid, error: short(&error) },
+        What::Refused { xid, port, reason } => What::Refused { xid, port, reason: short(&reason) },
         What::Transfer(transfer) => {
             What::Transfer(Transfer { name: short(&transfer.name), ..transfer })
         }
@@ -547,7 +553,7 @@ fn short(text: &str) -> Box<str> {
 fn cost(session: &Session) -> usize {
     let text = |what: &What| match what {
         What::Offered(offer) => offer.file.len() + offer.how.len(),
-        What::Refused { reason, .. } => reason.len(),
+        What::Unsent { error: text, .. } | What::Refused { reason: text, .. } => text.len(),
         What::Transfer(transfer) => transfer.name.len(),
         What::Missing { name, .. } => name.len(),
         What::Script { answer } => answer.as_ref().map_or(0, |answer| answer.because.len()),
@@ -565,4 +571,4 @@ fn millis(duration: Duration) -> u64 {
 }
 
 #[cfg(test)]
-mod tests;
+pub(crate) mod tests;

@@ -79,10 +79,19 @@ impl Step {
 pub enum What {
     /// It asked by DHCP and was told what to load.
     Offered(Offer),
+    /// It asked by DHCP, and the answer could not be sent.
+    Unsent {
+        /// Its transaction.
+        xid: u32,
+        /// What the system said.
+        error: Box<str>,
+    },
     /// It asked by DHCP and got no answer.
     Refused {
         /// Its transaction.
         xid: u32,
+        /// The port on which it asked, 67 or 4011.
+        port: u16,
         /// Why, as a sentence.
         reason: Box<str>,
     },
@@ -145,6 +154,15 @@ pub enum Boots {
     LoaderByBootServer,
     /// The first script, because iPXE asks.
     Script,
+    /// The first script, because the machine came back for the same loader again and again.
+    ScriptByLoopGuard,
+}
+
+impl Boots {
+    /// Whether it is the first script.
+    pub fn is_script(self) -> bool {
+        matches!(self, Self::Script | Self::ScriptByLoopGuard)
+    }
 }
 
 /// How a machine reads a file.

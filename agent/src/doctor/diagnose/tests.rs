@@ -1,45 +1,27 @@
-use super::Step as S;
 use super::*;
 use crate::doctor::finding::Severity;
+use crate::session::ring::tests::bench::Bench;
 
-const LOADER: &str = "snponly-x64.efi";
+/// Long after everything that a case tells of: five hours, so that the longest patience is over.
+const LATE_MS: u64 = 5 * 3_600_000;
 
-fn offered(mode: OfferMode) -> S {
-    S::Offered { file: LOADER.to_owned(), mode: Some(mode) }
+/// What machines did, a line each, as the ring is told it.
+fn bench(script: &str) -> Bench {
+    let mut bench = Bench::new();
+    script.lines().map(str::trim).filter(|line| !line.is_empty()).for_each(|line| bench.obey(line));
+    bench
 }
 
-fn probed(file: &str) -> S {
-    S::Probed { file: file.to_owned() }
-}
-
-fn fetched(file: &str) -> S {
-    let file = file.to_owned();
-    S::Fetched { file, way: Way::Tftp, size_bytes: 850_000, duration_ms: 900, window: Some(4) }
-}
-
-fn missing(file: &str, way: Way, body_len: u64) -> S {
-    S::Missing { file: file.to_owned(), way, body_len }
-}
-
-fn cut(way: Way, sent_bytes: u64, block_len: Option<u16>) -> S {
-    S::Cut { file: LOADER.to_owned(), way, sent_bytes, block_len }
-}
-
-fn at(second: usize) -> Timestamp {
-    Timestamp::from_unix_ms(i64::try_from(second).expect("small") * 1_000)
-}
-
-/// The findings about one boot with a step each second, judged when it has been quiet for a minute.
-fn judge(steps: Vec<S>) -> Vec<Finding> {
-    let mac = "52:54:00:12:34:56".parse().expect("an address");
-    let len = steps.len();
-    let steps = steps.into_iter().enumerate().map(|(second, step)| (at(second), step)).collect();
-    diagnose(&[Trace { mac, steps }], at(len + 60))
+/// The findings about it after `now_ms`.
+fn judge(script: &str, now_ms: u64) -> Vec<Finding> {
+    let mut bench = bench(script);
+    bench.obey(&format!("{now_ms} now"));
+    diagnose(&bench.sessions(), bench.moment().at)
 }
 
 /// Checks that there is one finding with these words in what, cause and cure; no words mean no finding.
-fn check(row: &str, steps: Vec<S>, expected: Option<(Severity, &str, &str, &str)>) {
-    let findings = judge(steps);
+fn check(row: &str, script: &str, expected: Option<(Severity, &str, &str, &str)>) {
+    let findings = judge(script, LATE_MS);
     let Some((severity, what, cause, cure)) = expected else {
         assert_eq!(findings, [], "{row}");
         return;
@@ -54,236 +36,242 @@ fn check(row: &str, steps: Vec<S>, expected: Option<(Severity, &str, &str, &str)
 /// The rows of BOOT §9 in their order; what firmware does as it should is no finding.
 #[test]
 fn each_case_that_was_seen_has_its_finding() {
-    use OfferMode::{BootServer as B, Direct as A};
     use Severity::{Fail, Warn};
-    let server = "10.9.0.1".parse().expect("an address");
-    let rogue = S::OtherServer { server, file: "pxelinux.0".to_owned() };
-    let answered = S::BootServerAsked { is_answered: true };
-    let unanswered = S::BootServerAsked { is_answered: false };
-    let slow = S::Fetched {
-        file: LOADER.to_owned(),
-        way: Way::Tftp,
-        size_bytes: 850_000,
-        duration_ms: 14_600,
-        window: Some(1),
-    };
-    let later = || S::Postponed { file: "/files/images/debian/linux".to_owned() };
-    check("iPXE ROM", vec![S::ScriptOffered, S::LeaseAsked, S::Scripted], None);
+    check("iPXE ROM", "0 dhcp A 1 script\n100 lease A 1 5\n200 ask A 5\n210 told disk", None);
     check(
         "OVMF, mode A",
-        vec![offered(A), S::LeaseAsked, probed(LOADER), fetched(LOADER), S::Scripted],
+        "0 dhcp A 1 loader\n100 lease A 1 5\n200 tftp 5 x64.efi probe 1\n210 tftp 5 x64.efi whole 9
+         500 ask A 5\n510 told disk",
         None,
     );
     check(
         "OVMF, mode B",
-        vec![offered(B), S::LeaseAsked, answered, fetched(LOADER), S::Scripted],
+        "0 dhcp A 1 loader4011\n100 lease A 1 5\n150 dhcp A 2 ack4011\n210 tftp 5 x64.efi whole 9
+         500 ask A 5\n510 told disk",
         None,
     );
     check(
         "4011 without answer",
-        vec![offered(B), S::LeaseAsked, unanswered.clone(), unanswered],
-        Some((Fail, "PXE-E16", "no answer", "4011/udp")),
+        "0 dhcp A 1 loader4011\n100 lease A 1 5\n150 refuse A 2 4011\n2150 refuse A 2 4011",
+        Some((Fail, "PXE-E16", "PC98", "4011/udp")),
     );
     check(
         "4011 does not reach us",
-        vec![offered(B), S::LeaseAsked],
+        "0 dhcp A 1 loader4011\n100 lease A 1 5",
         Some((Fail, "not heard on port 4011", "4011/udp does not reach", "mode = \"direct\"")),
     );
     check(
         "no default route",
-        vec![S::Unsent { error: "Network is unreachable".to_owned() }],
+        "0 unsent A 1",
         Some((Fail, "Network is unreachable", "link", "ip link")),
     );
     check(
         "HTTP boot truncated",
-        vec![offered(A), cut(Way::Http, 70_000, None)],
-        Some((Fail, "HTTP broke off after 70000 bytes", "not resume", "start the machine again")),
+        "0 dhcp A 1 loader\n100 lease A 1 5\n200 http 5 bootloaders/x64.efi cut 9 700",
+        Some((Fail, "HTTP broke off after 700 bytes", "not resume", "start the machine again")),
     );
     check(
         "truncated, then whole",
-        vec![cut(Way::Http, 70_000, None), fetched(LOADER), S::Scripted],
+        "0 http 5 x64.efi cut 9\n50 http 5 x64.efi whole 9\n500 ask A 5\n510 told installer
+         600 http #1 images/k whole 9\n900 report #1 A install_complete",
         None,
-    );
-    check(
-        "503 obeyed",
-        vec![S::Scripted, later(), later(), fetched("/files/images/debian/linux"), S::Scripted],
-        None,
-    );
-    check(
-        "503 without end",
-        vec![S::Scripted, later(), later(), later()],
-        Some((Warn, "3 times to come back", "still fetching", "cache add")),
-    );
-    check(
-        "a site server with its own file",
-        vec![offered(A), rogue, S::LeaseAsked],
-        Some((
-            Fail,
-            "10.9.0.1 names the boot file 'pxelinux.0'",
-            "iPXE obeys",
-            "options 66 and 67",
-        )),
     );
     check(
         "shim, option 67 alone",
-        vec![
-            offered(A),
-            S::LeaseAsked,
-            fetched("sb/shimx64.efi"),
-            missing("revocations_sku.efi", Way::Tftp, 0),
-            missing("grubx64.efi", Way::Tftp, 0),
-        ],
+        "0 dhcp A 1 loader sb/shimx64.efi\n100 lease A 1 5\n200 tftp 5 sb/shimx64.efi whole 9
+         300 missing 5 revocations_sku.efi\n310 missing 5 grubx64.efi",
         Some((Fail, "without the directory", "option 67 and not in the header", "dhcp-boot")),
     );
     check(
         "shim's three probes",
-        vec![
-            fetched("sb/ipxe-shimx64.efi"),
-            missing("sb/revocations_sku.efi", Way::Tftp, 0),
-            missing("sb/shim_certificate_0.efi", Way::Tftp, 0),
-            fetched("sb/ipxe.efi"),
-            S::Scripted,
-        ],
+        "0 tftp 5 sb/ipxe-shimx64.efi whole 9\n100 missing 5 sb/revocations_sku.efi
+         110 missing 5 sb/shim_certificate_0.efi\n120 tftp 5 sb/ipxe.efi whole 9
+         500 ask A 5\n510 told disk",
         None,
     );
     check(
         "shim, empty 404",
-        vec![
-            fetched("/files/bootloaders/sb/shimx64.efi"),
-            missing("/files/bootloaders/sb/revocations_sku.efi", Way::Http, 0),
-        ],
-        Some((Fail, "404 without a body", "waits for a body for ever", "proxy")),
+        "0 http 5 bootloaders/sb/shimx64.efi whole 9
+         100 missing 5 bootloaders/sb/revocations_sku.efi http",
+        Some((Fail, "answered 404", "waits for the body", "proxy")),
     );
     check(
         "shim, second stage",
-        vec![fetched("sb/ipxe-shimx64.efi"), missing("sb/ipxe.efi", Way::Tftp, 0)],
+        "0 tftp 5 sb/ipxe-shimx64.efi whole 9\n100 missing 5 sb/ipxe.efi",
         Some((Fail, "'ipxe.efi' is missing", "second stage", "cache add bootloaders/sb/ipxe.efi")),
     );
     check(
         "GRUB behind ProxyDHCP",
-        vec![offered(A), S::LeaseAsked, fetched("sb/shimx64.efi"), fetched("sb/grubx64.efi")],
+        "0 dhcp A 1 loader\n100 lease A 1 5\n200 tftp 5 sb/shimx64.efi whole 9
+         300 tftp 5 sb/grubx64.efi whole 9",
         Some((Fail, "loaded GRUB", "leased its address", "chain iPXE")),
     );
     check(
-        "GRUB by the site's server",
-        vec![fetched("sb/shimx64.efi"), fetched("sb/grubx64.efi")],
-        None,
+        "Secure Boot",
+        "0 dhcp A 1 loader\n100 lease A 1 5\n200 tftp 5 x64.efi probe 1\n210 tftp 5 x64.efi whole 9
+         1200 tftp 5 x64.efi probe 1\n1210 tftp 5 x64.efi whole 9",
+        Some((Fail, "2 times whole, then fell silent", "Secure Boot", "signed shim")),
     );
     check(
-        "Secure Boot",
-        vec![
-            offered(A),
-            S::LeaseAsked,
-            probed(LOADER),
-            fetched(LOADER),
-            probed(LOADER),
-            fetched(LOADER),
-        ],
+        "Secure Boot, firmware asks anew between",
+        "0 dhcp A 1 loader\n100 lease A 1 5\n210 tftp 5 x64.efi whole 9
+         9000 dhcp A 2 loader\n9100 lease A 2 5\n9210 tftp 5 x64.efi whole 9",
         Some((Fail, "2 times whole, then fell silent", "Secure Boot", "signed shim")),
     );
     check(
         "Secure Boot, once",
-        vec![offered(A), S::LeaseAsked, fetched(LOADER)],
+        "0 dhcp A 1 loader\n100 lease A 1 5\n210 tftp 5 x64.efi whole 9",
         Some((Warn, "whole, then fell silent", "Access Denied", "signed shim")),
     );
     check(
         "loop",
-        vec![
-            fetched(LOADER),
-            S::LeaseAsked,
-            fetched(LOADER),
-            S::LeaseAsked,
-            fetched(LOADER),
-            S::LeaseAsked,
-        ],
+        "0 dhcp A 1 loader\n100 lease A 1 5\n210 tftp 5 x64.efi whole 9
+         9000 dhcp A 2 loader\n9100 lease A 2 5\n9210 tftp 5 x64.efi whole 9
+         19000 dhcp A 3 loader\n19100 lease A 3 5\n19210 tftp 5 x64.efi whole 9
+         29000 dhcp A 4 loader",
         Some((Warn, "three times: a loop", "option 175", "iPXE build")),
     );
     check(
+        "three boots of three days",
+        "0 tftp 5 x64.efi whole 9\n2000000 tftp 5 x64.efi whole 9\n4000000 tftp 5 x64.efi whole 9",
+        Some((Warn, "'x64.efi' whole, then fell silent", "Access Denied", "shim")),
+    );
+    check(
         "loop guard",
-        vec![offered(A), offered(A), offered(A), S::LoopBroken],
+        "0 dhcp A 1 loader\n5000 dhcp A 2 loader\n10000 dhcp A 3 loop",
         Some((Warn, "a loop", "firmware", "option 175")),
     );
-    check("a loop that was broken", vec![S::LoopBroken, S::Scripted], None);
+    check("a loop that was broken", "0 dhcp A 1 loop\n10 ask A 5\n20 told disk", None);
     check(
         "window 1",
-        vec![offered(A), S::LeaseAsked, slow, S::Scripted],
+        "0 tftp 5 x64.efi whole 14600 850000\n15000 ask A 5\n15010 told disk",
         Some((Warn, "14600 ms", "RFC 7440", "HTTP")),
     );
+    check("window 4", "0 tftp 5 x64.efi whole 4900 850000\n15000 ask A 5\n15010 told disk", None);
 }
 
 /// What the issue asks for beyond that table.
 #[test]
 fn each_case_of_the_field_has_its_finding() {
-    use OfferMode::{BootServer as B, Direct as A};
     use Severity::{Fail, Warn};
-    let reason = "there is no loader for Itanium (architecture 0x0002)".to_owned();
+    let told = "0 ask A 5\n10 told installer\n";
+    let after = |steps: &str| format!("{told}{steps}");
     check(
         "MTU",
-        vec![offered(A), S::LeaseAsked, cut(Way::Tftp, 0, Some(1_468))],
-        Some((Fail, "first block of 1468 bytes", "MTU", "1500")),
+        "0 dhcp A 1 loader\n100 lease A 1 5\n200 tftp 5 x64.efi probe 1
+         210 tftp 5 x64.efi silent 9000 0",
+        Some((Fail, "stalled at its first block", "the MTU of the path is smaller", "MTU 1500")),
+    );
+    check(
+        "MTU or firewall",
+        "0 tftp 5 x64.efi silent 9000 0",
+        Some((Fail, "stalled at its first block", "firewall", "high ports")),
     );
     check(
         "not the MTU",
-        vec![offered(A), cut(Way::Tftp, 0, Some(512))],
-        Some((Fail, "TFTP broke off after 0 bytes", "left", "cable")),
+        "0 tftp 5 x64.efi silent 9000 512",
+        Some((Fail, "TFTP broke off after 512 bytes", "left", "cable")),
     );
     check(
         "offer without request",
-        vec![offered(A), offered(A), offered(B)],
+        "0 dhcp A 1 loader\n4000 dhcp A 1 loader\n12000 dhcp A 1 loader4011",
         Some((Fail, "3 times and never asked for a lease", "nobody leases", "DHCP server")),
     );
-    check("one offer is no pattern", vec![offered(A)], None);
-    check(
-        "refused",
-        vec![S::Refused { reason: reason.clone() }],
-        Some((Warn, &reason, "", "[dhcp.loaders]")),
-    );
+    check("one offer is no pattern", "0 dhcp A 1 loader", None);
+    check("refused", "0 refuse A 1", Some((Warn, "PC98", "", "[dhcp.loaders]")));
     check(
         "refused, then served",
-        vec![S::Refused { reason }, offered(A), S::LeaseAsked, S::Scripted],
+        "0 refuse A 1\n1000 dhcp A 1 loader\n1100 lease A 1 5\n1200 ask A 5\n1210 told disk",
         None,
     );
     check(
         "loader not there",
-        vec![offered(A), S::LeaseAsked, missing(LOADER, Way::Tftp, 0)],
-        Some((Fail, "the cache does not hold", "", "cache add bootloaders/snponly-x64.efi")),
+        "0 dhcp A 1 loader\n100 lease A 1 5\n200 missing 5 x64.efi",
+        Some((Fail, "the cache does not hold", "", "cache add bootloaders/x64.efi")),
+    );
+    check(
+        "file that cannot be read",
+        "0 tftp 5 x64.efi unread 1 0",
+        Some((Fail, "could not read", "disk", "cache add")),
     );
     check(
         "script not fetched",
-        vec![fetched(LOADER), S::ScriptOffered, S::LeaseAsked],
+        "0 dhcp A 1 loader\n100 lease A 1 5\n200 tftp 5 x64.efi whole 9
+         900 dhcp A 2 script\n910 lease A 2 5",
         Some((Fail, "never asked for it", "HTTP port", "8080/tcp")),
     );
-    check("nothing", vec![], None);
+    check(
+        "first script alone",
+        "0 tftp 5 autoexec.ipxe whole 9",
+        Some((Fail, "never asked for it", "HTTP port", "8080/tcp")),
+    );
+    check(
+        "no answer",
+        "0 ask A 5\n10 told error",
+        Some((Fail, "could not be told what to boot", "so", "workflow")),
+    );
+    check("asked to wait", "0 ask A 5\n10 told wait", Some((Warn, "ask again", "", "start it")));
+    check("kernel not fetched", told, Some((Fail, "the kernel", "iPXE stopped", "its screen")));
+    check(
+        "kernel not there",
+        &after("20 missing #1 images/debian/linux http"),
+        Some((Fail, "'images/debian/linux'", "put the file", "cache add images/debian/linux FILE")),
+    );
+    check(
+        "no call-back",
+        &after("20 http #1 images/k whole 9"),
+        Some((Fail, "nothing called back", "network card", "console")),
+    );
+    check(
+        "installer silent",
+        &after("20 http #1 images/k whole 9\n900 report #1 A install_started"),
+        Some((Fail, "silent after it reports install_started", "crashed", "console")),
+    );
+    check(
+        "installation failed",
+        &after("900 report #1 A install_failed"),
+        Some((Fail, "its installation failed", "a word", "log")),
+    );
+    check("nothing", "", None);
 }
 
 #[test]
 fn a_boot_under_way_is_not_judged_by_what_it_has_not_done_yet() {
-    let mac = "52:54:00:12:34:56".parse().expect("an address");
-    for steps in [
-        vec![offered(OfferMode::BootServer), S::LeaseAsked],
-        vec![offered(OfferMode::Direct), offered(OfferMode::Direct)],
-        vec![fetched(LOADER), fetched(LOADER)],
-        vec![fetched(LOADER), S::ScriptOffered],
+    for script in [
+        "0 dhcp A 1 loader4011\n1 lease A 1 5",
+        "0 dhcp A 1 loader\n1 dhcp A 2 loader",
+        "0 tftp 5 x64.efi whole 0\n0 tftp 5 x64.efi whole 0",
+        "0 dhcp A 1 loader\n0 lease A 1 5\n0 tftp 5 x64.efi whole 0\n1 dhcp A 2 script",
     ] {
-        let steps: Vec<_> = steps.into_iter().map(|step| (at(0), step)).collect();
-        assert_eq!(diagnose(&[Trace { mac, steps }], at(29)), []);
+        assert_eq!(judge(script, 29_000), [], "{script}");
+        assert_eq!(judge(script, 40_000).len(), 1, "{script}");
     }
+    let reads = "0 tftp 5 x64.efi whole 0\n0 tftp 5 x64.efi whole 0\n1 tftp 5 x64.efi begins 0";
+    assert_eq!(judge(reads, 600_000), [], "it reads on");
 }
 
 #[test]
-fn the_doctors_own_question_is_no_boot() {
-    let mac = crate::doctor::servers::probe_address([1, 2, 3]);
-    let steps = vec![(at(0), offered(OfferMode::Direct)), (at(1), offered(OfferMode::Direct))];
-    assert_eq!(diagnose(&[Trace { mac, steps }], at(100)), []);
+fn what_was_put_right_or_is_long_ago_is_not_told() {
+    let refused = "0 refuse A 1";
+    assert_eq!(judge(refused, 23 * 3_600_000).len(), 1);
+    assert_eq!(judge(refused, 25 * 3_600_000), []);
+    let repaired = "0 refuse A 1\n700000 ask A 5\n700010 told disk";
+    assert_eq!(judge(repaired, 701_000), []);
+}
+
+#[test]
+fn an_earlier_boot_is_explained_by_its_own_steps() {
+    let bench = bench("0 refuse A 1\n700000 ask A 5\n700010 told disk");
+    let sessions = bench.sessions();
+    let told = |session: &&&Session| explain(session, &sessions, bench.moment().at).is_some();
+    let explained: Vec<_> = sessions.iter().filter(told).map(|it| it.reached).collect();
+    assert_eq!(explained, [Phase::Asking]);
 }
 
 #[test]
 fn a_site_full_of_trouble_is_told_in_bounds() {
-    let trace = Trace {
-        mac: "52:54:00:12:34:56".parse().expect("an address"),
-        steps: vec![(at(0), S::LoopBroken)],
-    };
-    let findings = diagnose(&vec![trace; 100], at(0));
+    let lines: Vec<_> = (1..=100).map(|n| format!("0 tftp {n} x64.efi unread 0 0")).collect();
+    let findings = judge(&lines.join("\n"), 1_000);
     assert_eq!(findings.len(), FINDINGS_MAX + 1);
     assert!(findings.last().is_some_and(|last| last.what.contains("68 more")));
 }

@@ -3,7 +3,7 @@
 use std::time::{Duration, Instant};
 
 use super::{Live, Who};
-use crate::session::step::{Boots, Offer, Phase, Role, Transfer, What};
+use crate::session::step::{Offer, Phase, Role, Transfer, What};
 
 /// The longest pause between two questions of one attempt: UEFI asks at 0, 4, 12 and 28 s, and iPXE within less (BOOT.md §2).
 pub(super) const RETRY_GAP: Duration = Duration::from_secs(32);
@@ -51,9 +51,11 @@ enum Kind {
 fn kind(what: &What) -> Kind {
     match what {
         What::Offered(Offer { xid, boots, .. }) => {
-            Kind::Dhcp { xid: *xid, is_ipxe: *boots == Boots::Script }
+            Kind::Dhcp { xid: *xid, is_ipxe: boots.is_script() }
         }
-        What::Refused { xid, .. } => Kind::Dhcp { xid: *xid, is_ipxe: false },
+        What::Refused { xid, .. } | What::Unsent { xid, .. } => {
+            Kind::Dhcp { xid: *xid, is_ipxe: false }
+        }
         What::Leased { .. } => Kind::Lease,
         What::Missing { .. } | What::Transfer(Transfer { role: Role::Loader, .. }) => Kind::Loader,
         What::Transfer(Transfer { role: Role::FirstScript, .. }) => Kind::FirstScript,

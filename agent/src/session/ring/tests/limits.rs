@@ -40,7 +40,7 @@ fn h18_made_up_machines_do_not_push_out_those_that_boot() {
         let what = if who.mac.unwrap().as_bytes()[4] < 2 {
             What::Script { answer: None }
         } else {
-            What::Refused { xid: 1, reason: "PC98".into() }
+            What::Refused { xid: 1, port: 67, reason: "PC98".into() }
         };
         sessions.observe(&who, what, moment, || id);
     };
