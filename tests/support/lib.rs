@@ -3,7 +3,10 @@
 //!
 //! Everything here is written without the agent's own code, so that a fault cannot hide on both sides. Every wait has an end.
 
+pub mod capture;
 pub mod controller;
+pub mod dhcp;
+pub mod dnsmasq;
 pub mod http;
 pub mod namespace;
 pub mod postgres;
