@@ -8,6 +8,7 @@ use std::thread;
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, ensure};
+use pureboot_tests::dnsmasq::{self, Says};
 use pureboot_tests::namespace::{BOX_ADDRESS, Namespace};
 use pureboot_tests::process::{self, Program};
 use pureboot_tests::site::{Agent, Ports, Site};
@@ -232,16 +233,13 @@ fn a_rogue_dhcp_server_is_named_with_its_file() -> Result<()> {
     let other = namespace.add_host(OTHER_SERVER)?;
     namespace.enter(|| {
         let mut site = Site::start_at(PORTS)?;
-        enable_proxydhcp(&mut site)?;
+        enable_proxydhcp(&mut site, &[])?;
         let said = doctor(&site.agent)?;
         said.expect("dhcp lan", "ok", &["this agent answers"])?;
         said.expect("dhcp lan", "warn", &["nobody offered an address"])?;
         let dir = site.dir();
-        let rogue = other.enter(|| {
-            let mut command = crate::netboot::leases_only("eth0", dir)?;
-            command.arg("--dhcp-boot=rogue.0,,10.73.0.9");
-            Program::spawn("dnsmasq", command, dir)
-        })?;
+        let says = Says::Rogue("rogue.0", Ipv4Addr::new(10, 73, 0, 9));
+        let rogue = other.enter(|| dnsmasq::start("eth0", says, dir))?;
         let words = ["10.73.0.2 leases addresses", "'rogue.0'", "10.73.0.9"];
         let said = wait::until("the rogue is heard", Duration::from_secs(30), || {
             let said = doctor(&site.agent)?;
@@ -308,7 +306,7 @@ fn what_a_machine_teaches_survives_kill_9_and_shows() -> Result<()> {
     };
     namespace.enter(|| {
         let mut site = Site::start_at(PORTS)?;
-        enable_proxydhcp(&mut site)?;
+        enable_proxydhcp(&mut site, &[])?;
         let mut forms = Vec::new();
         for (xid, secs) in [(1, 0), (2, 2), (3, 4)] {
             ask(xid, secs, 7)?;

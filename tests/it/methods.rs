@@ -7,7 +7,7 @@ use std::time::Duration;
 use anyhow::{Context, Result, ensure};
 use pureboot_tests::namespace::{BOX_ADDRESS, Namespace};
 use pureboot_tests::process::{self, Program};
-use pureboot_tests::qemu::{Firmware, Machine};
+use pureboot_tests::qemu::{Firmware, Machine, Plan};
 use pureboot_tests::site::{Ports, Site, text};
 use pureboot_tests::{random, random_mac};
 use serde_json::{Value, json};
@@ -84,7 +84,8 @@ fn order(site: &Site, mac: &str, mut boot: Value) -> Result<Machine> {
     let node = text(&site.controller.post("/nodes", &node)?, "id")?;
     site.controller.order_install(&node, &workflow)?;
     let disk = blank_disk(site.dir())?;
-    Machine::power_on(Firmware::SeaBios, mac, TAP, &disk, site.dir())
+    let firmware = Firmware::SeaBios;
+    Plan { firmware, mac, tap: TAP, disk: &disk, disguise: None }.power_on(site.dir())
 }
 
 fn seabios_starts_from_a_disk_image_of_the_agent() -> Result<()> {

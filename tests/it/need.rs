@@ -19,6 +19,8 @@ pub(crate) enum Need {
     File(&'static str, &'static str),
     /// The S3 server that `cargo xtask test` installs.
     S3Server,
+    /// Time: a row of the firmware matrix that is not in the sample of every day.
+    Long,
 }
 
 fn namespaces() -> Result<(), String> {
@@ -46,6 +48,8 @@ impl Need {
                 .then(|| "needs an S3 server: cargo xtask test installs moto from PyPI".to_owned()),
             Self::File(path, package) => (!Path::new(path).exists())
                 .then(|| format!("needs the file {path}: apt-get install {package}")),
+            Self::Long => (!pureboot_tests::is_long())
+                .then(|| "is a row of the firmware matrix: cargo xtask test --long".to_owned()),
         }
     }
 }

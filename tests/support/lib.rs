@@ -6,6 +6,7 @@
 pub mod capture;
 pub mod controller;
 pub mod dhcp;
+pub mod disguise;
 pub mod dnsmasq;
 pub mod http;
 pub mod namespace;

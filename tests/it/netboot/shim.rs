@@ -1,0 +1,94 @@
+//! shim from a directory of its own: it looks for its second stage where it came from, and probes three files first.
+//!
+//! Secure Boot is off, so the second stage is iPXE under the name that shim asks for.
+
+use anyhow::{Result, ensure};
+use pureboot_tests::capture::{http_lines, tftp_names};
+use pureboot_tests::dnsmasq::Says;
+use pureboot_tests::qemu::{Firmware, Way};
+use pureboot_tests::random_mac;
+
+use super::scene::*;
+use crate::need::Need;
+use crate::{Case, case};
+
+const SHIM: &str = "/usr/lib/shim/shimx64.efi.signed";
+const SECOND_STAGE: &str = "sb/grubx64.efi";
+/// What shim 16 looks for before its second stage (BOOT §4).
+const PROBES: [&str; 3] =
+    ["sb/revocations_sku.efi", "sb/revocations_sbat.efi", "sb/shim_certificate_0.efi"];
+
+pub(super) fn cases() -> Vec<Case> {
+    vec![
+        case!(
+            shim_keeps_its_directory_over_tftp,
+            Need::Long,
+            Need::Root,
+            Need::Namespaces,
+            QEMU,
+            DNSMASQ,
+            AS,
+            OBJCOPY,
+            UEFI_LOADER,
+            OVMF,
+            OVMF_DELIVERED,
+            Need::File(SHIM, "shim-signed"),
+        ),
+        case!(
+            shim_keeps_its_directory_over_http,
+            Need::Long,
+            Need::Root,
+            Need::Namespaces,
+            QEMU,
+            DNSMASQ,
+            AS,
+            OBJCOPY,
+            UEFI_LOADER,
+            OVMF,
+            OVMF_DELIVERED,
+            Need::File(SHIM, "shim-signed"),
+        ),
+    ]
+}
+
+/// Boots over shim to the installer; returns the names that the machine asked for, as paths below the loaders.
+fn boot_over_shim(way: Way) -> Result<()> {
+    Lan::with(&[("x64", "sb/shimx64.efi")], |lan| {
+        let _leases = lan.start_dhcp(Says::Nothing)?;
+        let (site, mac) = (&lan.site, random_mac());
+        let nonce = order_installation(site, Kernel::Uefi, &mac)?;
+        add_loader(site, "sb/shimx64.efi", SHIM)?;
+        add_loader(site, SECOND_STAGE, IPXE_EFI)?;
+        let mut machine = power_on(site, Firmware::Ovmf(way), &mac)?;
+        machine.says("iPXE initialising devices", OVMF_LIMIT)?;
+        ensure_installs(site, &mut machine, &mac, &nonce, OVMF_LIMIT)?;
+        let sent = machine.sent(&mac);
+        let names: Vec<String> = match way {
+            Way::Pxe => tftp_names(&sent).iter().map(|name| squeeze(name)).collect(),
+            Way::Http => http_lines(&sent)
+                .iter()
+                .filter_map(|(_, line)| Some(squeeze(line.split_once("/files/bootloaders/")?.1)))
+                .collect(),
+        };
+        for wanted in PROBES.iter().chain(&[SECOND_STAGE]) {
+            ensure!(names.iter().any(|name| name == wanted), "no '{wanted}' among {names:?}");
+        }
+        let is_stray = |name: &&String| !name.starts_with("sb/") && !name.ends_with(".ipxe");
+        let stray: Vec<_> = names.iter().filter(is_stray).collect();
+        ensure!(stray.is_empty(), "shim left its directory: {stray:?}");
+        Ok(())
+    })
+}
+
+/// A name as the agent understands it.
+fn squeeze(name: &str) -> String {
+    name.split('/').filter(|part| !part.is_empty()).collect::<Vec<_>>().join("/")
+}
+
+fn shim_keeps_its_directory_over_tftp() -> Result<()> {
+    boot_over_shim(Way::Pxe)
+}
+
+fn shim_keeps_its_directory_over_http() -> Result<()> {
+    boot_over_shim(Way::Http)
+}
