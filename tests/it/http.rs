@@ -31,6 +31,7 @@ pub(crate) fn cases() -> Vec<Case> {
         case!(validators_guard_a_download_against_other_content),
         case!(every_refusal_has_a_body),
         case!(double_slashes_are_collapsed_without_redirect),
+        case!(no_spelling_of_a_path_is_redirected),
         case!(every_entrance_leads_to_the_machines_script),
         case!(fifty_machines_at_once_get_their_scripts),
     ]
@@ -196,6 +197,32 @@ fn double_slashes_are_collapsed_without_redirect() -> Result<()> {
     for path in ["/files/bootloaders//sb//grubx64.efi", "//files/bootloaders/sb/grubx64.efi"] {
         let answer = http::get(&site.agent.url(path))?.expect(200).context(path)?;
         ensure!(answer.body == content, "{path}: another content");
+    }
+    Ok(())
+}
+
+/// BOOT §5.2: firmware follows no redirect, so where others would answer 301 the thing itself is answered, or a refusal.
+fn no_spelling_of_a_path_is_redirected() -> Result<()> {
+    let (site, _) = site_with("bootloaders/sb/grubx64.efi", 1_000)?;
+    for (path, status) in [
+        ("/files/bootloaders/sb/grubx64.efi/", 200),
+        ("/files//bootloaders/sb/grubx64.efi", 200),
+        ("//boot.ipxe", 200),
+        ("/boot.ipxe/", 200),
+        ("/boot/52:54:00:12:34:56/", 200),
+        ("/files/bootloaders/sb", 404),
+        ("/files/bootloaders/sb/", 404),
+        ("/files", 404),
+        ("/", 404),
+        ("/FILES/bootloaders/sb/grubx64.efi", 404),
+        ("/files/bootloaders/sb/../sb/grubx64.efi", 404),
+    ] {
+        // One that is followed would go unseen.
+        let request = minreq::get(site.agent.url(path)).with_max_redirects(0);
+        let answer = http::send(request).context(path)?;
+        ensure!(answer.status == status, "{path} is answered {}", answer.status);
+        ensure!(answer.field("location").is_none(), "{path} leads elsewhere");
+        ensure!(!answer.body.is_empty(), "{path} is answered with nothing");
     }
     Ok(())
 }
