@@ -15,7 +15,7 @@ use crate::{cargo, packages};
 #[derive(FromArgs)]
 #[argh(subcommand, name = "test")]
 pub(crate) struct Test {
-    /// also the long form of tests that have one
+    /// also the long form of tests that have one, and every row of the firmware matrix instead of a sample
     #[argh(switch)]
     long: bool,
 
@@ -168,7 +168,7 @@ fn test_command(filter: Option<&str>, is_long: bool) -> Result<Command> {
 impl Test {
     pub(crate) fn run(self) -> Result<ExitCode> {
         let mut gate = Gate::default();
-        packages::install();
+        packages::install(self.long);
         packages::install_s3_server();
         let build = cargo::command(&["build", "--locked", "--workspace"]);
         if let Some(filter) = &self.filter {

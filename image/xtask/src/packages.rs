@@ -12,7 +12,9 @@ use pureboot_tests::{cache_dir, process, s3_server};
 use crate::cargo;
 
 /// A program or a file, and the Debian package that brings it.
-const NEEDED: [(&str, &str); 15] = [
+type Needed = (&'static str, &'static str);
+
+const NEEDED: &[Needed] = &[
     ("as", "binutils"),
     ("objcopy", "binutils"),
     ("atftp", "atftp"),
@@ -30,13 +32,24 @@ const NEEDED: [(&str, &str); 15] = [
     ("/usr/share/OVMF/OVMF_VARS_4M.fd", "ovmf"),
 ];
 
+/// What only the whole firmware matrix needs, a few hundred megabytes.
+const NEEDED_FOR_LONG: &[Needed] = &[
+    ("aarch64-linux-gnu-as", "binutils-aarch64-linux-gnu"),
+    ("aarch64-linux-gnu-objcopy", "binutils-aarch64-linux-gnu"),
+    ("qemu-system-aarch64", "qemu-system-arm"),
+    ("/usr/lib/shim/shimx64.efi.signed", "shim-signed"),
+    ("/usr/share/AAVMF/AAVMF_CODE.fd", "qemu-efi-aarch64"),
+    ("/usr/share/AAVMF/AAVMF_VARS.fd", "qemu-efi-aarch64"),
+];
+
 fn is_here(name: &str) -> bool {
     if name.starts_with('/') { Path::new(name).exists() } else { process::find(name).is_some() }
 }
 
-fn missing() -> Vec<&'static str> {
+fn missing(is_long: bool) -> Vec<&'static str> {
+    let needed = NEEDED.iter().chain(if is_long { NEEDED_FOR_LONG } else { &[] });
     let packages: BTreeSet<_> =
-        NEEDED.iter().filter(|(name, _)| !is_here(name)).map(|(_, package)| *package).collect();
+        needed.filter(|(name, _)| !is_here(name)).map(|(_, package)| *package).collect();
     packages.into_iter().collect()
 }
 
@@ -49,9 +62,10 @@ fn apt_get(arguments: &[&str], packages: &[&str]) -> Result<()> {
     Ok(())
 }
 
-/// Installs Debian packages that are missing, where that is possible, and says what stays missing.
-pub(crate) fn install() {
-    let packages = missing();
+/// Installs Debian packages that are missing, where that is possible, and says what stays missing. `is_long` is for every row
+/// of the firmware matrix.
+pub(crate) fn install(is_long: bool) {
+    let packages = missing(is_long);
     if packages.is_empty() {
         return;
     }
@@ -66,7 +80,7 @@ pub(crate) fn install() {
             println!("cannot install them: {error:#}");
         }
     }
-    let packages = missing();
+    let packages = missing(is_long);
     if !packages.is_empty() {
         println!(
             "STILL MISSING, so tests will be skipped. As root: apt-get install {}",

@@ -42,7 +42,7 @@ const REST: Duration = Duration::from_millis(600);
 
 impl Tftp {
     pub(super) fn run(self) -> Result<()> {
-        packages::install();
+        packages::install(false);
         // Made before the site, so that the agent has ended when its meter goes.
         let mut servers = Vec::new();
         let mut site = Site::start()?;
