@@ -35,10 +35,10 @@ pub(super) const UEFI_LOADER: Need = Need::File(IPXE_EFI, "ipxe");
 pub(super) const UNDIONLY: &str = "/usr/lib/ipxe/undionly.kpxe";
 pub(super) const IPXE_EFI: &str = "/boot/ipxe.efi";
 
-/// What a boot may take without KVM on a busy machine; 20 s, 30 s and 60 s were seen on an idle one.
-pub(super) const SEABIOS_LIMIT: Duration = Duration::from_secs(120);
+/// What a boot may take without KVM on a busy machine; 20 s, 30 s and 12 s were seen on an idle one.
+pub(super) const SEABIOS_LIMIT: Duration = Duration::from_secs(240);
 pub(super) const OVMF_LIMIT: Duration = Duration::from_secs(300);
-pub(super) const AAVMF_LIMIT: Duration = Duration::from_secs(480);
+pub(super) const AAVMF_LIMIT: Duration = Duration::from_secs(300);
 
 pub(super) const TAP: &str = "tap0";
 /// A DHCP server on a machine of its own.

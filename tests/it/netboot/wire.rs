@@ -42,6 +42,7 @@ pub(super) fn cases() -> Vec<Case> {
         case!(who_has_an_address_is_answered_there_on_both_ports, Need::Root, Need::Namespaces),
         case!(each_kind_of_machine_is_told_its_own_file, Need::Root, Need::Namespaces),
         case!(an_unknown_architecture_gets_silence_and_a_report, Need::Root, Need::Namespaces),
+        case!(a_loader_that_comes_back_a_third_time_gets_the_script, Need::Root, Need::Namespaces),
         case!(
             dnsmasq_with_the_companion_snippet_names_the_same_files,
             Need::Root,
@@ -206,6 +207,23 @@ fn an_unknown_architecture_gets_silence_and_a_report() -> Result<()> {
             lan.ensure_logged(&[report])?;
         }
         Ok(())
+    })
+}
+
+fn a_loader_that_comes_back_a_third_time_gets_the_script() -> Result<()> {
+    Lan::with(&[], |lan| {
+        let (mac, script) = (random_machine()?, lan.site.agent.url("/boot.ipxe"));
+        // The firmware's start and three of the loader, which says what the firmware said; then the firmware's again.
+        for file in [X64_NAME, X64_NAME, X64_NAME, &script, X64_NAME] {
+            let offer = ask(lan, &Ask::firmware(DISCOVER, mac, X64, 7))?;
+            ensure!(offer.file() == file, "expected {file}, got {}", offer.file());
+            // It takes the lease, so its next question is a new one.
+            let request = Ask::firmware(REQUEST, mac, X64, 7);
+            lan.other.enter(|| {
+                Client::bind("eth0", 68)?.ask(&request, SERVERS, Duration::from_millis(50))
+            })?;
+        }
+        lan.ensure_logged(&["/boot.ipxe: loop guard: the same loader three times in 60 s"])
     })
 }
 
