@@ -18,6 +18,12 @@ pub const OVMF_CODE: &str = "/usr/share/OVMF/OVMF_CODE_4M.fd";
 /// OVMF's variables as delivered.
 pub const OVMF_VARS: &str = "/usr/share/OVMF/OVMF_VARS_4M.fd";
 
+/// OVMF's code that checks signatures, and variables with the keys that most machines are delivered with.
+pub const OVMF_SECURE_CODE: &str = "/usr/share/OVMF/OVMF_CODE_4M.secboot.fd";
+
+/// See [`OVMF_SECURE_CODE`].
+pub const OVMF_SECURE_VARS: &str = "/usr/share/OVMF/OVMF_VARS_4M.ms.fd";
+
 /// AAVMF's code, from Debian's package `qemu-efi-aarch64`.
 pub const AAVMF_CODE: &str = "/usr/share/AAVMF/AAVMF_CODE.fd";
 
@@ -31,6 +37,8 @@ pub enum Firmware {
     SeaBios,
     /// OVMF without a ROM: the network stack of EDK2 on x86-64.
     Ovmf(Way),
+    /// The same by PXE with Secure Boot on.
+    OvmfSecure,
     /// AAVMF without a ROM: the same on 64-bit ARM.
     Aavmf(Way),
 }
@@ -77,7 +85,7 @@ impl Plan<'_> {
         let [serial, capture, vars] =
             ["serial", "capture", "vars"].map(|name| dir.join(format!("{name}.{run}")));
         let mut command = process::system(match self.firmware {
-            Firmware::SeaBios | Firmware::Ovmf(_) => "qemu-system-x86_64",
+            Firmware::SeaBios | Firmware::Ovmf(_) | Firmware::OvmfSecure => "qemu-system-x86_64",
             Firmware::Aavmf(_) => "qemu-system-aarch64",
         })?;
         command.args(["-accel", "tcg", "-nodefaults", "-monitor", "none", "-no-user-config"]);
@@ -89,6 +97,14 @@ impl Plan<'_> {
                 command.args(["-m", "256", "-machine", "q35", "-display", "none"]);
                 flash(&mut command, OVMF_CODE, OVMF_VARS, &vars)?;
                 choose(&mut command, way);
+                card.push_str(",romfile=");
+            }
+            Firmware::OvmfSecure => {
+                // Its variables are kept from everything but the firmware itself, in system management mode.
+                command.args(["-m", "256", "-machine", "q35,smm=on", "-display", "none"]);
+                command.args(["-global", "driver=cfi.pflash01,property=secure,value=on"]);
+                flash(&mut command, OVMF_SECURE_CODE, OVMF_SECURE_VARS, &vars)?;
+                choose(&mut command, Way::Pxe);
                 card.push_str(",romfile=");
             }
             Firmware::Aavmf(way) => {

@@ -1,11 +1,11 @@
 //! shim from a directory of its own: it looks for its second stage where it came from, and probes three files first.
-//!
-//! Secure Boot is off, so the second stage is iPXE under the name that shim asks for.
+//! Secure Boot is off, so the second stage is iPXE under the name that shim asks for. And what happens without shim where
+//! Secure Boot is on.
 
 use anyhow::{Result, ensure};
 use pureboot_tests::capture::{http_lines, tftp_names};
 use pureboot_tests::dnsmasq::Says;
-use pureboot_tests::qemu::{Firmware, Way};
+use pureboot_tests::qemu::{Firmware, OVMF_SECURE_CODE, OVMF_SECURE_VARS, Way};
 use pureboot_tests::random_mac;
 
 use super::scene::*;
@@ -47,6 +47,17 @@ pub(super) fn cases() -> Vec<Case> {
             OVMF,
             OVMF_DELIVERED,
             Need::File(SHIM, "shim-signed"),
+        ),
+        case!(
+            secure_boot_loads_what_nobody_signed_and_does_not_start_it,
+            Need::Long,
+            Need::Root,
+            Need::Namespaces,
+            QEMU,
+            DNSMASQ,
+            UEFI_LOADER,
+            Need::File(OVMF_SECURE_CODE, "ovmf"),
+            Need::File(OVMF_SECURE_VARS, "ovmf"),
         ),
     ]
 }
@@ -91,4 +102,21 @@ fn shim_keeps_its_directory_over_tftp() -> Result<()> {
 
 fn shim_keeps_its_directory_over_http() -> Result<()> {
     boot_over_shim(Way::Http)
+}
+
+fn secure_boot_loads_what_nobody_signed_and_does_not_start_it() -> Result<()> {
+    Lan::with(&[], |lan| {
+        let _leases = lan.start_dhcp(Says::Nothing)?;
+        let mac = random_mac();
+        add_loader(&lan.site, X64_NAME, IPXE_EFI)?;
+        let mut machine = power_on(&lan.site, Firmware::OvmfSecure, &mac)?;
+        machine.says("Access Denied", OVMF_LIMIT)?;
+        let console = machine.console();
+        ensure!(!console.contains("iPXE initialising devices"), "it was started:\n{console}");
+        // What is left of it at the site: a whole download, and no word from what was downloaded.
+        lan.ensure_logged(&["sent", X64_NAME])?;
+        let log = lan.log()?;
+        ensure!(!log.contains("iPXE (option 175)"), "iPXE asked for its script:\n{log}");
+        Ok(())
+    })
 }
