@@ -1,5 +1,7 @@
 //! What a machine asked of the network, read from a capture of its cable: the classic format of libpcap, Ethernet, IPv4.
 
+use std::net::Ipv4Addr;
+
 use crate::dhcp;
 
 /// A request, as far as boots have them.
@@ -14,8 +16,13 @@ pub enum Sent {
         /// The codes of its options in their order.
         options: Vec<u8>,
     },
-    /// A read request by TFTP: the name.
-    Tftp(String),
+    /// A read request by TFTP.
+    Tftp {
+        /// The server.
+        to: Ipv4Addr,
+        /// The file.
+        name: String,
+    },
     /// A request by HTTP.
     Http {
         /// The machine's port, which tells its connections apart.
@@ -50,8 +57,8 @@ fn record(bytes: &[u8]) -> Option<(&[u8], &[u8])> {
     bytes.get(RECORD_HEADER_LEN..)?.split_at_checked(usize::try_from(len).ok()?)
 }
 
-/// The IPv4 packet in an Ethernet frame that `mac` sent, as its protocol and its payload.
-fn ipv4<'a>(frame: &'a [u8], mac: &str) -> Option<(u8, &'a [u8])> {
+/// The IPv4 packet in an Ethernet frame that `mac` sent: its destination, its protocol and its payload.
+fn ipv4<'a>(frame: &'a [u8], mac: &str) -> Option<(Ipv4Addr, u8, &'a [u8])> {
     let source: Vec<_> = frame.get(6..12)?.iter().map(|byte| format!("{byte:02x}")).collect();
     if source.join(":") != mac || be16(frame, 12)? != 0x0800 {
         return None;
@@ -59,23 +66,25 @@ fn ipv4<'a>(frame: &'a [u8], mac: &str) -> Option<(u8, &'a [u8])> {
     let packet = frame.get(ETHERNET_HEADER_LEN..)?;
     let header_len = usize::from(packet.first()? & 15) * 4;
     let len = usize::from(be16(packet, 2)?);
-    Some((*packet.get(9)?, packet.get(header_len..len)?))
+    let to = Ipv4Addr::from(*packet.get(16..)?.first_chunk::<4>()?);
+    Some((to, *packet.get(9)?, packet.get(header_len..len)?))
 }
 
 fn parse(frame: &[u8], mac: &str) -> Option<Sent> {
     match ipv4(frame, mac)? {
-        (17, datagram) => {
+        (to, 17, datagram) => {
             let (port, payload) = (be16(datagram, 2)?, datagram.get(UDP_HEADER_LEN..)?);
             match port {
                 67 | 4011 => message(port, payload),
                 69 if be16(payload, 0)? == 1 => {
                     let name = payload.get(2..)?.split(|byte| *byte == 0).next()?;
-                    Some(Sent::Tftp(String::from_utf8_lossy(name).into_owned()))
+                    let name = String::from_utf8_lossy(name).into_owned();
+                    Some(Sent::Tftp { to, name })
                 }
                 _ => None,
             }
         }
-        (6, segment) => {
+        (_, 6, segment) => {
             let payload = segment.get(usize::from(*segment.get(12)? >> 4) * 4..)?;
             let line = payload.split(|byte| *byte == b'\r').next()?;
             let line = String::from_utf8_lossy(line);
@@ -101,7 +110,7 @@ fn message(port: u16, message: &[u8]) -> Option<Sent> {
 pub fn tftp_names(sent: &[Sent]) -> Vec<&str> {
     sent.iter()
         .filter_map(|sent| match sent {
-            Sent::Tftp(name) => Some(name.as_str()),
+            Sent::Tftp { name, .. } => Some(name.as_str()),
             _ => None,
         })
         .collect()

@@ -38,6 +38,7 @@ const NEEDED_FOR_LONG: &[Needed] = &[
     ("aarch64-linux-gnu-objcopy", "binutils-aarch64-linux-gnu"),
     ("qemu-system-aarch64", "qemu-system-arm"),
     ("/usr/lib/shim/shimx64.efi.signed", "shim-signed"),
+    ("/usr/lib/grub/x86_64-efi-signed/grubnetx64.efi.signed", "grub-efi-amd64-signed"),
     ("/usr/share/AAVMF/AAVMF_CODE.fd", "qemu-efi-aarch64"),
     ("/usr/share/AAVMF/AAVMF_VARS.fd", "qemu-efi-aarch64"),
 ];

@@ -3,16 +3,19 @@
 //! Secure Boot is on.
 
 use anyhow::{Result, ensure};
-use pureboot_tests::capture::{http_lines, tftp_names};
+use pureboot_tests::capture::{Sent, http_lines, tftp_names};
 use pureboot_tests::dnsmasq::Says;
+use pureboot_tests::namespace::BOX_ADDRESS;
 use pureboot_tests::qemu::{Firmware, OVMF_SECURE_CODE, OVMF_SECURE_VARS, Way};
-use pureboot_tests::random_mac;
+use pureboot_tests::{random_mac, wait};
 
 use super::scene::*;
 use crate::need::Need;
 use crate::{Case, case};
 
 const SHIM: &str = "/usr/lib/shim/shimx64.efi.signed";
+/// Debian's GRUB with its network modules inside.
+const GRUB: &str = "/usr/lib/grub/x86_64-efi-signed/grubnetx64.efi.signed";
 const SECOND_STAGE: &str = "sb/grubx64.efi";
 /// What shim 16 looks for before its second stage (BOOT §4).
 const PROBES: [&str; 3] =
@@ -47,6 +50,17 @@ pub(super) fn cases() -> Vec<Case> {
             OVMF,
             OVMF_DELIVERED,
             Need::File(SHIM, "shim-signed"),
+        ),
+        case!(
+            grub_behind_proxydhcp_asks_the_server_that_leased_the_address,
+            Need::Long,
+            Need::Root,
+            Need::Namespaces,
+            QEMU,
+            DNSMASQ,
+            OVMF,
+            OVMF_DELIVERED,
+            Need::File(GRUB, "grub-efi-amd64-signed"),
         ),
         case!(
             secure_boot_loads_what_nobody_signed_and_does_not_start_it,
@@ -102,6 +116,26 @@ fn shim_keeps_its_directory_over_tftp() -> Result<()> {
 
 fn shim_keeps_its_directory_over_http() -> Result<()> {
     boot_over_shim(Way::Http)
+}
+
+/// BOOT §9, and the reason why no GRUB is to be chained there.
+fn grub_behind_proxydhcp_asks_the_server_that_leased_the_address() -> Result<()> {
+    Lan::with(&[], |lan| {
+        let _leases = lan.start_dhcp(Says::Nothing)?;
+        let mac = random_mac();
+        add_loader(&lan.site, X64_NAME, GRUB)?;
+        let machine = power_on(&lan.site, Firmware::Ovmf(Way::Pxe), &mac)?;
+        let stray = wait::until("GRUB asks by TFTP", OVMF_LIMIT, || {
+            let is_stray =
+                |sent: &Sent| matches!(sent, Sent::Tftp { to, .. } if *to != BOX_ADDRESS);
+            Ok(machine.sent(&mac).into_iter().find(is_stray))
+        })?;
+        ensure!(
+            matches!(stray, Sent::Tftp { to: OTHER_SERVER, .. }),
+            "GRUB asked neither the agent nor the other server: {stray:?}"
+        );
+        lan.ensure_logged(&["sent", X64_NAME])
+    })
 }
 
 fn secure_boot_loads_what_nobody_signed_and_does_not_start_it() -> Result<()> {
