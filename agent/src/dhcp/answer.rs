@@ -501,7 +501,7 @@ impl fmt::Display for Boot {
                     IpxeSign::Options => "iPXE (option 175)",
                     IpxeSign::UserClass => "iPXE (user class)",
                     IpxeSign::BareClass => "iPXE (bare class after a loader)",
-                    IpxeSign::Loop => "loop guard: the same loader three times in 60 s",
+                    IpxeSign::Loop => "loop guard: the same loader three times in two minutes",
                 });
             }
             Self::Loader { identity, mode } => (identity, mode),

@@ -16,7 +16,7 @@ use super::scene::*;
 use crate::need::Need;
 use crate::{Case, boots, case};
 
-/// The loader runs four times, and again until four starts of it lie within the guard's 60 s.
+/// The loader runs four times, and again until four starts of it lie within the guard's two minutes.
 const LOOP_LIMIT: Duration = Duration::from_secs(600);
 
 pub(super) fn cases() -> Vec<Case> {
@@ -252,6 +252,9 @@ fn a_loader_that_passes_for_a_rom_is_freed_from_its_loop() -> Result<()> {
         let files = boot_bios(lan, &mac, Hidden::AllWithTheClassOfARom, LOOP_LIMIT)?;
         ensure!(files.iter().all(|file| file == BIOS_NAME), "it asked by TFTP for {files:?}");
         ensure!(files.len() >= 3, "it was freed after it had loaded {} times", files.len());
-        lan.ensure_logged(&[&mac, "/boot.ipxe: loop guard: the same loader three times in 60 s"])
+        lan.ensure_logged(&[
+            &mac,
+            "/boot.ipxe: loop guard: the same loader three times in two minutes",
+        ])
     })
 }

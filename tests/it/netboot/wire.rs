@@ -223,7 +223,7 @@ fn a_loader_that_comes_back_a_third_time_gets_the_script() -> Result<()> {
                 Client::bind("eth0", 68)?.ask(&request, SERVERS, Duration::from_millis(50))
             })?;
         }
-        lan.ensure_logged(&["/boot.ipxe: loop guard: the same loader three times in 60 s"])
+        lan.ensure_logged(&["/boot.ipxe: loop guard: the same loader three times in two minutes"])
     })
 }
 
