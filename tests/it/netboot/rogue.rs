@@ -21,7 +21,7 @@ const ASKING: Ipv4Addr = Ipv4Addr::new(10, 73, 0, 3);
 
 pub(super) fn cases() -> Vec<Case> {
     vec![case!(
-        a_server_with_a_file_of_its_own_misleads_ipxe_and_is_there_to_be_named,
+        a_server_with_a_file_of_its_own_misleads_ipxe_and_is_named_by_the_doctor,
         Need::Long,
         Need::Root,
         Need::Namespaces,
@@ -41,7 +41,7 @@ pub(super) fn with_rogue(run: impl FnOnce(&mut Lan<'_>) -> Result<()> + Send) ->
     })
 }
 
-fn a_server_with_a_file_of_its_own_misleads_ipxe_and_is_there_to_be_named() -> Result<()> {
+fn a_server_with_a_file_of_its_own_misleads_ipxe_and_is_named_by_the_doctor() -> Result<()> {
     with_rogue(|lan| {
         let mac = random_mac();
         let nonce = order_installation(&lan.site, Kernel::Bios, &mac)?;
@@ -56,12 +56,12 @@ fn a_server_with_a_file_of_its_own_misleads_ipxe_and_is_there_to_be_named() -> R
         let sent: Vec<Sent> = machine.sent(&mac);
         ensure!(http_lines(&sent).is_empty(), "it came by HTTP: {:?}", http_lines(&sent));
         ensure!(!machine.console().contains(&nonce), "it booted nevertheless");
-        ensure_both_offers_are_heard(lan)
+        ensure_both_offers_are_heard(lan)?;
+        ensure_doctor_names_the_other(lan)
     })
 }
 
-/// Whoever asks on this LAN as a machine does hears two servers, and can tell which of them misleads: that is all that
-/// `pureboot-agent doctor` needs to name the other one.
+/// Whoever asks on this LAN as a machine does hears two servers, and can tell which of them misleads.
 fn ensure_both_offers_are_heard(lan: &Lan<'_>) -> Result<()> {
     let asking = lan.namespace.add_host(ASKING)?;
     asking.enter(|| {
@@ -79,4 +79,16 @@ fn ensure_both_offers_are_heard(lan: &Lan<'_>) -> Result<()> {
         }
         Ok(())
     })
+}
+
+/// The operator reads on one line which server misleads, and with which file.
+fn ensure_doctor_names_the_other(lan: &Lan<'_>) -> Result<()> {
+    let output = lan.site.agent.run(&["doctor"])?;
+    let said = String::from_utf8_lossy(&output.stdout);
+    let (server, file) = (OTHER_SERVER.to_string(), format!("'{ROGUE_FILE}'"));
+    let is_named =
+        |line: &str| line.starts_with("FAIL") && line.contains(&server) && line.contains(&file);
+    ensure!(said.lines().any(is_named), "no failure names {file} of {server}:\n{said}");
+    ensure!(output.status.code() == Some(1), "{}:\n{said}", output.status);
+    Ok(())
 }
