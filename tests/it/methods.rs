@@ -79,7 +79,7 @@ fn start_dhcp(site: &Site) -> Result<Program> {
 fn order(site: &Site, mac: &str, mut boot: Value) -> Result<Machine> {
     let name = format!("w-{:08x}", random() >> 32);
     boot.as_object_mut().context("a workflow is an object")?.insert("name".to_owned(), json!(name));
-    let workflow = text(&site.controller.post("/workflows", &boot)?, "id")?;
+    let workflow = text(&site.controller.post("/workflows?allow_missing=true", &boot)?, "id")?;
     let node = json!({ "mac_address": mac, "home_site_id": site.id });
     let node = text(&site.controller.post("/nodes", &node)?, "id")?;
     site.controller.order_install(&node, &workflow)?;
