@@ -60,7 +60,7 @@ impl Boots {
             return super::print(&format!("{}\n", serde_json::to_string_pretty(&found.boots)?));
         }
         if found.boots.is_empty() {
-            return super::print("no machine has booted yet\n");
+            return super::print(&nothing(self.mac));
         }
         let is_terminal = std::io::stdout().is_terminal();
         let now = clock::now();
@@ -194,6 +194,14 @@ impl Told {
             news.push('\n');
         }
         Ok(news)
+    }
+}
+
+/// What is said where there is no session.
+fn nothing(mac: Option<Mac>) -> String {
+    match mac {
+        Some(mac) => format!("{mac} is in none of the boot sessions that are kept\n"),
+        None => "no machine has booted yet\n".to_owned(),
     }
 }
 

@@ -58,3 +58,11 @@ fn only_a_terminal_gets_what_only_a_terminal_understands() {
     assert!(!block(&view(), false).contains('\x1b'));
     assert!(block(&view(), true).starts_with("\x1b[1m52:54:00"));
 }
+
+#[test]
+fn a_machine_without_a_session_does_not_mean_that_none_has_booted() {
+    let mac = "52:54:00:12:34:56".parse().ok();
+    let text = "52:54:00:12:34:56 is in none of the boot sessions that are kept\n";
+    assert_eq!(nothing(mac), text);
+    assert_eq!(nothing(None), "no machine has booted yet\n");
+}
