@@ -119,6 +119,10 @@ impl Config {
         if self.dhcp.enabled && self.dhcp.interfaces.is_empty() {
             bail!("dhcp is enabled without an interface: name one, as in interfaces = [\"br0\"]");
         }
+        let mut named = std::collections::BTreeSet::new();
+        if let Some(twice) = self.dhcp.interfaces.iter().find(|name| !named.insert(name.as_str())) {
+            bail!("dhcp.interfaces names '{twice}' twice: name it once");
+        }
         operator::check(&self.dhcp.quirks)?;
         if self.boot.listen.is_ipv6() || self.tftp.listen.is_ipv6() {
             bail!("boot.listen and tftp.listen take IPv4 addresses: machines boot by IPv4");
@@ -179,6 +183,9 @@ mod tests {
         assert!(Config::parse(&settings(&format!("{url}[dhcp]\nenabled = true"))).is_err());
         let lines = format!("{url}[dhcp]\nenabled = true\ninterfaces = [\"br0\"]");
         assert_eq!(Config::parse(&settings(&lines)).expect("a config").dhcp.interfaces, ["br0"]);
+        let lines = format!("{url}[dhcp]\nenabled = true\ninterfaces = [\"br0\", \"br0\"]");
+        let error = Config::parse(&settings(&lines)).expect_err("named twice");
+        assert!(format!("{error:#}").contains("'br0' twice"), "{error:#}");
     }
 
     #[test]
