@@ -234,7 +234,7 @@ fn refused(boot: &Boot<'_>) -> Option<Finding> {
     let What::Refused { reason, .. } = last else { return None };
     let finding = boot
         .warn(format!("got no answer: {reason}"))
-        .cure("none is needed if it is to boot its disk; else name a loader in [dhcp.loaders]");
+        .cure("none is needed if it is to boot its disk");
     Some(finding)
 }
 

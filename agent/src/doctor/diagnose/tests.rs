@@ -178,7 +178,7 @@ fn each_case_of_the_field_has_its_finding() {
         Some((Fail, "3 times and never asked for a lease", "nobody leases", "DHCP server")),
     );
     check("one offer is no pattern", "0 dhcp A 1 loader", None);
-    check("refused", "0 refuse A 1", Some((Warn, "PC98", "", "[dhcp.loaders]")));
+    check("refused", "0 refuse A 1", Some((Warn, "PC98", "", "boot its disk")));
     check(
         "refused, then served",
         "0 refuse A 1\n1000 dhcp A 1 loader\n1100 lease A 1 5\n1200 ask A 5\n1210 told disk",
