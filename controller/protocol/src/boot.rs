@@ -58,6 +58,7 @@ impl From<Platform> for BootMode {
 
 /// What a machine says about itself when it asks for its script. Nothing but the address can be relied on.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 pub struct BootRequest {
     /// The boot interface.
     pub mac: Mac,
@@ -105,6 +106,7 @@ impl BootRequest {
 
 /// All that decides what a node boots, as the controller knows it: what `GET /agents/nodes` answers and the site keeps.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 pub struct BootRecord {
     /// The node.
     pub node_id: NodeId,

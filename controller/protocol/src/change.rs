@@ -12,6 +12,7 @@ macro_rules! hex16 {
     ($(#[$doc:meta])* $name:ident) => {
         $(#[$doc])*
         #[derive(Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize)]
+        #[cfg_attr(feature = "schema", derive(schemars::JsonSchema), schemars(extend("pattern" = "^[0-9a-f]{32}$")))]
         #[serde(try_from = "String", into = "String")]
         pub struct $name([u8; 16]);
 
@@ -73,6 +74,7 @@ words! {
 
 /// A node that a site saw for the first time, or saw again with new facts.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 pub struct RegisterNode {
     /// What the machine said about itself.
     pub request: BootRequest,
@@ -83,6 +85,7 @@ pub struct RegisterNode {
 
 /// What a change is about.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 #[serde(tag = "kind", content = "payload", rename_all = "snake_case")]
 pub enum ChangePayload {
     /// A machine was seen.
@@ -100,6 +103,7 @@ pub enum ChangePayload {
 
 /// One fact or wish about a node, made at a site.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 pub struct Change {
     /// Its place in the epoch: 1, 2, 3, without gaps.
     pub seq: u64,
@@ -128,6 +132,7 @@ pub struct Change {
 /// Changes in order, at most 100. `I` is [`Change`] for who writes a batch; who reads one may take the items as raw JSON
 /// first, so that one item that it does not understand is parked and not the end of the batch.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 pub struct ChangeBatch<I = Change> {
     /// Drawn for this attempt; the receipt repeats it, so that a late answer to an older attempt is known as such.
     pub nonce: ChangeId,
@@ -155,6 +160,7 @@ words! {
 
 /// What became of one change.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 pub struct ChangeResult {
     /// The change.
     pub id: ChangeId,
@@ -170,6 +176,7 @@ pub struct ChangeResult {
 
 /// The controller's acknowledgement of a batch. The answer's status is none; only this body is.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 pub struct ChangeReceipt {
     /// The batch's nonce.
     pub nonce: ChangeId,

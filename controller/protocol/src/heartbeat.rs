@@ -9,6 +9,7 @@ use crate::{SiteConfig, SiteId, Timestamp};
 
 /// One service of the agent.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 pub struct Service {
     /// Whether it answers.
     pub running: bool,
@@ -18,6 +19,7 @@ pub struct Service {
 
 /// An agent's state, measured at the moment of sending.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 pub struct Heartbeat {
     /// The site; must be the credential's own.
     pub site_id: SiteId,
@@ -70,6 +72,7 @@ pub struct Heartbeat {
 
 /// An order to the agent.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 pub struct SiteCommand {
     /// What the result is reported under.
     pub id: String,
@@ -91,6 +94,7 @@ words! {
 
 /// What became of a command.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 pub struct CommandResult {
     /// The command.
     pub id: String,
@@ -102,6 +106,7 @@ pub struct CommandResult {
 
 /// The controller's answer to a heartbeat.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 pub struct HeartbeatAnswer {
     /// Always true; a refusal is a problem document.
     pub acknowledged: bool,

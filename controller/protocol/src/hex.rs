@@ -20,6 +20,7 @@ macro_rules! hex_bytes {
     ($(#[$doc:meta])* $name:ident[$len:literal] = $what:literal) => {
         $(#[$doc])*
         #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, serde::Serialize, serde::Deserialize)]
+        #[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
         #[serde(try_from = "String", into = "String")]
         pub struct $name([u8; $len]);
 

@@ -11,6 +11,7 @@ use serde::{Deserialize, Serialize};
 /// all-zero address and every group address (lowest bit of the first byte set, the broadcast address among them) name no
 /// machine and cannot be made.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema), schemars(extend("pattern" = r"^([0-9A-Fa-f]{2}([:-][0-9A-Fa-f]{2}){5}|[0-9A-Fa-f]{12})$")))]
 #[serde(try_from = "String", into = "String")]
 pub struct Mac([u8; 6]);
 

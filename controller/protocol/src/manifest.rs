@@ -45,6 +45,7 @@ impl Signature {
 
 /// What a site is to hold. What is not in it, the site need not keep.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 pub struct Manifest {
     /// The site that it is for, and no other.
     pub site_id: SiteId,
@@ -60,9 +61,11 @@ pub struct Manifest {
 
 /// One piece of content of a site.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 pub struct ManifestEntry {
     /// Its name, in two fields on the wire: `category` and `path`.
     #[serde(flatten, with = "two_fields")]
+    #[cfg_attr(feature = "schema", schemars(with = "two_fields::Fields"))]
     pub key: ContentKey,
     /// Its length.
     pub size_bytes: u64,
@@ -78,6 +81,7 @@ pub struct ManifestEntry {
 /// How content is verified before all of it has come: a list of the SHA-256 of each of its chunks, as 32 bytes each without
 /// anything between them. The list is fetched beside the object and is itself known by its hash.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 pub struct Chunks {
     /// The length of every chunk but the last.
     pub size_bytes: u64,
@@ -92,6 +96,7 @@ impl Chunks {
 
 /// A manifest as it travels.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 pub struct SignedManifest {
     /// A [`Manifest`] in JSON; not to be parsed before the signature has been checked.
     pub payload: String,
@@ -118,7 +123,8 @@ mod two_fields {
     use crate::{Category, ContentKey};
 
     #[derive(Serialize, Deserialize)]
-    struct Fields {
+    #[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
+    pub(super) struct Fields {
         category: Category,
         path: String,
     }

@@ -135,6 +135,7 @@ words! {
 
 /// A report about one node.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 pub struct NodeEvent {
     /// What happened.
     pub event_type: NodeEventKind,
@@ -158,6 +159,7 @@ impl NodeEvent {
 
 /// A machine as the controller keeps it and shows it to operators.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 #[expect(missing_docs, reason = "the field names are the documentation of the HTTP surface")]
 pub struct Node {
     pub id: NodeId,

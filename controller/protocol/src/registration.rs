@@ -6,6 +6,7 @@ use crate::{AgentId, CredentialHash, PublicKey, RegistrationToken, Secret, SiteC
 
 /// An agent's first words: the token proves that it may join, the hash is all that the controller learns of its credential.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 pub struct RegistrationRequest {
     /// The site to join.
     pub site_id: SiteId,
@@ -25,6 +26,7 @@ pub struct RegistrationRequest {
 
 /// What an agent needs to know from then on. The same request within the token's life gets the same answer.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 pub struct RegistrationAnswer {
     /// Always true; a refusal is a problem document.
     pub success: bool,
@@ -44,6 +46,7 @@ pub struct RegistrationAnswer {
 /// An agent's announcement of the credential that is to take the place of the one that it is made under. The old one is good
 /// until the first use of the next, so nothing that is lost on the way locks the agent out.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 pub struct CredentialAnnouncement {
     /// SHA-256 of the secret that the agent has made, and keeps, before it says so.
     pub credential_hash: CredentialHash,

@@ -10,6 +10,7 @@ use serde::{Deserialize, Serialize};
 /// It is serialised as it is, because registration and configuration carry secrets on purpose; [`Secret::reveal`] is the one
 /// other way to the text, so a search for `reveal` finds every use.
 #[derive(Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 #[serde(transparent)]
 pub struct Secret(String);
 
@@ -38,6 +39,7 @@ impl fmt::Debug for Secret {
 
 /// The SHA-256 of a secret's text: all that the side which did not make the secret ever stores.
 #[derive(Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema), schemars(extend("pattern" = "^[0-9a-f]{64}$")))]
 #[serde(try_from = "String", into = "String")]
 pub struct CredentialHash([u8; 32]);
 
@@ -81,6 +83,7 @@ impl From<CredentialHash> for String {
 
 /// A one-time registration token, `id.secret`: the id names the controller's row, the secret proves the right to use it.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema), schemars(extend("pattern" = "^[0-9a-f]{12}\\.[0-9a-f]{64}$")))]
 #[serde(try_from = "String", into = "String")]
 pub struct RegistrationToken {
     id: String,

@@ -27,6 +27,7 @@ words! {
 ///
 /// 1 to 64 of `[A-Za-z0-9._-]`, the first no dot, so that it can stand in a URL as it is.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 #[serde(try_from = "String", into = "String")]
 pub struct FileName(String);
 

@@ -21,6 +21,7 @@ pub const ARGUMENT_ALPHABET: &str = "._:/-=,+@%~;\"'()[]*?!<>^";
 ///
 /// Made from anything: characters outside `[A-Za-z0-9 ._:/-]` become `_`, and what is longer than [`FACT_LEN_MAX`] is cut.
 #[derive(Clone, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 #[serde(from = "String", into = "String")]
 pub struct HardwareFact(String);
 
@@ -68,6 +69,7 @@ impl fmt::Debug for HardwareFact {
 
 /// A kernel command line that iPXE hands on unchanged.
 #[derive(Debug, Clone, PartialEq, Eq, Default, Serialize, Deserialize)]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 #[serde(try_from = "String", into = "String")]
 pub struct CommandLine(String);
 

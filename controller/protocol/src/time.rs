@@ -14,6 +14,7 @@ const MAX_MS: i64 = 253_402_300_799_999;
 ///
 /// On the wire it is RFC 3339 text such as `2026-11-21T03:04:05.678Z`; a numeric offset is understood and turned into UTC.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema), schemars(extend("format" = "date-time")))]
 #[serde(try_from = "String", into = "String")]
 pub struct Timestamp {
     unix_ms: i64,

@@ -49,6 +49,7 @@ const VALUE_ALPHABET: &str = "._:/-[]";
 
 /// A kernel command line with variables, such as `hostname={{ node.hostname }} quiet`.
 #[derive(Debug, Clone, PartialEq, Eq, Default, Serialize, Deserialize)]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 #[serde(try_from = "String", into = "String")]
 pub struct CommandLineTemplate(String);
 

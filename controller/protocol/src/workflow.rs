@@ -10,6 +10,7 @@ use crate::{CommandLineTemplate, ContentKey, FileName, TemplateId, Timestamp, Wo
 
 /// How a workflow is started on the machine.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 #[serde(tag = "method", rename_all = "snake_case")]
 pub enum BootMethod {
     /// A Linux kernel with its initial RAM disks.
@@ -92,6 +93,7 @@ fn linux<'a>(
 
 /// Where the disk of [`BootMethod::Sanboot`] is.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 #[serde(try_from = "String", into = "String")]
 pub enum SanSource {
     /// An image that the agent serves by HTTP.
@@ -166,6 +168,7 @@ impl From<SanSource> for String {
 
 /// The number under which a BIOS offers a disk, 128 to 255. UEFI has no use for it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 #[serde(try_from = "u8", into = "u8")]
 pub struct DriveNumber(u8);
 
@@ -204,6 +207,7 @@ impl fmt::Display for DriveNumber {
 
 /// A disk as Linux names it: a path below `/dev`.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 #[serde(try_from = "String", into = "String")]
 pub struct DiskName(String);
 
@@ -252,6 +256,7 @@ impl From<DiskName> for String {
 
 /// What to install and how; assigned to nodes.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 pub struct Workflow {
     /// The id that nodes name in `workflow_id`.
     pub id: WorkflowId,
@@ -278,6 +283,7 @@ pub struct Workflow {
 /// A controller may be newer than the agent that reads its records, and then know methods that the agent does not (FAULTS
 /// U7). The other records of the same answer must not suffer for that, nor must the machine be left without a reason.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 #[serde(untagged)]
 pub enum Assignment {
     /// A workflow that this program can start.
