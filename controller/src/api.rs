@@ -22,4 +22,4 @@ pub(crate) mod workflows;
 pub(crate) mod check;
 
 #[cfg(test)]
-mod tests;
+pub(crate) mod tests;

@@ -23,6 +23,7 @@ mod jobs;
 mod limit;
 mod log;
 mod node;
+mod openapi;
 mod people;
 mod random;
 mod router;

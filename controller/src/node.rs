@@ -8,6 +8,7 @@ use pureboot_protocol::{
     BootMode, Change, ClockQuality, HardwareFact, Lifecycle, LifecycleError, Mac, Node, NodeEvent,
     NodeEventKind, NodeId, RegisterNode, Timestamp,
 };
+use schemars::JsonSchema;
 use serde::Serialize;
 
 /// Failed installations after which a node is not tried again without an operator.
@@ -28,7 +29,7 @@ pub(crate) struct Move {
 }
 
 /// How long to wait for an installation.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, JsonSchema)]
 pub(crate) struct Patience {
     /// How long one attempt may take.
     pub(crate) timeout_minutes: u32,

@@ -28,6 +28,7 @@ use crate::correlation;
 use crate::error::ApiError;
 use crate::guard::{Post, guard};
 use crate::limit::{LimitConfig, Limits};
+use crate::openapi;
 use crate::store::Store;
 use crate::vault::Vault;
 
@@ -128,6 +129,8 @@ pub(crate) fn table() -> Vec<Route> {
     vec![
         route(Anyone, "/healthz", get(health::alive)),
         route(Anyone, "/readyz", get(health::ready)),
+        route(Anyone, "/api/v1/openapi.json", get(openapi::read)),
+        route(Anyone, "/api/v1/docs", get(openapi::page)),
         route(Anyone, "/api/v1/session", post(session::begin)),
         route(Viewer, "/api/v1/session", get(session::read).delete(session::end)),
         route(Viewer, "/api/v1/session/password", post(session::change_password)),

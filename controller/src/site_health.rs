@@ -3,6 +3,7 @@
 use std::collections::BTreeMap;
 
 use pureboot_protocol::{AgentStatus, Heartbeat, Service, SiteId, Timestamp};
+use schemars::JsonSchema;
 use serde::Serialize;
 
 use crate::store::Site;
@@ -28,7 +29,7 @@ pub(crate) struct Knowledge {
 }
 
 /// How a site is. The field names are those of the HTTP surface; what only the agent knows is none before its first heartbeat.
-#[derive(Debug, Serialize)]
+#[derive(Debug, Serialize, JsonSchema)]
 pub(crate) struct SiteHealth {
     site_id: SiteId,
     agent_status: Option<AgentStatus>,
@@ -44,14 +45,14 @@ pub(crate) struct SiteHealth {
 }
 
 /// Something that an operator should look at.
-#[derive(Debug, PartialEq, Eq, Serialize)]
+#[derive(Debug, PartialEq, Eq, Serialize, JsonSchema)]
 pub(crate) struct Alert {
     code: AlertCode,
     /// A sentence for people.
     message: String,
 }
 
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, JsonSchema)]
 #[serde(rename_all = "snake_case")]
 enum AlertCode {
     NoAgent,

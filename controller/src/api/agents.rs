@@ -7,6 +7,7 @@ use pureboot_protocol::{
     AgentId, AgentStatus, CredentialAnnouncement, Heartbeat, HeartbeatAnswer, RegistrationAnswer,
     RegistrationRequest, RegistrationToken, Secret, SiteId, Success,
 };
+use schemars::JsonSchema;
 use serde::Deserialize;
 use serde_json::{Value, json as value};
 
@@ -156,7 +157,7 @@ fn check(heartbeat: &Heartbeat) -> Result<(), ApiError> {
     check.done()
 }
 
-#[derive(Deserialize)]
+#[derive(Deserialize, JsonSchema)]
 pub(crate) struct Filter {
     mac: Option<String>,
 }

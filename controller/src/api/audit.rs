@@ -4,6 +4,7 @@ use axum::extract::State;
 use axum::http::StatusCode;
 use axum::response::Response;
 use pureboot_protocol::Timestamp;
+use schemars::JsonSchema;
 use serde::Deserialize;
 
 use crate::error::ApiError;
@@ -11,7 +12,7 @@ use crate::extract::{Query, json};
 use crate::router::App;
 use crate::store::{AuditFilter, Paging};
 
-#[derive(Deserialize)]
+#[derive(Deserialize, JsonSchema)]
 pub(crate) struct Filter {
     actor: Option<String>,
     action: Option<String>,

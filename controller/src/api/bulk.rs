@@ -4,6 +4,7 @@ use axum::extract::State;
 use axum::http::StatusCode;
 use axum::response::Response;
 use pureboot_protocol::{GroupId, Lifecycle, NodeId, Success, WorkflowId};
+use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 use serde_json::json as value;
 
@@ -19,14 +20,14 @@ use crate::store::{Edit, Origin};
 const NODES_MAX: usize = 500;
 
 /// A request: the nodes, and what is to be done to each.
-#[derive(Deserialize)]
+#[derive(Deserialize, JsonSchema)]
 pub(crate) struct Bulk<T> {
     node_ids: Vec<NodeId>,
     #[serde(flatten)]
     edit: T,
 }
 
-#[derive(Deserialize)]
+#[derive(Deserialize, JsonSchema)]
 pub(crate) struct AssignGroup {
     /// Null takes the nodes out of their groups.
     #[serde(deserialize_with = "Option::deserialize")]
@@ -42,7 +43,7 @@ pub(crate) async fn assign_group(
     edit(app, correlation_id, bulk.node_ids, Edit::Group(bulk.edit.group_id)).await
 }
 
-#[derive(Deserialize)]
+#[derive(Deserialize, JsonSchema)]
 pub(crate) struct AssignWorkflow {
     /// Null leaves it to the nodes' groups.
     #[serde(deserialize_with = "Option::deserialize")]
@@ -58,7 +59,7 @@ pub(crate) async fn assign_workflow(
     edit(app, correlation_id, bulk.node_ids, Edit::Workflow(bulk.edit.workflow_id)).await
 }
 
-#[derive(Deserialize)]
+#[derive(Deserialize, JsonSchema)]
 pub(crate) struct Tag {
     tag: String,
 }
@@ -95,7 +96,7 @@ pub(crate) async fn remove_tag(
 }
 
 /// An order to move to another state.
-#[derive(Deserialize)]
+#[derive(Deserialize, JsonSchema)]
 pub(crate) struct StateOrder {
     state: Lifecycle,
     #[serde(default)]
@@ -126,14 +127,14 @@ pub(crate) async fn change_state(
     edit(app, correlation_id, bulk.node_ids, bulk.edit.checked()?).await
 }
 
-#[derive(Serialize)]
-struct Outcome {
+#[derive(Serialize, JsonSchema)]
+pub(crate) struct Outcome {
     updated: usize,
     failed: usize,
     errors: Vec<Refusal>,
 }
 
-#[derive(Serialize)]
+#[derive(Serialize, JsonSchema)]
 struct Refusal {
     node_id: NodeId,
     error: String,

@@ -11,6 +11,7 @@ use axum::http::{HeaderMap, HeaderName, HeaderValue, Method, StatusCode};
 use axum::response::{IntoResponse, Response};
 use futures_util::StreamExt;
 use pureboot_protocol::{Category, ContentHash, ContentKey, Success};
+use schemars::JsonSchema;
 use serde::Deserialize;
 
 use crate::content::{
@@ -152,7 +153,7 @@ impl From<ObjectError> for ApiError {
     }
 }
 
-#[derive(Deserialize)]
+#[derive(Deserialize, JsonSchema)]
 pub(crate) struct Filter {
     category: Option<Category>,
     prefix: Option<String>,

@@ -4,6 +4,7 @@ use axum::extract::State;
 use axum::http::StatusCode;
 use axum::response::Response;
 use pureboot_protocol::{GroupId, SiteId};
+use schemars::JsonSchema;
 use serde::Deserialize;
 
 use crate::api::sites;
@@ -28,7 +29,7 @@ pub(crate) async fn create(
     Ok(resource(StatusCode::CREATED, group.version, Group::from(group)))
 }
 
-#[derive(Deserialize)]
+#[derive(Deserialize, JsonSchema)]
 pub(crate) struct Filter {
     #[serde(default)]
     root_only: bool,
@@ -105,7 +106,7 @@ pub(crate) async fn descendants(
     Ok(json(StatusCode::OK, &app.store.descendants(id, &paging).await?))
 }
 
-#[derive(Deserialize)]
+#[derive(Deserialize, JsonSchema)]
 pub(crate) struct Below {
     #[serde(default)]
     include_descendants: bool,

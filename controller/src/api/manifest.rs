@@ -7,6 +7,7 @@ use axum::response::{IntoResponse, Response};
 use pureboot_protocol::{
     Category, ContentKey, Manifest, Signature, SignedManifest, SiteId, Success,
 };
+use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
 use crate::api::check::Check;
@@ -21,7 +22,7 @@ use crate::store::IssuedManifest;
 const ASSIGNED_MAX: usize = 2_000;
 
 /// One name, in two fields.
-#[derive(Serialize, Deserialize)]
+#[derive(Serialize, Deserialize, JsonSchema)]
 pub(crate) struct Assigned {
     category: Category,
     path: String,
@@ -61,14 +62,14 @@ pub(crate) async fn assign(
     assigned(State(app), Id(site)).await
 }
 
-#[derive(Deserialize)]
+#[derive(Deserialize, JsonSchema)]
 pub(crate) struct Filter {
     site_id: SiteId,
 }
 
 /// A manifest as operators read it: its fields, and beside them what agents check.
-#[derive(Serialize)]
-struct Readable {
+#[derive(Serialize, JsonSchema)]
+pub(crate) struct Readable {
     #[serde(flatten)]
     manifest: Manifest,
     signature: Signature,

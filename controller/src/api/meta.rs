@@ -14,7 +14,7 @@ use crate::router::App;
 use crate::store::MetaOwner;
 
 /// Names to set, and names with null to take away (RFC 7396).
-type Patch = BTreeMap<String, Option<String>>;
+pub(crate) type Patch = BTreeMap<String, Option<String>>;
 
 /// The longest text, in bytes.
 const TEXT_LEN_MAX: usize = 1_024;

@@ -6,6 +6,7 @@ use axum::extract::State;
 use axum::http::StatusCode;
 use axum::response::Response;
 use pureboot_protocol::{GroupId, Lifecycle, Node, NodeId, SiteId, Success};
+use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
 use crate::api::bulk::{StateOrder, Tag};
@@ -43,7 +44,7 @@ pub(crate) async fn create(
     Ok(resource(StatusCode::CREATED, node.version, node))
 }
 
-#[derive(Deserialize)]
+#[derive(Deserialize, JsonSchema)]
 pub(crate) struct Filter {
     mac: Option<String>,
     state: Option<Lifecycle>,
@@ -145,8 +146,8 @@ pub(crate) async fn remove_tag(
     Ok(resource(StatusCode::OK, node.version, node))
 }
 
-#[derive(Serialize)]
-struct Stats {
+#[derive(Serialize, JsonSchema)]
+pub(crate) struct Stats {
     total: u64,
     /// Every state, those without nodes too.
     by_state: BTreeMap<Lifecycle, u64>,

@@ -4,6 +4,7 @@ use axum::extract::{Path, State};
 use axum::http::StatusCode;
 use axum::response::Response;
 use pureboot_protocol::{GroupId, Secret, Success};
+use schemars::JsonSchema;
 use serde::Deserialize;
 
 use crate::api::check::Check;
@@ -16,7 +17,7 @@ use crate::{random, vault};
 /// The longest secret, in bytes: a private key fits.
 const SECRET_LEN_MAX: usize = 8_192;
 
-#[derive(Deserialize)]
+#[derive(Deserialize, JsonSchema)]
 pub(crate) struct NewSecret {
     value: Secret,
     group_id: Option<GroupId>,
@@ -41,7 +42,7 @@ pub(crate) async fn put(
     Ok(json(status, &Success::new(view)))
 }
 
-#[derive(Deserialize)]
+#[derive(Deserialize, JsonSchema)]
 pub(crate) struct Filter {
     group_id: Option<GroupId>,
 }

@@ -5,6 +5,7 @@ use axum::http::header::SET_COOKIE;
 use axum::http::{HeaderMap, HeaderValue, StatusCode};
 use axum::response::Response;
 use pureboot_protocol::{Secret, Success, Timestamp, UserId};
+use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
 use crate::api::users;
@@ -24,8 +25,8 @@ use crate::store::{NewSession, SESSION_SECONDS, User};
 const NAME_LEN_MAX: usize = 256;
 
 /// Who somebody is. The field names are those of the HTTP surface.
-#[derive(Serialize)]
-struct Identity<'a> {
+#[derive(Serialize, JsonSchema)]
+pub(crate) struct Identity<'a> {
     user_id: Option<UserId>,
     name: &'a str,
     role: Rank,
@@ -51,7 +52,7 @@ impl<'a> From<&'a Operator> for Identity<'a> {
     }
 }
 
-#[derive(Deserialize)]
+#[derive(Deserialize, JsonSchema)]
 pub(crate) struct Credentials {
     username: String,
     password: Secret,
@@ -107,7 +108,7 @@ pub(crate) async fn end(State(app): State<App>, operator: Operator) -> Result<Re
     Ok(note.on(with_cookie(response, app.cookie.clear())))
 }
 
-#[derive(Deserialize)]
+#[derive(Deserialize, JsonSchema)]
 pub(crate) struct PasswordChange {
     current_password: Secret,
     new_password: Secret,

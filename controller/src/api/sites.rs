@@ -4,6 +4,7 @@ use axum::extract::State;
 use axum::http::StatusCode;
 use axum::response::Response;
 use pureboot_protocol::{RegistrationToken, SiteId, Success};
+use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
 use crate::api::check::Check;
@@ -32,7 +33,7 @@ pub(crate) async fn create(
     Ok(resource(StatusCode::CREATED, site.version, site))
 }
 
-#[derive(Deserialize)]
+#[derive(Deserialize, JsonSchema)]
 pub(crate) struct Filter {
     parent_id: Option<SiteId>,
 }
@@ -76,7 +77,7 @@ pub(crate) async fn delete(
     Ok(resource(StatusCode::OK, site.version, site))
 }
 
-#[derive(Deserialize)]
+#[derive(Deserialize, JsonSchema)]
 pub(crate) struct Below {
     #[serde(default)]
     include_descendant_sites: bool,
@@ -104,8 +105,8 @@ pub(crate) async fn health(
     Ok(json(StatusCode::OK, &Success::new(health)))
 }
 
-#[derive(Serialize)]
-struct Issued {
+#[derive(Serialize, JsonSchema)]
+pub(crate) struct Issued {
     token: RegistrationToken,
     expires_in_hours: u32,
     message: &'static str,

@@ -5,6 +5,7 @@ use axum::http::StatusCode;
 use axum::response::Response;
 use pureboot_protocol::{NodeId, Success, TemplateId, TemplateKind};
 use pureboot_templates::answer::{self, AnswerError, BODY_LEN_MAX, Library};
+use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value};
 
@@ -20,7 +21,7 @@ use crate::store::{Paging, StoreError, Template, TemplateHead};
 const UNNAMED: &str = "body";
 
 /// The fields of a template that a request sets.
-#[derive(Deserialize)]
+#[derive(Deserialize, JsonSchema)]
 pub(crate) struct TemplateFields {
     name: Option<String>,
     kind: Option<TemplateKind>,
@@ -53,7 +54,7 @@ pub(crate) async fn create(
     Ok(resource(StatusCode::CREATED, 1, template))
 }
 
-#[derive(Deserialize)]
+#[derive(Deserialize, JsonSchema)]
 pub(crate) struct Filter {
     kind: Option<TemplateKind>,
 }
@@ -145,15 +146,15 @@ fn number(version: &str) -> Result<u64, ApiError> {
     version.parse().map_err(|_| ApiError::missing("version", version))
 }
 
-#[derive(Deserialize)]
+#[derive(Deserialize, JsonSchema)]
 pub(crate) struct Draft {
     kind: TemplateKind,
     body: String,
 }
 
 /// What is wrong with a template, and where.
-#[derive(Serialize)]
-struct Fault {
+#[derive(Serialize, JsonSchema)]
+pub(crate) struct Fault {
     template: String,
     line: usize,
     column: usize,
@@ -167,8 +168,8 @@ impl From<AnswerError> for Fault {
     }
 }
 
-#[derive(Serialize)]
-struct Checked {
+#[derive(Serialize, JsonSchema)]
+pub(crate) struct Checked {
     compiles: bool,
     errors: Vec<Fault>,
     warnings: Vec<String>,
@@ -194,14 +195,14 @@ pub(crate) async fn check(
 }
 
 /// Whose values a preview is made with: a node's, or made-up ones.
-#[derive(Deserialize)]
+#[derive(Deserialize, JsonSchema)]
 pub(crate) struct PreviewOrder {
     node_id: Option<NodeId>,
     facts: Option<Map<String, Value>>,
 }
 
-#[derive(Serialize)]
-struct Preview {
+#[derive(Serialize, JsonSchema)]
+pub(crate) struct Preview {
     text: String,
     warnings: Vec<String>,
     template_version: u64,

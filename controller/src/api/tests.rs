@@ -2,7 +2,7 @@
 
 mod agents;
 mod audit;
-mod authority;
+pub(crate) mod authority;
 mod bulk;
 mod changes;
 mod content;
@@ -39,6 +39,7 @@ use crate::auth::rank::Rank;
 use crate::config::Database;
 use crate::content::tests::content_in;
 use crate::extract::Peer;
+use crate::openapi;
 use crate::router::{App, router};
 use crate::store::testing::database;
 use crate::store::{NewToken, Store};
@@ -53,9 +54,9 @@ const START_MS: i64 = 1_795_219_200_000;
 const LOADED: [&str; 2] = ["images/debian/linux", "images/debian/initrd.gz"];
 
 /// A controller without sockets, whose clock stands still until it is moved.
-struct Centre {
+pub(crate) struct Centre {
     router: Router,
-    app: App,
+    pub(crate) app: App,
     time_ms: Arc<AtomicI64>,
     operator: Secret,
     database: Database,
@@ -103,7 +104,7 @@ struct Joined {
 }
 
 impl Centre {
-    async fn start() -> Self {
+    pub(crate) async fn start() -> Self {
         let dir = tempfile::tempdir().expect("a directory");
         let database = database(dir.path()).await;
         let content_dir = tempfile::tempdir().expect("a directory");
@@ -153,8 +154,11 @@ impl Centre {
     }
 
     async fn send(&self, request: Request<Body>) -> Answer {
+        let (method, path) = (request.method().clone(), request.uri().path().to_owned());
         let (status, headers, body) = self.exchange(request).await;
-        Answer { status, headers, body: serde_json::from_slice(&body).unwrap_or(Value::Null) }
+        let body = serde_json::from_slice(&body).unwrap_or(Value::Null);
+        openapi::tests::check_answer(&method, &path, status, &body);
+        Answer { status, headers, body }
     }
 
     /// Sends a request whose answer need not be JSON.

@@ -4,6 +4,7 @@ use axum::extract::State;
 use axum::http::StatusCode;
 use axum::response::Response;
 use pureboot_protocol::{Success, TokenId};
+use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 use serde_json::json as value;
 
@@ -27,7 +28,7 @@ pub(crate) async fn list(
     Ok(json(StatusCode::OK, &app.store.tokens(operator.own_tokens_only()?, &paging).await?))
 }
 
-#[derive(Deserialize)]
+#[derive(Deserialize, JsonSchema)]
 pub(crate) struct Wish {
     name: String,
     role: Option<Rank>,
@@ -40,8 +41,8 @@ fn days() -> u32 {
     DAYS_DEFAULT
 }
 
-#[derive(Serialize)]
-struct Issued {
+#[derive(Serialize, JsonSchema)]
+pub(crate) struct Issued {
     #[serde(flatten)]
     token: Token,
     /// Shown this once.

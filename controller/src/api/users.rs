@@ -4,6 +4,7 @@ use axum::extract::State;
 use axum::http::StatusCode;
 use axum::response::Response;
 use pureboot_protocol::{Secret, Success, UserId};
+use schemars::JsonSchema;
 use serde::Deserialize;
 
 use crate::api::check::Check;
@@ -14,7 +15,7 @@ use crate::extract::{Id, Json, json};
 use crate::router::App;
 use crate::store::{NewUser, Paging, UserPatch};
 
-#[derive(Deserialize)]
+#[derive(Deserialize, JsonSchema)]
 pub(crate) struct Account {
     name: String,
     password: Secret,
@@ -75,7 +76,7 @@ pub(crate) async fn delete(
     Ok(json(StatusCode::OK, &Success::new(user)))
 }
 
-#[derive(Deserialize)]
+#[derive(Deserialize, JsonSchema)]
 pub(crate) struct PasswordReset {
     password: Secret,
 }

@@ -6,6 +6,7 @@ use axum::extract::State;
 use axum::http::StatusCode;
 use axum::response::Response;
 use pureboot_protocol::{BootMethod, FileName, TemplateId, Workflow, WorkflowId};
+use schemars::JsonSchema;
 use serde::Deserialize;
 use serde_json::{Map, Value};
 
@@ -25,7 +26,7 @@ const TEMPLATES_MAX: usize = 16;
 
 /// The fields of a workflow that a request sets. Those of the method are kept as they came, because which there are is the
 /// method's business.
-#[derive(Deserialize)]
+#[derive(Deserialize, JsonSchema)]
 pub(crate) struct WorkflowFields {
     name: Option<String>,
     description: Option<String>,
@@ -36,7 +37,7 @@ pub(crate) struct WorkflowFields {
 }
 
 /// `?allow_missing=true` takes a workflow whose content is at the sites only, or comes later.
-#[derive(Deserialize)]
+#[derive(Deserialize, JsonSchema)]
 pub(crate) struct Leniency {
     #[serde(default)]
     allow_missing: bool,

@@ -1,6 +1,7 @@
 //! Agents as they are heard of: heartbeats, and the standing that follows from them.
 
 use pureboot_protocol::{AgentId, AgentStatus, Heartbeat, Page, SiteId, Timestamp};
+use schemars::JsonSchema;
 use serde::Serialize;
 use sqlx::Row;
 
@@ -17,7 +18,7 @@ use crate::store::{Store, StoreError};
 const HEARTBEATS_MAX: u64 = 1_440;
 
 /// How an agent stands. The field names are those of the HTTP surface.
-#[derive(Debug, Serialize)]
+#[derive(Debug, Serialize, JsonSchema)]
 pub(crate) struct AgentStanding {
     agent_id: AgentId,
     site_id: SiteId,
@@ -36,7 +37,7 @@ pub(crate) struct AgentStanding {
 }
 
 /// A heartbeat with its place in the history of its site. The field names are those of the HTTP surface.
-#[derive(Debug, Serialize)]
+#[derive(Debug, Serialize, JsonSchema)]
 pub(crate) struct KeptHeartbeat {
     number: u64,
     /// By the controller's clock.

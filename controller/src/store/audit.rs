@@ -3,6 +3,7 @@
 use std::net::IpAddr;
 
 use pureboot_protocol::{Page, Timestamp};
+use schemars::JsonSchema;
 use serde::Serialize;
 use serde_json::Value;
 use sqlx::Row;
@@ -28,7 +29,7 @@ pub(crate) struct AuditFilter {
 }
 
 /// One row. The field names are those of the HTTP surface.
-#[derive(Debug, Serialize)]
+#[derive(Debug, Serialize, JsonSchema)]
 pub(crate) struct AuditRow {
     id: u64,
     at: Timestamp,

@@ -3,6 +3,7 @@
 use std::collections::HashSet;
 
 use pureboot_protocol::{BootMethod, Category, ContentHash, ContentKey, Page, Timestamp};
+use schemars::JsonSchema;
 use serde::Serialize;
 use sqlx::Row;
 
@@ -15,7 +16,7 @@ use crate::store::{Store, StoreError};
 const NAMED_WORKFLOWS_MAX: usize = 5;
 
 /// A name and what it means. The field names are those of the HTTP surface.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, JsonSchema)]
 pub(crate) struct ContentEntry {
     pub(crate) category: Category,
     pub(crate) path: String,

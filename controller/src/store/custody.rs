@@ -3,6 +3,7 @@
 use pureboot_protocol::{
     ChangeId, ClockQuality, Epoch, Lifecycle, NodeId, Page, SiteId, Timestamp,
 };
+use schemars::JsonSchema;
 use serde::Serialize;
 use serde_json::Value;
 use sqlx::Row;
@@ -15,7 +16,7 @@ use crate::store::{Store, StoreError, sites};
 const SHOWN_LEN_MAX: i64 = 16 << 10;
 
 /// A wish of a site that was not followed, with both sides. The field names are those of the HTTP surface.
-#[derive(Debug, Serialize)]
+#[derive(Debug, Serialize, JsonSchema)]
 pub(crate) struct Conflict {
     /// That of the change.
     id: ChangeId,
@@ -31,14 +32,14 @@ pub(crate) struct Conflict {
 }
 
 /// What the two sides disagree about.
-#[derive(Debug, Clone, Copy, Serialize)]
+#[derive(Debug, Clone, Copy, Serialize, JsonSchema)]
 #[serde(rename_all = "snake_case")]
 enum ConflictKind {
     /// The state of a node that both know; nothing else is wished for yet.
     StateMismatch,
 }
 
-#[derive(Debug, Serialize)]
+#[derive(Debug, Serialize, JsonSchema)]
 struct SiteSide {
     state: Lifecycle,
     /// The version that the site knew.
@@ -48,7 +49,7 @@ struct SiteSide {
     clock: ClockQuality,
 }
 
-#[derive(Debug, Serialize)]
+#[derive(Debug, Serialize, JsonSchema)]
 struct CentralSide {
     state: Lifecycle,
     version: u64,
@@ -56,7 +57,7 @@ struct CentralSide {
 }
 
 /// A change that could not be applied. The field names are those of the HTTP surface.
-#[derive(Debug, Serialize)]
+#[derive(Debug, Serialize, JsonSchema)]
 pub(crate) struct Parked {
     id: ChangeId,
     site_id: SiteId,

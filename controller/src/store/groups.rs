@@ -1,6 +1,7 @@
 //! Groups: how nodes are kept together, with or without a place of their own.
 
 use pureboot_protocol::{GroupId, Page, Timestamp, WorkflowId};
+use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
 use crate::extract::nullable;
@@ -10,7 +11,7 @@ use crate::store::sites::{self, Site, SiteFields};
 use crate::store::{Store, StoreError};
 
 /// A site or a logical group, as far as both are alike. The field names are those of the HTTP surface.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, JsonSchema)]
 pub(crate) struct Group {
     pub(crate) id: GroupId,
     /// Unique among groups and sites; a segment of the paths below.
@@ -54,7 +55,7 @@ impl From<Site> for Group {
 }
 
 /// The fields of a group that a request sets; what is absent stays as it is, or gets its default in a new group.
-#[derive(Debug, Default, Deserialize)]
+#[derive(Debug, Default, Deserialize, JsonSchema)]
 #[serde(default)]
 pub(crate) struct GroupFields {
     name: Option<String>,

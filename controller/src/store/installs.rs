@@ -1,6 +1,7 @@
 //! Installations that are under way, and those that take too long.
 
 use pureboot_protocol::{Node, Page, Timestamp};
+use schemars::JsonSchema;
 use serde::Serialize;
 
 use crate::node::{self, Patience};
@@ -12,7 +13,7 @@ use crate::store::tree::Assignments;
 use crate::store::{Store, StoreError, workflows};
 
 /// A node that is being installed. The field names are those of the HTTP surface.
-#[derive(Debug, Clone, Serialize)]
+#[derive(Debug, Clone, Serialize, JsonSchema)]
 pub(crate) struct Install {
     #[serde(flatten)]
     pub(crate) node: Node,

@@ -3,6 +3,7 @@
 use pureboot_protocol::{
     BootId, Change, ClockQuality, Lifecycle, Node, NodeEvent, NodeId, Page, SiteId, Timestamp,
 };
+use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 use sqlx::Row;
 
@@ -13,7 +14,7 @@ use crate::store::row::{DbConnection, DbRow, count, int, json, time, to_json, wo
 use crate::store::{Store, StoreError};
 
 /// Who moved a node.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "snake_case")]
 pub(crate) enum Trigger {
     /// An operator's order.
@@ -38,7 +39,7 @@ impl Trigger {
 }
 
 /// One move of a node's state.
-#[derive(Debug, Serialize)]
+#[derive(Debug, Serialize, JsonSchema)]
 pub(crate) struct LoggedMove {
     id: u64,
     from_state: Lifecycle,
@@ -52,7 +53,7 @@ pub(crate) struct LoggedMove {
 }
 
 /// One report about a node.
-#[derive(Debug, Serialize)]
+#[derive(Debug, Serialize, JsonSchema)]
 pub(crate) struct LoggedEvent {
     id: u64,
     site_id: Option<SiteId>,

@@ -3,6 +3,7 @@
 use std::collections::BTreeMap;
 
 use pureboot_protocol::{GroupId, NodeId, SiteId, Timestamp};
+use schemars::JsonSchema;
 use serde::Serialize;
 
 use crate::node;
@@ -27,7 +28,7 @@ pub(crate) enum MetaOwner {
 }
 
 /// What a node or group has, and what it has got from above besides. The field names are those of the HTTP surface.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, JsonSchema)]
 pub(crate) struct MetaView {
     /// Its own.
     pub(crate) own: Meta,

@@ -6,6 +6,7 @@ use pureboot_protocol::{
     Arch, Assignment, BootMode, BootRecord, GroupId, HardwareFact, Lifecycle, Mac, Node, NodeId,
     Page, SiteId, Timestamp, Workflow, WorkflowId,
 };
+use schemars::JsonSchema;
 use serde::Deserialize;
 use sqlx::Row;
 
@@ -19,7 +20,7 @@ use crate::store::tree::Assignments;
 use crate::store::{Store, StoreError, check_version, groups, sites, workflows};
 
 /// What an operator says of a machine before it has booted.
-#[derive(Debug, Clone, Deserialize)]
+#[derive(Debug, Clone, Deserialize, JsonSchema)]
 pub(crate) struct NewNode {
     /// In any of the three forms.
     pub(crate) mac_address: String,
@@ -48,7 +49,7 @@ pub(crate) struct NewNode {
 }
 
 /// The fields of a node that an operator sets; what is absent stays as it is.
-#[derive(Debug, Default, Deserialize)]
+#[derive(Debug, Default, Deserialize, JsonSchema)]
 #[serde(default)]
 pub(crate) struct NodePatch {
     #[serde(deserialize_with = "nullable")]

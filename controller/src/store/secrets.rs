@@ -1,6 +1,7 @@
 //! Secrets of templates, sealed: this module sees no text of one.
 
 use pureboot_protocol::{GroupId, Page, SiteId, Timestamp};
+use schemars::JsonSchema;
 use serde::Serialize;
 use sqlx::Row;
 
@@ -9,7 +10,7 @@ use crate::store::row::{DbConnection, DbRow, count, time, word_opt};
 use crate::store::{Store, StoreError, groups};
 
 /// All that is ever told of a secret. The field names are those of the HTTP surface.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, JsonSchema)]
 pub(crate) struct SecretView {
     pub(crate) name: String,
     /// The group or site whose nodes have it; none: all nodes have it.

@@ -4,6 +4,7 @@ use pureboot_protocol::{
     AgentStatus, Autonomy, CachePolicy, ConflictResolution, DiscoveryMethod, GroupId,
     MigrationPolicy, Page, SiteConfig, SiteId, Timestamp, WorkflowId,
 };
+use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 use sqlx::Row;
 
@@ -16,7 +17,7 @@ use crate::store::row::{
 use crate::store::{Store, StoreError, check_version, tree};
 
 /// A place with machines and one agent. The field names are those of the HTTP surface.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, JsonSchema)]
 pub(crate) struct Site {
     pub(crate) id: SiteId,
     /// Unique; a segment of the paths below.
@@ -57,7 +58,7 @@ pub(crate) struct Site {
 }
 
 /// The fields of a site that a request sets; what is absent stays as it is, or gets its default in a new site.
-#[derive(Debug, Default, Deserialize)]
+#[derive(Debug, Default, Deserialize, JsonSchema)]
 #[serde(default)]
 pub(crate) struct SiteFields {
     pub(crate) name: Option<String>,

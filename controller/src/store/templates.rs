@@ -4,6 +4,7 @@ use std::collections::BTreeSet;
 
 use pureboot_protocol::{Page, TemplateId, TemplateKind, Timestamp};
 use pureboot_templates::answer::{self, INCLUDES_MAX, Library};
+use schemars::JsonSchema;
 use serde::Serialize;
 use sqlx::Row;
 
@@ -15,7 +16,7 @@ use crate::store::{Store, StoreError, check_version};
 const VERSIONS_MAX: u64 = 100;
 
 /// A template without its text. The field names are those of the HTTP surface.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, JsonSchema)]
 pub(crate) struct TemplateHead {
     pub(crate) id: TemplateId,
     /// What others include it by; unique.
@@ -30,7 +31,7 @@ pub(crate) struct TemplateHead {
 }
 
 /// A template in one of its versions.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, JsonSchema)]
 pub(crate) struct Template {
     #[serde(flatten)]
     pub(crate) head: TemplateHead,

@@ -1,6 +1,7 @@
 //! API tokens, by their hash.
 
 use pureboot_protocol::{CredentialHash, Page, Timestamp, TokenId, UserId};
+use schemars::JsonSchema;
 use serde::Serialize;
 use sqlx::Row;
 
@@ -19,7 +20,7 @@ use crate::store::{Store, StoreError};
 pub(crate) const TOKENS_MAX: i64 = 100;
 
 /// A token, but not the secret, which nobody can tell. The field names are those of the HTTP surface.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, JsonSchema)]
 pub(crate) struct Token {
     /// Which.
     pub(crate) id: TokenId,

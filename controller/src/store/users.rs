@@ -1,6 +1,7 @@
 //! People with an account.
 
 use pureboot_protocol::{Page, Timestamp, UserId};
+use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 use sqlx::Row;
 
@@ -11,7 +12,7 @@ use crate::store::row::{DbConnection, DbRow, count, time, time_opt, word};
 use crate::store::{Store, StoreError};
 
 /// A person with an account, as everybody may see it who sees people. The field names are those of the HTTP surface.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, JsonSchema)]
 pub(crate) struct User {
     /// Who.
     pub(crate) id: UserId,
@@ -41,7 +42,7 @@ pub(crate) struct NewUser {
 }
 
 /// What is to change; what is absent stays.
-#[derive(Debug, Clone, Copy, Default, Deserialize)]
+#[derive(Debug, Clone, Copy, Default, Deserialize, JsonSchema)]
 pub(crate) struct UserPatch {
     /// What it may do.
     pub(crate) role: Option<Rank>,

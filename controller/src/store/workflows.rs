@@ -1,6 +1,7 @@
 //! Workflows: what nodes are installed with, and how long that may take.
 
 use pureboot_protocol::{BootMethod, Page, Timestamp, Workflow, WorkflowId};
+use schemars::JsonSchema;
 use serde::Serialize;
 use sqlx::Row;
 
@@ -9,7 +10,7 @@ use crate::store::row::{DbConnection, DbRow, count, int, json, time, to_json, wo
 use crate::store::{Store, StoreError, check_version, content, templates};
 
 /// A workflow with what only the controller needs of it. The field names are those of the HTTP surface.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, JsonSchema)]
 pub(crate) struct KeptWorkflow {
     #[serde(flatten)]
     pub(crate) workflow: Workflow,

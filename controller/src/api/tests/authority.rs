@@ -36,7 +36,7 @@ async fn verbs(app: &App, role: Role, path: &'static str) -> Vec<Method> {
 }
 
 /// Every line of the table with its verbs.
-pub(super) async fn lines(app: &App) -> Vec<(Role, &'static str, Vec<Method>)> {
+pub(crate) async fn lines(app: &App) -> Vec<(Role, &'static str, Vec<Method>)> {
     let mut lines = Vec::new();
     for Route { role, path, .. } in table() {
         lines.push((role, path, verbs(app, role, path).await));

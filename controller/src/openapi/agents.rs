@@ -1,0 +1,46 @@
+//! How agents join, say that they live, and hand over what has happened; how operators see them.
+
+use axum::http::Method;
+use pureboot_protocol::{
+    BootRecord, ChangeBatch, ChangeReceipt, CredentialAnnouncement, Heartbeat, HeartbeatAnswer,
+    RegistrationAnswer, RegistrationRequest,
+};
+
+use serde_json::Value;
+
+use super::operation::Operation;
+use crate::api::agents;
+use crate::store::{AgentStanding, KeptHeartbeat};
+
+pub(super) fn operations() -> Vec<Operation> {
+    let get = |path, summary| Operation::new(Method::GET, path, summary);
+    let post = |path, summary| Operation::new(Method::POST, path, summary);
+    vec![
+        get("/api/v1/agents", "List agents").page::<AgentStanding>(),
+        get("/api/v1/agents/{site_id}/status", "How a site's agent stands").one::<AgentStanding>(),
+        get("/api/v1/agents/{site_id}/heartbeats", "List an agent's heartbeats, the latest first")
+            .page::<KeptHeartbeat>(),
+        post("/api/v1/agents/{site_id}/revoke", "End the credential of a site's agent at once")
+            .one::<AgentStanding>(),
+        post("/api/v1/agents/credential", "Announce the agent's next credential")
+            .body::<CredentialAnnouncement>()
+            .one::<Value>()
+            .refuses(409),
+        post("/api/v1/agents/register", "Redeem a site's one-time token")
+            .body::<RegistrationRequest>()
+            .bare::<RegistrationAnswer>()
+            .refuses(401)
+            .refuses(404)
+            .refuses(409),
+        post("/api/v1/agents/heartbeat", "Say that the agent lives")
+            .body::<Heartbeat>()
+            .bare::<HeartbeatAnswer>(),
+        get("/api/v1/agents/nodes", "What decides the boots at the agent's site")
+            .query::<agents::Filter>()
+            .page::<BootRecord>(),
+        post("/api/v1/agents/changes", "Hand over what has happened at the site, in order")
+            .body::<ChangeBatch>()
+            .bare::<ChangeReceipt>()
+            .refuses(409),
+    ]
+}

@@ -1,0 +1,66 @@
+//! Sites, groups, and what sites have handed over without effect.
+
+use axum::http::Method;
+
+use super::operation::Operation;
+use crate::api::{groups, sites};
+use crate::site_health::SiteHealth;
+use crate::store::{Conflict, Group, GroupFields, Parked, Site, SiteFields};
+use pureboot_protocol::Node;
+
+pub(super) fn operations() -> Vec<Operation> {
+    let get = |path, summary| Operation::new(Method::GET, path, summary);
+    let post = |path, summary| Operation::new(Method::POST, path, summary);
+    let patch = |path, summary| Operation::new(Method::PATCH, path, summary);
+    let delete = |path, summary| Operation::new(Method::DELETE, path, summary);
+    vec![
+        get("/api/v1/sites", "List sites").query::<sites::Filter>().page::<Site>(),
+        post("/api/v1/sites", "Make a site").body::<SiteFields>().created::<Site>().refuses(409),
+        get("/api/v1/sites/{id}", "Read a site").one::<Site>(),
+        patch("/api/v1/sites/{id}", "Change a site's settings; what is absent stays")
+            .body::<SiteFields>()
+            .one::<Site>()
+            .versioned()
+            .refuses(409),
+        delete("/api/v1/sites/{id}", "Delete a site that has nothing in it")
+            .one::<Site>()
+            .versioned(),
+        post(
+            "/api/v1/sites/{id}/agent-token",
+            "Make the one-time token that the site's agent joins with; it ends the one before",
+        )
+        .one::<sites::Issued>(),
+        get("/api/v1/sites/{id}/nodes", "List the nodes at home at a site")
+            .query::<sites::Below>()
+            .page::<Node>(),
+        get("/api/v1/sites/{id}/health", "How a site is").one::<SiteHealth>(),
+        get("/api/v1/sites/{id}/conflicts", "List a site's wishes that were not followed")
+            .page::<Conflict>(),
+        get("/api/v1/sites/{id}/parked", "List a site's changes that could not be applied")
+            .page::<Parked>(),
+        get("/api/v1/sync/conflicts", "List the wishes of all sites that were not followed")
+            .page::<Conflict>(),
+        get("/api/v1/groups", "List groups, sites among them")
+            .query::<groups::Filter>()
+            .page::<Group>(),
+        post("/api/v1/groups", "Make a group")
+            .body::<GroupFields>()
+            .created::<Group>()
+            .refuses(409),
+        get("/api/v1/groups/{id}", "Read a group").one::<Group>(),
+        patch("/api/v1/groups/{id}", "Change a group; what is absent stays")
+            .body::<GroupFields>()
+            .one::<Group>()
+            .versioned()
+            .refuses(409),
+        delete("/api/v1/groups/{id}", "Delete a group that has nothing in it")
+            .one::<Group>()
+            .versioned(),
+        get("/api/v1/groups/{id}/ancestors", "List the groups above, from the top down")
+            .page::<Group>(),
+        get("/api/v1/groups/{id}/descendants", "List the groups below").page::<Group>(),
+        get("/api/v1/groups/{id}/nodes", "List the nodes of a group")
+            .query::<groups::Below>()
+            .page::<Node>(),
+    ]
+}
