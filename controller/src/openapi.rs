@@ -135,6 +135,31 @@ fn describe(
     described
 }
 
+/// Says of what is made that its id is the parameter of the paths below, so that clients and testers find their way.
+fn link(paths: &mut Map<String, Value>) {
+    let made: Vec<String> = paths
+        .iter()
+        .filter(|(_, path)| !path["post"]["responses"]["201"].is_null())
+        .map(|(path, _)| path.clone())
+        .collect();
+    for resource in made {
+        let below = format!("{resource}/{{id}}");
+        let links: Map<String, Value> = paths
+            .iter()
+            .filter(|(path, _)| path.starts_with(&below))
+            .flat_map(|(_, path)| path.as_object().into_iter().flatten())
+            .filter_map(|(_, operation)| operation["operationId"].as_str())
+            .map(|id| {
+                let parameters = json!({"id": "$response.body#/data/id"});
+                (id.to_owned(), json!({"operationId": id, "parameters": parameters}))
+            })
+            .collect();
+        if let Some(path) = paths.get_mut(&resource) {
+            path["post"]["responses"]["201"]["links"] = Value::Object(links);
+        }
+    }
+}
+
 fn role(operation: &Operation) -> Role {
     if operation.is_for_anyone {
         return Role::Anyone;
@@ -193,7 +218,7 @@ fn parameters(operation: &Operation, taken: &mut SchemaGenerator) -> Vec<Value> 
         let description =
             "The version that the client knows, in quotes; another one is answered 412";
         parameters.push(json!({"name": "If-Match", "in": "header", "description": description,
-            "schema": {"type": "string"}}));
+            "schema": {"type": "string", "pattern": "^(\"[0-9]{1,18}\"|\\*)$"}}));
     }
     parameters
 }

@@ -17,6 +17,7 @@ mod methods;
 mod need;
 mod netboot;
 mod offline;
+mod openapi;
 mod tftp;
 mod tidy;
 
@@ -85,6 +86,7 @@ fn main() {
         doctor::cases(),
         controllers::cases(),
         content::cases(),
+        openapi::cases(),
         hostile::cases(),
         netboot::cases(),
         methods::cases(),

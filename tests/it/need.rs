@@ -5,7 +5,7 @@ use std::sync::OnceLock;
 
 use nix::unistd::geteuid;
 use pureboot_tests::namespace::Namespace;
-use pureboot_tests::{process, s3_server};
+use pureboot_tests::{process, s3_server, schemathesis};
 
 /// Something that may be missing, and the cure.
 pub(crate) enum Need {
@@ -15,6 +15,8 @@ pub(crate) enum Need {
     Namespaces,
     /// A program and the Debian package that brings it.
     Program(&'static str, &'static str),
+    /// The tester of OpenAPI documents, from PyPI.
+    Schemathesis,
     /// A file and the Debian package that brings it.
     File(&'static str, &'static str),
     /// The S3 server that `cargo xtask test` installs.
@@ -46,6 +48,8 @@ impl Need {
                 .then(|| format!("needs the program {name}: apt-get install {package}")),
             Self::S3Server => (!s3_server().is_ok_and(|program| program.is_file()))
                 .then(|| "needs an S3 server: cargo xtask test installs moto from PyPI".to_owned()),
+            Self::Schemathesis => (!schemathesis().is_ok_and(|program| program.is_file()))
+                .then(|| "needs schemathesis: cargo xtask test installs it from PyPI".to_owned()),
             Self::File(path, package) => (!Path::new(path).exists())
                 .then(|| format!("needs the file {path}: apt-get install {package}")),
             Self::Long => (!pureboot_tests::is_long())

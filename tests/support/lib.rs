@@ -50,6 +50,14 @@ pub fn s3_server() -> Result<PathBuf> {
     Ok(cache_dir()?.join("tools/moto/bin/moto_server"))
 }
 
+/// The tester of OpenAPI documents that `cargo xtask test` installs, in the cache.
+///
+/// # Errors
+/// There is no home directory.
+pub fn schemathesis() -> Result<PathBuf> {
+    Ok(cache_dir()?.join("tools/schemathesis/bin/schemathesis"))
+}
+
 /// A number that nobody could have written down before: the seed of the standard library's hash maps.
 pub fn random() -> u64 {
     RandomState::new().build_hasher().finish()

@@ -169,7 +169,7 @@ impl Test {
     pub(crate) fn run(self) -> Result<ExitCode> {
         let mut gate = Gate::default();
         packages::install(self.long);
-        packages::install_s3_server();
+        packages::install_python_tools();
         let build = cargo::command(&["build", "--locked", "--workspace"]);
         if let Some(filter) = &self.filter {
             gate.command("build", build);

@@ -7,7 +7,7 @@ use std::process::Command;
 use anyhow::{Context, Result, ensure};
 use nix::unistd::geteuid;
 use pureboot_tests::postgres::INITDB;
-use pureboot_tests::{cache_dir, process, s3_server};
+use pureboot_tests::{cache_dir, process, s3_server, schemathesis};
 
 use crate::cargo;
 
@@ -111,28 +111,37 @@ pub(crate) fn cargo_deny() -> Result<Command> {
     Ok(command)
 }
 
-/// The release of moto, an S3 server that we did not write, from PyPI.
-const MOTO: &str = "moto[server]==5.2.5";
+/// Says where a program is kept.
+type Place = fn() -> Result<PathBuf>;
 
-/// Installs the S3 server where it is missing, and says if it stays missing.
-pub(crate) fn install_s3_server() {
-    let install = || -> Result<()> {
-        let program = s3_server()?;
-        if program.is_file() {
-            return Ok(());
+/// Programs from PyPI, each in a virtual environment of its own: an S3 server that we did not write, and the tester that
+/// tries the API by its OpenAPI document.
+const PYTHON_TOOLS: [(&str, Place); 2] =
+    [("moto[server]==5.2.5", s3_server), ("schemathesis==4.32.5", schemathesis)];
+
+/// Installs the programs from PyPI that are missing, and says which stay missing.
+pub(crate) fn install_python_tools() {
+    for (release, program) in PYTHON_TOOLS {
+        if let Err(error) = program().and_then(|program| install_python_tool(release, &program)) {
+            println!("STILL MISSING, so tests with {release} will be skipped: {error:#}");
         }
-        let venv = cache_dir()?.join("tools/moto");
-        let mut make = process::system("python3")?;
-        let made = make.args(["-m", "venv", "--clear"]).arg(&venv).status()?;
-        ensure!(made.success(), "python3 -m venv ended with {made}: apt-get install python3-venv");
-        let mut pip = Command::new(venv.join("bin/pip"));
-        let installed = pip.args(["install", "--quiet", MOTO]).status()?;
-        ensure!(installed.success(), "pip install ended with {installed}");
-        Ok(())
-    };
-    if let Err(error) = install() {
-        println!("STILL MISSING, so the test with an S3 server will be skipped: {error:#}");
     }
+}
+
+fn install_python_tool(release: &str, program: &Path) -> Result<()> {
+    if program.is_file() {
+        return Ok(());
+    }
+    println!("installing {release} from PyPI");
+    let venv = program.ancestors().nth(2).context("a program lies in its environment's bin")?;
+    let mut make = process::system("python3")?;
+    let made = make.args(["-m", "venv", "--clear"]).arg(venv).status()?;
+    ensure!(made.success(), "python3 -m venv ended with {made}: apt-get install python3-venv");
+    let mut pip = Command::new(venv.join("bin/pip"));
+    pip.args(["install", "--quiet", "--disable-pip-version-check", release]);
+    let installed = pip.stdin(std::process::Stdio::null()).status()?;
+    ensure!(installed.success(), "pip install ended with {installed}");
+    Ok(())
 }
 
 /// The files of a Debian package that cannot be installed beside another one, unpacked into the cache.
