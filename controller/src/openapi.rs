@@ -72,6 +72,7 @@ fn document() -> Value {
         path[operation.method.as_str().to_lowercase()] =
             describe(&operation, &mut taken, &mut given);
     }
+    link(&mut paths);
     let problem = Value::from(given.subschema_for::<Problem>());
     let (schemas, paths) = join(taken, given, Value::Object(paths));
     json!({

@@ -8,7 +8,7 @@ use pureboot_protocol::{
     RegistrationRequest, RegistrationToken, Secret, SiteId, Success,
 };
 use schemars::JsonSchema;
-use serde::Deserialize;
+use serde::{Deserialize, Serialize};
 use serde_json::{Value, json as value};
 
 use crate::api::check::Check;
@@ -89,6 +89,12 @@ async fn join(app: &App, body: Value) -> Result<(RegistrationAnswer, Option<Agen
     Ok((answer, joined.replaced))
 }
 
+/// Whose next credential was announced.
+#[derive(Serialize, JsonSchema)]
+pub(crate) struct Announced {
+    agent_id: AgentId,
+}
+
 /// `POST /agents/credential`: an agent says what it will call with from its next use on.
 pub(crate) async fn announce_credential(
     State(app): State<App>,
@@ -99,7 +105,7 @@ pub(crate) async fn announce_credential(
     let origin = Origin { correlation_id: correlation_id.as_str(), now: app.now() };
     app.store.announce_credential(agent, body.credential_hash, origin).await?;
     tracing::info!(site = %agent.site_id, agent = %agent.id, "agent {} has announced its next credential", agent.id);
-    Ok(json(StatusCode::OK, &Success::new(value!({"agent_id": agent.id}))))
+    Ok(json(StatusCode::OK, &Success::new(Announced { agent_id: agent.id })))
 }
 
 /// `POST /agents/{site_id}/revoke`: the agent's credential ends at once.

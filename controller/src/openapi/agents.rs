@@ -6,8 +6,6 @@ use pureboot_protocol::{
     RegistrationAnswer, RegistrationRequest,
 };
 
-use serde_json::Value;
-
 use super::operation::Operation;
 use crate::api::agents;
 use crate::store::{AgentStanding, KeptHeartbeat};
@@ -24,7 +22,7 @@ pub(super) fn operations() -> Vec<Operation> {
             .one::<AgentStanding>(),
         post("/api/v1/agents/credential", "Announce the agent's next credential")
             .body::<CredentialAnnouncement>()
-            .one::<Value>()
+            .one::<agents::Announced>()
             .refuses(409),
         post("/api/v1/agents/register", "Redeem a site's one-time token")
             .body::<RegistrationRequest>()
