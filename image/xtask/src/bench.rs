@@ -1,5 +1,7 @@
 //! `cargo xtask bench …`: figures, side by side where there is a peer. Figures belong to the machine; ratios are what to compare.
 
+mod controller;
+mod fleet;
 mod idle;
 mod load;
 mod peers;
@@ -26,6 +28,7 @@ pub(crate) struct Bench {
 #[argh(subcommand)]
 enum What {
     Tftp(tftp::Tftp),
+    Controller(controller::Bench),
     Idle(idle::Idle),
 }
 
@@ -41,6 +44,7 @@ impl Bench {
         cargo::build("release")?;
         match self.what {
             What::Tftp(bench) => bench.run(),
+            What::Controller(bench) => bench.run(),
             What::Idle(bench) => bench.run(),
         }?;
         Ok(ExitCode::SUCCESS)
