@@ -47,6 +47,19 @@ impl Postgres {
     /// # Errors
     /// It is not installed, or does not come up.
     pub fn start() -> Result<Self> {
+        // What a crash of the machine would leave is not what is tested.
+        Self::start_with(&["-c", "fsync=off"])
+    }
+
+    /// As [`Postgres::start`], with a server that has written to the disk what it answers, as in real life.
+    ///
+    /// # Errors
+    /// It is not installed, or does not come up.
+    pub fn start_durable() -> Result<Self> {
+        Self::start_with(&[])
+    }
+
+    fn start_with(options: &[&str]) -> Result<Self> {
         let dir = tempfile::Builder::new().prefix("pureboot-pg-").tempdir()?;
         let owner = owner()?;
         if let Some(owner) = &owner {
@@ -63,8 +76,7 @@ impl Postgres {
         })?;
         let mut server = command("postgres", owner.as_ref(), dir.path())?;
         server.arg("-D").arg(&data).args(["-c", "listen_addresses=", "-c", "max_connections=200"]);
-        // What a crash of the machine would leave is not what is tested here.
-        server.args(["-c", "fsync=off", "-c"]);
+        server.args(options).arg("-c");
         server.arg(format!("unix_socket_directories={}", dir.path().display()));
         let program = Program::spawn("postgres", server, dir.path())?;
         let server = Self { program, dir };

@@ -4,7 +4,8 @@ use std::time::{Duration, Instant};
 
 use anyhow::Result;
 use argh::FromArgs;
-use pureboot_tests::controller::Controller;
+use pureboot_tests::controller::{Controller, Options};
+use pureboot_tests::postgres::Postgres;
 
 use super::fleet::{Fleet, Pace, Say};
 use super::proc::{self, CpuMeter};
@@ -25,6 +26,27 @@ pub(super) struct Bench {
     /// also how the cost grows with the number of agents: 100, 1,000, 10,000 and 50,000
     #[argh(switch)]
     growth: bool,
+
+    /// sqlite, postgres or both (default: sqlite)
+    #[argh(option, default = "Databases::Sqlite", from_str_fn(databases))]
+    database: Databases,
+}
+
+/// Which databases the controller is measured on.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Databases {
+    Sqlite,
+    Postgres,
+    Both,
+}
+
+fn databases(text: &str) -> Result<Databases, String> {
+    match text {
+        "sqlite" => Ok(Databases::Sqlite),
+        "postgres" => Ok(Databases::Postgres),
+        "both" => Ok(Databases::Both),
+        _ => Err(format!("'{text}' is no choice; expected sqlite, postgres or both")),
+    }
 }
 
 /// The rate of the row that is about latency.
@@ -34,8 +56,28 @@ const GROWTH: [usize; 4] = [100, 1_000, 10_000, 50_000];
 
 impl Bench {
     pub(super) fn run(self) -> Result<()> {
+        if self.database != Databases::Postgres {
+            println!("SQLite:");
+            self.measure(None)?;
+        }
+        if self.database != Databases::Sqlite {
+            let server = Postgres::start_durable()?;
+            println!("PostgreSQL, which waits for the disk:");
+            self.measure(Some(server.url()))?;
+        }
+        Ok(())
+    }
+
+    /// The table of a controller on one database.
+    fn measure(&self, database: Option<String>) -> Result<()> {
         let dir = tempfile::tempdir()?;
-        let mut controller = Controller::start(dir.path())?;
+        // One operator and one address make the whole fleet here.
+        let arguments = ["--rate-per-credential", "0", "--rate-per-address", "0"];
+        let options = Options {
+            arguments: arguments.map(str::to_owned).into(),
+            environment: database.map(|url| ("PUREBOOT_DATABASE", url)).into_iter().collect(),
+        };
+        let mut controller = Controller::start_with(dir.path(), options)?;
         let pid = controller.program()?.pid();
         std::thread::sleep(Duration::from_secs(2));
         println!("idle: VmRSS {}", proc::status(pid, "VmRSS")?);
