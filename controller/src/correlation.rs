@@ -13,6 +13,8 @@ use tracing::Instrument;
 use crate::{error, random};
 
 const HEADER: HeaderName = HeaderName::from_static("x-correlation-id");
+/// What agents say all day long, which says nothing to an operator as long as it is well.
+const ROUTINE: [&str; 2] = ["/api/v1/agents/heartbeat", "/api/v1/agents/changes"];
 /// The longest id that is taken over from a client.
 const LEN_MAX: usize = 64;
 
@@ -58,7 +60,9 @@ pub(crate) async fn correlate(mut request: Request, next: Next) -> Response {
         let response = next.run(request).await;
         let (status, duration_ms) = (response.status().as_u16(), start.elapsed().as_millis());
         // What only looks is of no interest to an operator until it fails.
-        if method.is_safe() && status < 500 {
+        let is_quiet = (method.is_safe() && status < 500)
+            || (ROUTINE.contains(&path.as_str()) && status < 400);
+        if is_quiet {
             tracing::debug!(%method, path, status, duration_ms, "{method} {path:?}: {status}");
         } else {
             tracing::info!(%method, path, status, duration_ms, "{method} {path:?}: {status}");

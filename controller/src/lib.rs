@@ -12,6 +12,7 @@ mod answer;
 mod api;
 mod audit;
 mod auth;
+mod beats;
 mod content;
 mod cookie;
 mod correlation;
@@ -103,7 +104,7 @@ async fn serve_until_signal(config: ServeConfig) -> anyhow::Result<()> {
         .limited(config.limits)
         .with_cookie(cookie);
     let app = App { audit_days: config.audit_days, ..app };
-    let jobs = Jobs::start(&app);
+    let (jobs, beats) = (Jobs::start(&app), app.beats.clone());
     print_line(&format!("listening on {}", url(address, tls.is_some())))?;
     tracing::info!(%address, "serving on {address}");
     let signalled = async {
@@ -118,6 +119,7 @@ async fn serve_until_signal(config: ServeConfig) -> anyhow::Result<()> {
     })
     .await;
     jobs.end().await;
+    beats.end().await;
     store.close().await;
     Ok(())
 }

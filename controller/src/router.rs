@@ -21,6 +21,7 @@ use crate::api::{
 use crate::audit::Refusals;
 use crate::auth::Role;
 use crate::auth::password::{Cost, Passwords};
+use crate::beats::Beats;
 use crate::config::AUDIT_DAYS;
 use crate::content::Content;
 use crate::cookie::Cookie;
@@ -46,6 +47,8 @@ const REQUEST_TIMEOUT: Duration = Duration::from_secs(10);
 pub(crate) struct App {
     /// The database.
     pub(crate) store: Store,
+    /// The heartbeats on their way there.
+    pub(crate) beats: Beats,
     /// The bytes of content.
     pub(crate) content: Content,
     /// The time of day.
@@ -68,9 +71,10 @@ pub(crate) struct App {
 pub(crate) type Clock = Arc<dyn Fn() -> Timestamp + Send + Sync>;
 
 impl App {
-    /// Everything that is not in the database begins empty.
+    /// Everything that is not in the database begins empty. It needs a runtime, for what writes heartbeats.
     pub(crate) fn new(store: Store, content: Content, clock: Clock, vault: Vault) -> Self {
         Self {
+            beats: Beats::start(store.clone()),
             store,
             content,
             clock,

@@ -5,6 +5,7 @@
 mod agents;
 mod answers;
 mod audit;
+mod beats;
 mod changes;
 mod content;
 mod credentials;
@@ -32,7 +33,7 @@ mod tree;
 mod users;
 mod workflows;
 
-use pureboot_protocol::{ContentHash, ContentKey, GroupId, Mac, SiteId};
+use pureboot_protocol::{ContentHash, ContentKey, GroupId, Mac};
 use pureboot_templates::answer::AnswerError;
 use sqlx::migrate::MigrateError;
 use sqlx::{Any, AnyPool, Transaction};
@@ -43,6 +44,7 @@ use crate::store::open::Kind;
 pub(crate) use agents::{AgentStanding, KeptHeartbeat, Silence};
 pub(crate) use answers::AnswerFacts;
 pub(crate) use audit::{AuditFilter, AuditRow};
+pub(crate) use beats::{Beat, Heard};
 pub(crate) use content::{ContentEntry, ContentFilter, KeptObject, Named};
 pub(crate) use credentials::TOKEN_HOURS;
 pub(crate) use custody::{Conflict, Parked};
@@ -273,8 +275,6 @@ pub(crate) struct Store {
     kind: Kind,
     /// One connection, so that the writers of this controller wait for each other here.
     writer: AnyPool,
-    /// Those that write what belongs to one site only; with SQLite the same as `writer`.
-    site_writers: AnyPool,
     reader: AnyPool,
 }
 
@@ -291,7 +291,6 @@ impl Store {
     /// Closes the database once what is under way has ended.
     pub(crate) async fn close(&self) {
         self.reader.close().await;
-        self.site_writers.close().await;
         self.writer.close().await;
     }
 
@@ -303,16 +302,6 @@ impl Store {
             sqlx::query(postgres::LOCK_ALL).execute(&mut *tx).await?;
         }
         audit::begin(&mut tx).await?;
-        Ok(tx)
-    }
-
-    /// Begins to write rows that belong to `site` and to nothing else: [`Store::write`] waits for it and it for that, but
-    /// those of different sites do not wait for each other where the database can do without.
-    async fn write_at(&self, site: SiteId) -> Result<Transaction<'static, Any>, StoreError> {
-        let mut tx = self.site_writers.begin_with(self.kind.begin_to_write()).await?;
-        if self.kind == Kind::Postgres {
-            sqlx::query(postgres::LOCK_SITE).bind(site.to_string()).execute(&mut *tx).await?;
-        }
         Ok(tx)
     }
 }

@@ -19,7 +19,7 @@ use crate::error::ApiError;
 use crate::extract::{Id, Json, Peer, Query, fields, json, mac};
 use crate::random;
 use crate::router::App;
-use crate::store::{Origin, Paging, StoreError};
+use crate::store::{Beat, Origin, Paging, StoreError};
 
 /// `POST /agents/register`: redeems a site's token for a credential.
 pub(crate) async fn register(
@@ -136,19 +136,24 @@ pub(crate) async fn heartbeat(
     }
     check(&heartbeat)?;
     let now = app.now();
-    let (site, before) = app.store.heartbeat(agent, &heartbeat, now).await?;
-    if before != Some(AgentStatus::Online) {
-        tracing::info!(site = %site.id, "the agent of site {:?} is online", site.path);
+    let heard = app.beats.keep(Beat::new(agent, &heartbeat, now)).await?;
+    if heard.before != Some(AgentStatus::Online) {
+        tracing::info!(site = %agent.site_id, "the agent of site {:?} is online", heard.path);
     }
-    let is_newest = heartbeat.config_version == site.version;
+    let (config, config_version) = if heartbeat.config_version == heard.config_version {
+        (None, heard.config_version)
+    } else {
+        let site = app.store.site(agent.site_id).await?;
+        (Some(site.config()), site.version)
+    };
     Ok(json(
         StatusCode::OK,
         &HeartbeatAnswer {
             acknowledged: true,
             server_time: now,
             commands: Vec::new(),
-            config: (!is_newest).then(|| site.config()),
-            config_version: site.version,
+            config,
+            config_version,
         },
     ))
 }

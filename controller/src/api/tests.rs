@@ -3,6 +3,7 @@
 mod agents;
 mod audit;
 pub(crate) mod authority;
+mod beats;
 mod bulk;
 mod changes;
 mod content;

@@ -1,21 +1,16 @@
-//! Agents as they are heard of: heartbeats, and the standing that follows from them.
+//! Agents as they were heard of: their heartbeats, and the standing that follows from them.
 
 use pureboot_protocol::{AgentId, AgentStatus, Heartbeat, Page, SiteId, Timestamp};
 use schemars::JsonSchema;
 use serde::Serialize;
 use sqlx::Row;
 
-use crate::auth::Agent;
 use crate::site_health::Knowledge;
+use crate::store::beats::HEARTBEATS_MAX;
 use crate::store::page::{Cursor, Paging};
-use crate::store::row::{
-    DbRow, count, int, json, json_opt, time, time_opt, to_json, word, word_opt,
-};
-use crate::store::sites::{self, Site};
+use crate::store::row::{DbRow, count, int, json, json_opt, time, time_opt, word, word_opt};
+use crate::store::sites;
 use crate::store::{Store, StoreError};
-
-/// Heartbeats that are kept of one site: a day at the default interval.
-const HEARTBEATS_MAX: u64 = 1_440;
 
 /// How an agent stands. The field names are those of the HTTP surface.
 #[derive(Debug, Serialize, JsonSchema)]
@@ -58,64 +53,14 @@ pub(crate) struct Silence {
     pub(crate) interval_seconds: u32,
 }
 
+/// Of an agent the history of its site has what came after its registration; the last of that is the latest.
 const STANDING: &str =
-    "SELECT s.name AS site_name, s.agent_url, s.agent_status, s.agent_last_seen, a.* FROM agents a
-    JOIN sites s ON s.id = a.site_id ";
+    "SELECT s.name AS site_name, s.agent_url, s.agent_status, s.agent_last_seen, a.*,
+        (SELECT h.heartbeat FROM heartbeats h WHERE h.site_id = a.site_id AND h.number > a.beats_before
+         ORDER BY h.number DESC LIMIT 1) AS heartbeat
+     FROM agents a JOIN sites s ON s.id = a.site_id ";
 
 impl Store {
-    /// Keeps a heartbeat of `agent`; answers the site and the status that the agent had before.
-    ///
-    /// # Errors
-    /// The site is gone.
-    pub(crate) async fn heartbeat(
-        &self,
-        agent: Agent,
-        heartbeat: &Heartbeat,
-        now: Timestamp,
-    ) -> Result<(Site, Option<AgentStatus>), StoreError> {
-        let (site_id, body) = (agent.site_id.to_string(), to_json(heartbeat));
-        let mut tx = self.write_at(agent.site_id).await?;
-        let site = sites::load(&mut tx, agent.site_id).await?;
-        let known = sqlx::query(
-            "UPDATE agents SET agent_version = $2, heartbeat = $3, heartbeat_interval = $4 WHERE site_id = $1 AND id = $5",
-        )
-        .bind(&site_id)
-        .bind(&heartbeat.agent_version)
-        .bind(&body)
-        .bind(i64::from(site.heartbeat_interval))
-        .bind(agent.id.to_string())
-        .execute(&mut *tx)
-        .await?;
-        // Another agent may have taken its place since the credential was looked at.
-        if known.rows_affected() == 0 {
-            return Err(StoreError::Missing { what: "agent", id: agent.id.to_string() });
-        }
-        sqlx::query("UPDATE sites SET agent_status = 'online', agent_last_seen = $2 WHERE id = $1")
-            .bind(&site_id)
-            .bind(now.unix_ms())
-            .execute(&mut *tx)
-            .await?;
-        let last = sqlx::query(
-            "SELECT coalesce(max(number), 0) AS number FROM heartbeats WHERE site_id = $1",
-        );
-        let number = count::<u64>(&last.bind(&site_id).fetch_one(&mut *tx).await?, "number")? + 1;
-        sqlx::query("INSERT INTO heartbeats (site_id, number, received_at, heartbeat) VALUES ($1, $2, $3, $4)")
-            .bind(&site_id)
-            .bind(int(number))
-            .bind(now.unix_ms())
-            .bind(&body)
-            .execute(&mut *tx)
-            .await?;
-        sqlx::query("DELETE FROM heartbeats WHERE site_id = $1 AND number <= $2")
-            .bind(&site_id)
-            .bind(int(number.saturating_sub(HEARTBEATS_MAX)))
-            .execute(&mut *tx)
-            .await?;
-        tx.commit().await?;
-        let before = site.agent_status;
-        Ok((site, before))
-    }
-
     /// The agents in the order of their registration.
     ///
     /// # Errors
@@ -162,17 +107,26 @@ impl Store {
     ) -> Result<Page<KeptHeartbeat>, StoreError> {
         let mut tx = self.reader.begin().await?;
         sites::load(&mut tx, site).await?;
+        let last = sqlx::query(
+            "SELECT coalesce(max(number), 0) AS number FROM heartbeats WHERE site_id = $1",
+        );
+        let last: u64 = count(&last.bind(site.to_string()).fetch_one(&mut *tx).await?, "number")?;
+        // There may be some more, which are deleted in time.
+        let too_old = int(last.saturating_sub(HEARTBEATS_MAX));
         let (below, rows) = paging.falling();
         let rows = sqlx::query(
-            "SELECT * FROM heartbeats WHERE site_id = $1 AND number < $2 ORDER BY number DESC LIMIT $3",
+            "SELECT * FROM heartbeats WHERE site_id = $1 AND number < $2 AND number > $4 ORDER BY number DESC LIMIT $3",
         )
         .bind(site.to_string())
         .bind(below)
         .bind(rows)
+        .bind(too_old)
         .fetch_all(&mut *tx)
         .await?;
-        let total = sqlx::query("SELECT count(*) AS total FROM heartbeats WHERE site_id = $1");
-        let total = total.bind(site.to_string()).fetch_one(&mut *tx).await?;
+        let total = sqlx::query(
+            "SELECT count(*) AS total FROM heartbeats WHERE site_id = $1 AND number > $2",
+        );
+        let total = total.bind(site.to_string()).bind(too_old).fetch_one(&mut *tx).await?;
         let read = |row: &DbRow| {
             Ok(KeptHeartbeat {
                 number: count(row, "number")?,
@@ -194,7 +148,8 @@ impl Store {
         let mut tx = self.reader.begin().await?;
         let site = sites::load(&mut tx, id).await?;
         let row = sqlx::query(
-            "SELECT (SELECT heartbeat FROM agents WHERE site_id = $1) AS heartbeat,
+            "SELECT (SELECT h.heartbeat FROM agents a JOIN heartbeats h ON h.site_id = a.site_id AND h.number > a.beats_before
+                     WHERE a.site_id = $1 ORDER BY h.number DESC LIMIT 1) AS heartbeat,
                     (SELECT count(*) FROM nodes WHERE home_site_id = $1 AND state <> 'retired') AS nodes,
                     (SELECT count(*) FROM conflicts WHERE site_id = $1) AS conflicts,
                     (SELECT count(*) FROM changes WHERE site_id = $1 AND outcome = 'parked') AS parked",

@@ -253,7 +253,7 @@ async fn enrol(
          SELECT id, $2, $3, $4, $5, heartbeat_interval, $6 FROM sites WHERE id = $1
          ON CONFLICT (site_id) DO UPDATE SET id = $2, credential_hash = $3, next_credential_hash = NULL, revoked_at = NULL,
             agent_version = $4, capabilities = $5, heartbeat_interval = excluded.heartbeat_interval, registered_at = $6,
-            heartbeat = NULL",
+            beats_before = (SELECT coalesce(max(number), 0) FROM heartbeats WHERE site_id = $1)",
     )
     .bind(request.site_id.to_string())
     .bind(agent_id.to_string())

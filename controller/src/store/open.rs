@@ -11,6 +11,10 @@ use crate::store::{Store, StoreError, postgres, schema, sqlite};
 /// How long a request waits for a connection, as long as one waits in the database for another process.
 const BUSY_TIMEOUT: Duration = Duration::from_secs(5);
 
+/// How long a connection that nobody uses is taken to be good. To ask one that was good just now would cost every request the
+/// way to the database and back.
+const TRUSTED_FOR: Duration = Duration::from_secs(1);
+
 /// Which database it is: the one thing that nobody outside of this file, `sqlite`, `postgres` and `schema` asks.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Kind {
@@ -81,12 +85,11 @@ impl Store {
             Kind::Sqlite => {
                 let writer = pool(&options, &sqlite::WRITER).await?;
                 let reader = pool(&options, &sqlite::READER).await?;
-                Self { kind, site_writers: writer.clone(), writer, reader }
+                Self { kind, writer, reader }
             }
             Kind::Postgres => Self {
                 kind,
                 writer: pool(&options, &postgres::WRITER).await?,
-                site_writers: pool(&options, &postgres::SITE_WRITER).await?,
                 reader: pool(&options, &postgres::READER).await?,
             },
         })
@@ -96,6 +99,15 @@ impl Store {
 async fn pool(options: &AnyConnectOptions, purpose: &Use) -> Result<AnyPool, StoreError> {
     let setup = purpose.setup;
     let pool = AnyPoolOptions::new()
+        .test_before_acquire(false)
+        .before_acquire(|connection, state| {
+            Box::pin(async move {
+                if state.idle_for >= TRUSTED_FOR {
+                    connection.ping().await?;
+                }
+                Ok(true)
+            })
+        })
         .max_connections(purpose.connections_max)
         .acquire_timeout(BUSY_TIMEOUT)
         .after_connect(move |connection, _| {

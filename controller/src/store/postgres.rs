@@ -5,7 +5,7 @@
 //! the same on the other. The alternative, SERIALIZABLE with repetition, was not taken: on small tables, which are read whole,
 //! the server sees conflicts between writers that have nothing in common, and a batch of a hundred changes is repeated.
 //!
-//! Heartbeats, which are most of the writes, share the lock with each other and exclude only those of the same site.
+//! Heartbeats, which are most of the writes, are collected and written many at a time (`crate::beats`).
 
 use std::str::FromStr;
 use std::time::Duration;
@@ -45,9 +45,6 @@ macro_rules! session {
 /// The connection that writes whatever there is.
 pub(super) const WRITER: Use = Use { connections_max: 1, setup: session!("") };
 
-/// Connections that write what belongs to one site.
-pub(super) const SITE_WRITER: Use = Use { connections_max: 4, setup: session!("") };
-
 /// Connections that only read, each transaction from one snapshot.
 pub(super) const READER: Use = Use {
     connections_max: 7,
@@ -64,11 +61,6 @@ pub(super) const BEGIN: &str = "BEGIN ISOLATION LEVEL READ COMMITTED READ WRITE"
 /// have locks of their own.
 pub(super) const LOCK_ALL: &str =
     "SELECT pg_advisory_xact_lock(1886745189, hashtext(current_schema()))";
-
-/// Waits until nobody writes but at other sites. The second number is the word "site".
-pub(super) const LOCK_SITE: &str =
-    "SELECT pg_advisory_xact_lock_shared(1886745189, hashtext(current_schema())),
-        pg_advisory_xact_lock(1936290917, hashtext(current_schema() || $1))";
 
 /// The code of the error that a text cannot be kept, which for a text in UTF-8 has one cause.
 pub(super) const NUL_IN_TEXT: &str = "22021";

@@ -9,6 +9,7 @@ use tokio::task::JoinSet;
 use super::{Centre, Joined, heartbeat, registration, request};
 use crate::extract::Peer;
 use crate::jobs::agent_status;
+use crate::store::Beat;
 
 const UNUSED: &str =
     "000000000000.0000000000000000000000000000000000000000000000000000000000000000";
@@ -263,9 +264,8 @@ async fn i7_the_history_of_heartbeats_is_bounded() {
         panic!("the agent has joined");
     };
     let beat = serde_json::from_value(heartbeat(site, 1)).expect("a heartbeat");
-    for _ in 0..1_450 {
-        centre.app.store.heartbeat(agent, &beat, centre.app.now()).await.expect("kept");
-    }
+    let beats: Vec<_> = (0..1_450).map(|_| Beat::new(agent, &beat, centre.app.now())).collect();
+    centre.app.store.keep_beats(&beats).await.expect("kept");
     let kept = centre.get(&format!("/api/v1/agents/{site}/heartbeats")).await;
     assert_eq!(kept.body["total"], 1_440);
 }

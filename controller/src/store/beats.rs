@@ -1,0 +1,252 @@
+//! Heartbeats as they come, many in one transaction: a commit waits for the disk, and one wait is enough for all of them.
+
+use std::collections::{HashMap, HashSet};
+
+use pureboot_protocol::{AgentId, AgentStatus, Heartbeat, Timestamp};
+use sqlx::{AssertSqlSafe, Row};
+
+use crate::auth::Agent;
+use crate::store::row::{DbConnection, DbRow, count, int, time_opt, to_json, word, word_opt};
+use crate::store::{Store, StoreError};
+
+/// Heartbeats that are kept of one site: a day at the default interval.
+pub(super) const HEARTBEATS_MAX: u64 = 1_440;
+/// Heartbeats of a site from one time that old ones are deleted to the next. What is too old is not shown until then.
+const PRUNE_EVERY: u64 = 16;
+/// Rows of one statement, at most.
+const ROWS_MAX: usize = 64;
+
+/// A heartbeat that is to be kept.
+#[derive(Debug)]
+pub(crate) struct Beat {
+    agent: Agent,
+    agent_version: String,
+    body: String,
+    received_at: Timestamp,
+}
+
+impl Beat {
+    /// What `agent` said at `now`.
+    pub(crate) fn new(agent: Agent, heartbeat: &Heartbeat, now: Timestamp) -> Self {
+        let agent_version = heartbeat.agent_version.clone();
+        Self { agent, agent_version, body: to_json(heartbeat), received_at: now }
+    }
+}
+
+/// What is known of the site of a heartbeat that is kept.
+#[derive(Debug, PartialEq, Eq)]
+pub(crate) struct Heard {
+    /// The site's path.
+    pub(crate) path: String,
+    /// The status that the agent had before.
+    pub(crate) before: Option<AgentStatus>,
+    /// The version of the site's settings.
+    pub(crate) config_version: u64,
+}
+
+/// What became of each heartbeat, in their order.
+pub(crate) type Outcomes = Vec<Result<Heard, StoreError>>;
+
+impl Store {
+    /// Keeps `beats` in their order, all of them in one transaction, but for those that cannot be: an agent that another one
+    /// has replaced since its credential was looked at, or that has been sent away.
+    ///
+    /// # Errors
+    /// The database fails. Then none is kept.
+    pub(crate) async fn keep_beats(&self, beats: &[Beat]) -> Result<Outcomes, StoreError> {
+        let mut tx = self.write().await?;
+        let mut outcomes = Vec::with_capacity(beats.len());
+        for round in rounds(beats) {
+            outcomes.extend(keep(&mut tx, round).await?);
+        }
+        tx.commit().await?;
+        Ok(outcomes)
+    }
+}
+
+/// `beats` in pieces in which every site is named once. Their lengths are powers of two, so that there are few different
+/// statements and the database knows them all.
+fn rounds(mut beats: &[Beat]) -> Vec<&[Beat]> {
+    let mut rounds = Vec::new();
+    while !beats.is_empty() {
+        let mut sites = HashSet::new();
+        let distinct = beats.iter().take(ROWS_MAX);
+        let distinct = distinct.take_while(|beat| sites.insert(beat.agent.site_id)).count();
+        let (round, rest) = beats.split_at(1 << distinct.ilog2());
+        rounds.push(round);
+        beats = rest;
+    }
+    rounds
+}
+
+/// An agent as it is before its heartbeat.
+struct Standing {
+    agent_version: String,
+    interval_told: i64,
+    interval: i64,
+    last_number: u64,
+    heard: Heard,
+}
+
+impl Standing {
+    fn read(row: &DbRow) -> Result<Self, StoreError> {
+        Ok(Self {
+            agent_version: row.try_get("agent_version")?,
+            interval_told: row.try_get("interval_told")?,
+            interval: row.try_get("interval_set")?,
+            last_number: count(row, "last_number")?,
+            heard: Heard {
+                path: row.try_get("path")?,
+                before: word_opt(row, "agent_status")?,
+                config_version: count(row, "version")?,
+            },
+        })
+    }
+}
+
+/// Keeps heartbeats of different sites. What else a site's agent is to be told with the answer is read here, for all of
+/// them at once, as [`standings`] does.
+async fn keep(db: &mut DbConnection, beats: &[Beat]) -> Result<Outcomes, StoreError> {
+    let standings = standings(db, beats).await?;
+    let known: Vec<_> = beats
+        .iter()
+        .zip(&standings)
+        .filter_map(|(beat, standing)| Some((beat, standing.as_ref().ok()?)))
+        .collect();
+    append(db, &known).await?;
+    see(db, &known).await?;
+    for (beat, standing) in &known {
+        let is_told = standing.interval_told == standing.interval;
+        if !is_told || standing.agent_version != beat.agent_version {
+            update_agent(db, beat, standing).await?;
+        }
+        if (standing.last_number + 1).is_multiple_of(PRUNE_EVERY) {
+            prune(db, beat, standing).await?;
+        }
+    }
+    Ok(standings.into_iter().map(|standing| Ok(standing?.heard)).collect())
+}
+
+/// How the agent of each heartbeat stands, or why nothing is kept of it.
+async fn standings(
+    db: &mut DbConnection,
+    beats: &[Beat],
+) -> Result<Vec<Result<Standing, StoreError>>, StoreError> {
+    let sql = format!(
+        "SELECT a.id, a.agent_version, a.revoked_at, a.heartbeat_interval AS interval_told, s.path, s.agent_status, s.version,
+            s.heartbeat_interval AS interval_set,
+            (SELECT coalesce(max(h.number), 0) FROM heartbeats h WHERE h.site_id = a.site_id) AS last_number
+         FROM ({}) AS beat JOIN agents a ON a.site_id = beat.column1 AND a.id = beat.column2
+         JOIN sites s ON s.id = a.site_id",
+        values(beats.len(), 2)
+    );
+    let mut query = sqlx::query(AssertSqlSafe(sql));
+    for beat in beats {
+        query = query.bind(beat.agent.site_id.to_string()).bind(beat.agent.id.to_string());
+    }
+    let mut found: HashMap<AgentId, _> = HashMap::new();
+    for row in query.fetch_all(db).await? {
+        let standing = match time_opt(&row, "revoked_at")? {
+            Some(_) => Err(StoreError::CredentialRevoked),
+            None => Ok(Standing::read(&row)?),
+        };
+        found.insert(word(&row, "id")?, standing);
+    }
+    let standing = |beat: &Beat| {
+        let id = beat.agent.id;
+        let missing = || Err(StoreError::Missing { what: "agent", id: id.to_string() });
+        found.remove(&id).unwrap_or_else(missing)
+    };
+    Ok(beats.iter().map(standing).collect())
+}
+
+/// Puts the heartbeats at the end of the histories of their sites.
+async fn append(db: &mut DbConnection, known: &[(&Beat, &Standing)]) -> Result<(), StoreError> {
+    for known in pieces(known) {
+        let sql = format!(
+            "INSERT INTO heartbeats (site_id, number, received_at, heartbeat) {}",
+            values(known.len(), 4)
+        );
+        let mut query = sqlx::query(AssertSqlSafe(sql));
+        for (beat, standing) in known {
+            query = query
+                .bind(beat.agent.site_id.to_string())
+                .bind(int(standing.last_number + 1))
+                .bind(beat.received_at.unix_ms())
+                .bind(&beat.body);
+        }
+        query.execute(&mut *db).await?;
+    }
+    Ok(())
+}
+
+/// Writes down that the agents are there.
+async fn see(db: &mut DbConnection, known: &[(&Beat, &Standing)]) -> Result<(), StoreError> {
+    for known in pieces(known) {
+        let sql = format!(
+            "UPDATE sites SET agent_status = 'online', agent_last_seen = beat.column2 FROM ({}) AS beat
+             WHERE sites.id = beat.column1",
+            values(known.len(), 2)
+        );
+        let mut query = sqlx::query(AssertSqlSafe(sql));
+        for (beat, _) in known {
+            query = query.bind(beat.agent.site_id.to_string()).bind(beat.received_at.unix_ms());
+        }
+        query.execute(&mut *db).await?;
+    }
+    Ok(())
+}
+
+/// Writes down what a heartbeat changes in its agent, which it seldom does.
+async fn update_agent(
+    db: &mut DbConnection,
+    beat: &Beat,
+    standing: &Standing,
+) -> Result<(), StoreError> {
+    sqlx::query("UPDATE agents SET agent_version = $2, heartbeat_interval = $3 WHERE site_id = $1")
+        .bind(beat.agent.site_id.to_string())
+        .bind(&beat.agent_version)
+        .bind(standing.interval)
+        .execute(db)
+        .await?;
+    Ok(())
+}
+
+/// Deletes what is too old of the history of the site of `beat`.
+async fn prune(db: &mut DbConnection, beat: &Beat, standing: &Standing) -> Result<(), StoreError> {
+    sqlx::query("DELETE FROM heartbeats WHERE site_id = $1 AND number <= $2")
+        .bind(beat.agent.site_id.to_string())
+        .bind(int((standing.last_number + 1).saturating_sub(HEARTBEATS_MAX)))
+        .execute(db)
+        .await?;
+    Ok(())
+}
+
+/// `items` in pieces as long as [`rounds`] makes them, even if some are missing.
+fn pieces<T>(mut items: &[T]) -> Vec<&[T]> {
+    let mut pieces = Vec::new();
+    while !items.is_empty() {
+        let (piece, rest) = items.split_at(1 << items.len().ilog2());
+        pieces.push(piece);
+        items = rest;
+    }
+    pieces
+}
+
+/// `VALUES` with parameters, row by row.
+fn values(rows: usize, columns: usize) -> String {
+    let mut sql = String::with_capacity(8 + rows * columns * 5);
+    for row in 0..rows {
+        sql.push_str(if row == 0 { "VALUES (" } else { ", (" });
+        for column in 0..columns {
+            let separator = if column == 0 { "$" } else { ", $" };
+            sql.push_str(separator);
+            sql.push_str(&(row * columns + column + 1).to_string());
+        }
+        sql.push(')');
+    }
+    sql
+}
+
+#[cfg(test)]
+mod tests;
