@@ -135,6 +135,10 @@ impl Store {
         &self,
         name: &str,
     ) -> Result<Option<(User, String)>, StoreError> {
+        // PostgreSQL takes no U+0000, not even to look for it, and no name has one.
+        if name.contains('\0') {
+            return Ok(None);
+        }
         let row = sqlx::query("SELECT * FROM users WHERE name_key = $1").bind(key(name));
         let row = row.fetch_optional(&self.reader).await?;
         row.map(|row| Ok((read(&row)?, row.try_get("password")?))).transpose()
