@@ -214,6 +214,7 @@ impl DataDir {
 mod tests {
     use super::*;
     use crate::auth::Caller;
+    use crate::callers::Callers;
     use crate::store::testing::database;
 
     fn now() -> Timestamp {
@@ -254,7 +255,10 @@ mod tests {
         assert_eq!(mode & 0o777, 0o600);
         let kept = std::fs::read_to_string(&token.file).expect("readable");
         assert_eq!(kept.trim(), token.secret.reveal());
-        let caller = store.caller(auth::hash(&token.secret), now()).await.expect("an answer");
+        let caller = Callers::start(store.clone())
+            .find(auth::hash(&token.secret), now())
+            .await
+            .expect("an answer");
         let Some(Caller::Operator(operator)) = caller else { panic!("{caller:?}") };
         assert_eq!((operator.rank, operator.user), (Rank::Admin, None));
         assert!(data_dir.first_token(&store, now()).await.expect("fine").is_none());

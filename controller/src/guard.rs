@@ -81,7 +81,7 @@ async fn authenticate(
         // The hash of 256 random bits needs no comparison in constant time: nothing can be learnt towards its preimage.
         Presented::Bearer(secret) => {
             let hash = auth::hash(&secret);
-            (app.store.caller(hash, app.now()).await?, hash)
+            (app.callers.find(hash, app.now()).await?, hash)
         }
         Presented::Cookie(secret) => {
             let hash = auth::hash(&secret);

@@ -13,6 +13,7 @@ mod api;
 mod audit;
 mod auth;
 mod beats;
+mod callers;
 mod content;
 mod cookie;
 mod correlation;
@@ -32,6 +33,7 @@ mod serve;
 mod site_health;
 mod store;
 mod tls;
+mod together;
 mod vault;
 
 use std::io::Write;

@@ -21,7 +21,8 @@ use crate::api::{
 use crate::audit::Refusals;
 use crate::auth::Role;
 use crate::auth::password::{Cost, Passwords};
-use crate::beats::Beats;
+use crate::beats::{Beats, Keeping};
+use crate::callers::Callers;
 use crate::config::AUDIT_DAYS;
 use crate::content::Content;
 use crate::cookie::Cookie;
@@ -49,6 +50,8 @@ pub(crate) struct App {
     pub(crate) store: Store,
     /// The heartbeats on their way there.
     pub(crate) beats: Beats,
+    /// Who has which credential.
+    pub(crate) callers: Callers,
     /// The bytes of content.
     pub(crate) content: Content,
     /// The time of day.
@@ -71,10 +74,11 @@ pub(crate) struct App {
 pub(crate) type Clock = Arc<dyn Fn() -> Timestamp + Send + Sync>;
 
 impl App {
-    /// Everything that is not in the database begins empty. It needs a runtime, for what writes heartbeats.
+    /// Everything that is not in the database begins empty. It needs a runtime, for what is done together.
     pub(crate) fn new(store: Store, content: Content, clock: Clock, vault: Vault) -> Self {
         Self {
-            beats: Beats::start(store.clone()),
+            beats: Beats::start(Keeping::new(store.clone())),
+            callers: Callers::start(store.clone()),
             store,
             content,
             clock,

@@ -46,7 +46,7 @@ pub(crate) use answers::AnswerFacts;
 pub(crate) use audit::{AuditFilter, AuditRow};
 pub(crate) use beats::{Beat, Heard};
 pub(crate) use content::{ContentEntry, ContentFilter, KeptObject, Named};
-pub(crate) use credentials::TOKEN_HOURS;
+pub(crate) use credentials::{Bearer, TOKEN_HOURS};
 pub(crate) use custody::{Conflict, Parked};
 pub(crate) use edits::Edit;
 pub(crate) use groups::{Group, GroupFields, GroupFilter};

@@ -136,7 +136,7 @@ pub(crate) async fn heartbeat(
     }
     check(&heartbeat)?;
     let now = app.now();
-    let heard = app.beats.keep(Beat::new(agent, &heartbeat, now)).await?;
+    let heard = app.beats.ask(Beat::new(agent, &heartbeat, now)).await?;
     if heard.before != Some(AgentStatus::Online) {
         tracing::info!(site = %agent.site_id, "the agent of site {:?} is online", heard.path);
     }

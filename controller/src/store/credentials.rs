@@ -1,14 +1,16 @@
 //! Who is who: registration tokens, and the agents' credentials that they are redeemed for. Only hashes are kept.
 
+use std::collections::HashMap;
+
 use pureboot_protocol::{
     AgentId, CredentialHash, RegistrationRequest, RegistrationToken, SiteId, Timestamp,
 };
-use sqlx::Row;
+use sqlx::{AssertSqlSafe, Row};
 
 use crate::audit::{Actor, Entry};
 use crate::auth::{self, Agent, Caller};
 use crate::random;
-use crate::store::row::{DbConnection, count, time_opt, to_json, word};
+use crate::store::row::{DbConnection, DbRow, count, time_opt, to_json, word};
 use crate::store::sites::{self, Site};
 use crate::store::{Origin, Store, StoreError, audit};
 
@@ -26,35 +28,75 @@ pub(crate) struct Joined {
     pub(crate) replaced: Option<AgentId>,
 }
 
+/// Whose a credential is.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Bearer {
+    agent: Agent,
+    is_revoked: bool,
+    /// Whether it is the one that was announced and has not been used yet.
+    is_next: bool,
+}
+
+impl Bearer {
+    fn read(row: &DbRow) -> Result<Self, StoreError> {
+        Ok(Self {
+            agent: Agent { id: word(row, "id")?, site_id: word(row, "site_id")? },
+            is_revoked: time_opt(row, "revoked_at")?.is_some(),
+            is_next: count::<u8>(row, "is_next")? == 1,
+        })
+    }
+}
+
 impl Store {
-    /// Whom a bearer belongs to. The first use of an agent's next credential ends the one before it.
+    /// The agent that has each of `hashes`, in their order; none is another's, or nobody's.
     ///
     /// # Errors
-    /// It is that of an agent which has been sent away, or the database fails.
-    pub(crate) async fn caller(
+    /// The database fails.
+    pub(crate) async fn bearers(
         &self,
+        hashes: &[CredentialHash],
+    ) -> Result<Vec<Option<Bearer>>, StoreError> {
+        // The lengths are powers of two, so that there are few different statements and the database knows them all.
+        let len = hashes.len().next_power_of_two();
+        let places: Vec<_> = (1..=len).map(|number| format!("${number}")).collect();
+        let places = places.join(", ");
+        let sql = format!(
+            "SELECT credential_hash AS hash, id, site_id, revoked_at, CAST(0 AS BIGINT) AS is_next
+             FROM agents WHERE credential_hash IN ({places})
+             UNION ALL
+             SELECT next_credential_hash AS hash, id, site_id, revoked_at, CAST(1 AS BIGINT) AS is_next
+             FROM agents WHERE next_credential_hash IN ({places})"
+        );
+        let mut query = sqlx::query(AssertSqlSafe(sql));
+        let again = std::iter::repeat(hashes.last()).flatten();
+        for hash in hashes.iter().chain(again).take(len) {
+            query = query.bind(hash.to_string());
+        }
+        let mut found = HashMap::new();
+        for row in query.fetch_all(&self.reader).await? {
+            let hash: CredentialHash = word(&row, "hash")?;
+            found.insert(hash, Bearer::read(&row)?);
+        }
+        Ok(hashes.iter().map(|hash| found.get(hash).copied()).collect())
+    }
+
+    /// Lets the agent `bearer` call with `hash`. The first use of its next credential ends the one before it.
+    ///
+    /// # Errors
+    /// It has been sent away, or the database fails.
+    pub(crate) async fn agent_calls(
+        &self,
+        bearer: Bearer,
         hash: CredentialHash,
         now: Timestamp,
-    ) -> Result<Option<Caller>, StoreError> {
-        let row = sqlx::query(
-            "SELECT id, site_id, revoked_at, CAST(0 AS BIGINT) AS is_next FROM agents WHERE credential_hash = $1
-             UNION ALL
-             SELECT id, site_id, revoked_at, CAST(1 AS BIGINT) AS is_next FROM agents WHERE next_credential_hash = $1",
-        )
-        .bind(hash.to_string())
-        .fetch_optional(&self.reader)
-        .await?;
-        let Some(row) = row else {
-            return Ok(self.token_holder(hash, now).await?.map(Caller::Operator));
-        };
-        if time_opt(&row, "revoked_at")?.is_some() {
+    ) -> Result<Caller, StoreError> {
+        if bearer.is_revoked {
             return Err(StoreError::CredentialRevoked);
         }
-        let agent = Agent { id: word(&row, "id")?, site_id: word(&row, "site_id")? };
-        if count::<u8>(&row, "is_next")? == 1 {
-            self.promote_credential(agent, hash, now).await?;
+        if bearer.is_next {
+            self.promote_credential(bearer.agent, hash, now).await?;
         }
-        Ok(Some(Caller::Agent(agent)))
+        Ok(Caller::Agent(bearer.agent))
     }
 
     /// Puts the credential that `agent` has announced in the place of the one that it had.

@@ -8,6 +8,7 @@ use sqlx::{Connection, Executor};
 use super::*;
 use crate::auth::Caller;
 use crate::auth::rank::Rank;
+use crate::callers::Callers;
 use crate::store::open::First;
 use crate::store::testing::database;
 
@@ -50,7 +51,7 @@ async fn a_database_of_the_first_version_is_brought_up_with_all_that_is_in_it() 
     let unknown = nodes::count_unknown(&mut reader, site_id).await.expect("a count");
     assert_eq!(unknown, 1, "what only the site has made counts");
     let (hash, now) = (CredentialHash::from_digest([0xab; 32]), Timestamp::from_unix_ms(1_000));
-    let caller = store.caller(hash, now).await.expect("an answer");
+    let caller = Callers::start(store.clone()).find(hash, now).await.expect("an answer");
     let Some(Caller::Operator(operator)) = caller else { panic!("the token is lost: {caller:?}") };
     assert_eq!((operator.rank, operator.scopes), (Rank::Admin, None));
     let tokens = store.tokens(None, &Paging { limit: 5, after: None }).await.expect("a list");

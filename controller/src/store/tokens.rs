@@ -175,7 +175,7 @@ impl Store {
     }
 
     /// Whose token has `hash`, and notes that it is in use; none if it is not valid, or its owner is not let in.
-    pub(super) async fn token_holder(
+    pub(crate) async fn token_holder(
         &self,
         hash: CredentialHash,
         now: Timestamp,

@@ -259,7 +259,7 @@ async fn i7_the_history_of_heartbeats_is_bounded() {
     let Joined { site, credential } = centre.join("berlin").await;
     let agent = crate::auth::hash(&credential);
     let Ok(Some(crate::auth::Caller::Agent(agent))) =
-        centre.app.store.caller(agent, centre.app.now()).await
+        centre.app.callers.find(agent, centre.app.now()).await
     else {
         panic!("the agent has joined");
     };

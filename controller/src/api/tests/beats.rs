@@ -14,7 +14,7 @@ type Outcome = Result<Heard, StoreError>;
 
 impl Centre {
     async fn agent_of(&self, joined: &Joined) -> Agent {
-        let caller = self.app.store.caller(auth::hash(&joined.credential), self.app.now()).await;
+        let caller = self.app.callers.find(auth::hash(&joined.credential), self.app.now()).await;
         let Ok(Some(Caller::Agent(agent))) = caller else { panic!("the agent has joined") };
         agent
     }
@@ -29,7 +29,7 @@ impl Centre {
         let mut under_way = JoinSet::new();
         for (number, beat) in beats.into_iter().enumerate() {
             let way = self.app.beats.clone();
-            under_way.spawn(async move { (number, way.keep(beat).await) });
+            under_way.spawn(async move { (number, way.ask(beat).await) });
         }
         under_way
     }
