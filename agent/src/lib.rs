@@ -15,7 +15,7 @@
 //! | [`agent`] | binds, opens, puts the parts together |
 //! | [`doctor`] | what is wrong with this host and its boots, and the cure |
 //! | [`cli`], [`config`], [`data_dir`] | what people type and write, and where it lies |
-//! | [`clock`], [`rng`], [`log`] | time, chance and the log |
+//! | [`clock`], [`rng`], [`rate`], [`log`] | time, chance, how often something may happen, and the log |
 
 pub mod agent;
 pub mod boot;
@@ -31,6 +31,7 @@ pub mod http;
 pub mod log;
 pub mod manage;
 pub mod outbox;
+pub mod rate;
 pub mod rng;
 pub mod session;
 pub mod status;

@@ -10,11 +10,12 @@ use std::io::{self, Read as _, Write as _};
 use std::os::unix::fs::OpenOptionsExt as _;
 use std::path::{Path, PathBuf};
 
+use anyhow::Context as _;
 use nix::fcntl::OFlag;
 use pureboot_protocol::BootId;
 
-use super::ring::SESSIONS_MAX;
-use super::step::Session;
+use super::ring::{ASKING_MAX, SESSIONS_MAX};
+use super::step::{Phase, Session};
 use crate::data_dir::DataDir;
 
 /// How long one of the two files may become, in bytes; as much at least is kept.
@@ -30,10 +31,11 @@ pub struct Journal {
 /// What was found in the files.
 #[derive(Debug, Default, PartialEq, Eq)]
 pub struct Loaded {
-    /// The last [`SESSIONS_MAX`], oldest first.
+    /// The last [`SESSIONS_MAX`] of machines that have come further than asking and the last [`ASKING_MAX`] of others, oldest
+    /// first.
     pub sessions: Vec<Session>,
-    /// How many lines were none.
-    pub skipped: usize,
+    /// How many lines of which file were none.
+    pub skipped: Vec<(PathBuf, usize)>,
 }
 
 impl Journal {
@@ -43,25 +45,43 @@ impl Journal {
         Self { old: current.with_added_extension("old"), current }
     }
 
+    /// The file that is written to.
+    pub fn path(&self) -> &Path {
+        &self.current
+    }
+
     /// Reads what earlier runs have written.
     ///
     /// # Errors
-    /// A file is there and cannot be read.
-    pub fn load(&self) -> io::Result<Loaded> {
+    /// A file is there and cannot be read; the text names it.
+    pub fn load(&self) -> anyhow::Result<Loaded> {
         let mut sessions = HashMap::<BootId, Session>::new();
-        let mut skipped = 0;
+        let mut skipped = Vec::new();
         for path in [&self.old, &self.current] {
-            for line in read(path)?.split(|byte| *byte == b'\n').filter(|line| !line.is_empty()) {
+            let bytes = read(path).with_context(|| format!("cannot read {}", path.display()))?;
+            let mut others = 0;
+            for line in bytes.split(|byte| *byte == b'\n').filter(|line| !line.is_empty()) {
                 match serde_json::from_slice::<Session>(line) {
                     Ok(session) => _ = sessions.insert(session.id, session),
-                    Err(_) => skipped += 1,
+                    Err(_) => others += 1,
                 }
+            }
+            if others > 0 {
+                skipped.push((path.clone(), others));
             }
         }
         let mut sessions: Vec<_> = sessions.into_values().collect();
         sessions.sort_by_key(|session| (session.started_at, *session.id.as_bytes()));
-        let surplus = sessions.len().saturating_sub(SESSIONS_MAX);
-        sessions.drain(..surplus);
+        let is_asking = |session: &Session| session.reached == Phase::Asking;
+        let asking = sessions.iter().filter(|session| is_asking(session)).count();
+        let mut surplus = asking.saturating_sub(ASKING_MAX);
+        let mut surplus_proven = (sessions.len() - asking).saturating_sub(SESSIONS_MAX);
+        sessions.retain(|session| {
+            let surplus = if is_asking(session) { &mut surplus } else { &mut surplus_proven };
+            let is_kept = *surplus == 0;
+            *surplus = surplus.saturating_sub(1);
+            is_kept
+        });
         Ok(Loaded { sessions, skipped })
     }
 
@@ -89,7 +109,7 @@ impl Journal {
         let mut options = OpenOptions::new();
         options.append(true).create(true).mode(0o600);
         options.custom_flags(OFlag::O_NOFOLLOW.bits() | OFlag::O_NONBLOCK.bits());
-        plain(options.open(&self.current)?, &self.current)
+        plain(options.open(&self.current)?)
     }
 }
 
@@ -98,7 +118,7 @@ fn read(path: &Path) -> io::Result<Vec<u8>> {
     let mut options = OpenOptions::new();
     options.read(true).custom_flags(OFlag::O_NOFOLLOW.bits() | OFlag::O_NONBLOCK.bits());
     let file = match options.open(path) {
-        Ok(file) => plain(file, path)?,
+        Ok(file) => plain(file)?,
         Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(Vec::new()),
         Err(error) => return Err(error),
     };
@@ -108,12 +128,11 @@ fn read(path: &Path) -> io::Result<Vec<u8>> {
 }
 
 /// Refuses what would hang or be written elsewhere: a pipe, a device, a directory.
-fn plain(file: File, path: &Path) -> io::Result<File> {
+fn plain(file: File) -> io::Result<File> {
     if file.metadata()?.is_file() {
         Ok(file)
     } else {
-        let text = format!("{} is not a regular file; move it away", path.display());
-        Err(io::Error::new(io::ErrorKind::InvalidInput, text))
+        Err(io::Error::new(io::ErrorKind::InvalidInput, "it is no regular file; move it away"))
     }
 }
 

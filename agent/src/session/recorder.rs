@@ -129,13 +129,13 @@ impl Recorder {
         let reader = journal.clone();
         match smol::unblock(move || reader.load()).await {
             Ok(loaded) => {
-                if loaded.skipped > 0 {
-                    let skipped = loaded.skipped;
-                    log::warn!(skipped; "{skipped} lines of the boot sessions' journal could not be read");
+                for (path, skipped) in loaded.skipped {
+                    let file = path.display();
+                    log::warn!(file:%, skipped; "{skipped} lines of {file} are no boot sessions and were left out");
                 }
                 self.sessions.borrow_mut().restore(loaded.sessions, moment());
             }
-            Err(error) => log::warn!(error:%; "earlier boot sessions cannot be read: {error}"),
+            Err(error) => log::warn!("earlier boot sessions are not known: {error:#}"),
         }
         let mut is_failing = false;
         loop {
@@ -151,7 +151,7 @@ impl Recorder {
                     self.put_back(&unsaved);
                     // It is tried again until it works; one line is enough.
                     if !is_failing {
-                        log::warn!(error:%; "boot sessions cannot be written down: {error}");
+                        complain(&journal, &error);
                     }
                     is_failing = true;
                 }
@@ -165,8 +165,9 @@ impl Recorder {
         if unsaved.is_empty() {
             return;
         }
-        if let Err(error) = smol::unblock(move || journal.append(&unsaved)).await {
-            log::warn!(error:%; "boot sessions cannot be written down: {error}");
+        let writer = journal.clone();
+        if let Err(error) = smol::unblock(move || writer.append(&unsaved)).await {
+            complain(&journal, &error);
         }
     }
 
@@ -255,6 +256,11 @@ impl Observer for Rc<Recorder> {
             Event::Learned(_) | Event::Fetched(_) => {}
         }
     }
+}
+
+fn complain(journal: &Journal, error: &io::Error) {
+    let file = journal.path().display();
+    log::warn!(file:%, error:%; "boot sessions cannot be written down in {file}: {error}");
 }
 
 fn moment() -> Moment {

@@ -4,29 +4,27 @@
 //! session, and the question for the script knows all three. `join.rs` holds the rules.
 
 mod join;
+mod live;
+mod room;
 
 use std::collections::{BTreeMap, HashMap};
 use std::net::IpAddr;
 use std::time::{Duration, Instant};
 
-use pureboot_protocol::{BootId, Mac, NodeEventKind, Timestamp};
+use pureboot_protocol::{BootId, Mac, Timestamp};
 
 use self::join::{Rule, Seen};
-use super::step::{Answer, Ending, Phase, Role, Session, Step, Transfer, What};
+use self::live::{Live, millis, reached, short};
+use self::room::Room;
+pub use self::room::{ASKING_BYTES_MAX, ASKING_MAX, BYTES_MAX, SESSIONS_MAX};
+use super::step::{Answer, Ending, Phase, Session, What};
 
-/// How many sessions are kept.
-pub const SESSIONS_MAX: usize = 1_000;
-/// How many of them may be one machine's, so that one that boots over and over does not push out the others.
+/// How many sessions may be one machine's, so that one that boots over and over does not push out the others.
 pub const SESSIONS_PER_MACHINE_MAX: usize = 100;
-/// How many may be of machines that only asked, and pushed out first when there are more: whoever makes up addresses does not
-/// push out the sessions of machines that boot.
-pub const ASKING_MAX: usize = 500;
 /// How many steps of a session are kept; what is too much goes from the middle.
 pub const STEPS_MAX: usize = 64;
 /// How many of them are its first ones, which are never folded.
 pub(super) const STEPS_FIRST: usize = 16;
-/// What all sessions may take, in bytes, near enough.
-pub const BYTES_MAX: usize = 2 << 20;
 /// The longest text of a step, in bytes.
 pub const TEXT_LEN_MAX: usize = 255;
 /// How long a session is left alone after its last step before it is written down: most of a boot is then one line.
@@ -62,24 +60,6 @@ pub struct StepId {
     number: u32,
 }
 
-/// A session and what is needed to continue it.
-#[derive(Debug)]
-struct Live {
-    session: Session,
-    began: Instant,
-    last: Instant,
-    /// The last transaction by DHCP and when it was seen.
-    asked: Option<(u32, Instant)>,
-    next_number: u32,
-    /// The revision of the ring that the last change made.
-    changed: u64,
-    /// Since when something of it has not been written down.
-    unsaved_since: Option<Instant>,
-    /// When it was last written down.
-    saved_at: Option<Instant>,
-    bytes: usize,
-}
-
 /// The last sessions.
 #[derive(Debug, Default)]
 pub struct Sessions {
@@ -90,7 +70,7 @@ pub struct Sessions {
     /// The latest of each machine, and at each address.
     machines: HashMap<Mac, i64>,
     addresses: HashMap<IpAddr, i64>,
-    bytes: usize,
+    room: Room,
     revision: u64,
 }
 
@@ -109,6 +89,7 @@ impl Sessions {
         let seen = Seen { who, what: &what, now: moment.now };
         let age = match join::rule(current, &seen) {
             Rule::Join => found?,
+            Rule::Begin if !self.may_begin(found, &what, moment.now) => return None,
             Rule::Begin => self.begin(self.new_id(who, &what).unwrap_or_else(draw), moment),
             Rule::Ignore => return None,
         };
@@ -168,7 +149,9 @@ impl Sessions {
         let due = self.take_due(|live, since| {
             let is_older = |then: Instant, limit| now.saturating_duration_since(then) >= limit;
             let is_first = live.saved_at.is_none_or(|saved| is_older(saved, UNSAVED_MAX));
-            is_first && is_older(live.last, QUIET) || is_older(since, UNSAVED_MAX)
+            let is_due = is_first && is_older(live.last, QUIET) || is_older(since, UNSAVED_MAX);
+            // A single packet explains nothing, and whoever makes them up would turn over the whole journal.
+            is_due && !live.is_glimpse()
         });
         for session in &due {
             if let Some(live) = self.ids.get(&session.id).and_then(|age| self.ring.get_mut(age)) {
@@ -207,15 +190,16 @@ impl Sessions {
     /// Takes up sessions of an earlier run, oldest first. One that is here already is left as it is.
     pub fn restore(&mut self, sessions: Vec<Session>, moment: Moment) {
         for session in sessions.into_iter().rev() {
-            if self.ids.contains_key(&session.id) || self.ring.len() >= SESSIONS_MAX {
+            if self.ids.contains_key(&session.id) {
                 continue;
             }
             let oldest = self.ring.keys().next().map_or(0, |age| (*age).min(0));
             let age = oldest - 1;
-            let live = Live::restored(session, moment);
-            if self.bytes + live.bytes > BYTES_MAX {
-                break;
+            let mut live = Live::restored(session, moment);
+            if !self.room.has_room_for(&live) {
+                continue;
             }
+            self.room.count(&mut live);
             let session = &live.session;
             self.ids.insert(session.id, age);
             if let Some(mac) = session.mac {
@@ -224,7 +208,6 @@ impl Sessions {
             if let Some(address) = session.address {
                 self.addresses.entry(address).or_insert(age);
             }
-            self.bytes += live.bytes;
             self.ring.insert(age, live);
         }
         self.revision += 1;
@@ -315,7 +298,8 @@ impl Sessions {
         self.revision += 1;
         let live = self.ring.get_mut(&age)?;
         let number = live.add(what, moment);
-        self.bytes = self.bytes - live.bytes + live.touch(self.revision, moment.now);
+        live.touch(self.revision, moment.now);
+        self.room.count(live);
         Some(StepId { session: live.session.id, number })
     }
 
@@ -326,22 +310,25 @@ impl Sessions {
         };
         if live.end(id.number, moment.now, change) {
             self.revision += 1;
-            self.bytes = self.bytes - live.bytes + live.touch(self.revision, moment.now);
+            live.touch(self.revision, moment.now);
+            self.room.count(live);
         }
+    }
+
+    /// Whether a machine, whose latest session is `found`, may begin another one by `what`.
+    fn may_begin(&mut self, found: Option<i64>, what: &What, now: Instant) -> bool {
+        let before = found.and_then(|age| self.ring.get(&age));
+        let is_known = before.is_some_and(|live| !live.is_glimpse());
+        is_known || reached(what, Phase::Asking) > Phase::Asking || self.room.admit(now)
     }
 
     /// Forgets what is too much; never the session `current`.
     fn make_room(&mut self, current: i64) {
-        while self.ring.len() > SESSIONS_MAX || self.bytes > BYTES_MAX {
-            let others = || self.ring.iter().filter(|(age, _)| **age != current);
-            let is_asking = |live: &Live| live.session.reached == Phase::Asking;
-            let asking = others().filter(|(_, live)| is_asking(live)).count();
-            let oldest = if asking >= ASKING_MAX {
-                others().find(|(_, live)| is_asking(live))
-            } else {
-                others().next()
-            };
-            let Some(age) = oldest.map(|(age, _)| *age) else { return };
+        let surplus = |sessions: &Self| {
+            let all = sessions.ring.iter().map(|(age, live)| (*age, live));
+            sessions.room.surplus(all.filter(|(age, _)| *age != current))
+        };
+        while let Some(age) = surplus(self) {
             self.forget(age);
         }
     }
@@ -356,218 +343,13 @@ impl Sessions {
     }
 
     fn forget(&mut self, age: i64) -> Option<Live> {
-        let live = self.ring.remove(&age)?;
-        self.bytes -= live.bytes;
+        let mut live = self.ring.remove(&age)?;
+        self.room.discount(&mut live);
         self.ids.remove(&live.session.id);
         self.machines.retain(|_, latest| *latest != age);
         self.addresses.retain(|_, latest| *latest != age);
         Some(live)
     }
-}
-
-impl Live {
-    fn new(id: BootId, moment: Moment) -> Self {
-        let session = Session {
-            id,
-            mac: None,
-            address: None,
-            started_at: moment.at,
-            reached: Phase::Asking,
-            steps_folded: 0,
-            steps: Vec::new(),
-        };
-        Self {
-            session,
-            began: moment.now,
-            last: moment.now,
-            asked: None,
-            next_number: 0,
-            changed: 0,
-            unsaved_since: None,
-            saved_at: None,
-            bytes: 0,
-        }
-    }
-
-    /// Continues a session of an earlier run: what was under way then is not any more.
-    fn restored(mut session: Session, moment: Moment) -> Self {
-        session.steps.truncate(STEPS_MAX);
-        for step in &mut session.steps {
-            if let What::Transfer(Transfer { ending: ending @ None, .. }) = &mut step.what {
-                *ending = Some(Ending::Stopped);
-            }
-        }
-        let before_ms = moment.at.unix_ms() - session.started_at.unix_ms();
-        let ago = |ms: u64| moment.now.checked_sub(Duration::from_millis(ms)).unwrap_or(moment.now);
-        let before_ms = u64::try_from(before_ms).unwrap_or(0);
-        let silent_ms = before_ms.saturating_sub(session.last_ms());
-        let next_number = session.steps.iter().map(|step| step.number.saturating_add(1)).max();
-        Self {
-            began: ago(before_ms),
-            last: ago(silent_ms),
-            asked: None,
-            next_number: next_number.unwrap_or(0),
-            changed: 0,
-            unsaved_since: None,
-            saved_at: None,
-            bytes: cost(&session),
-            session,
-        }
-    }
-
-    /// Adds a step, or counts it to the last one if that is the same again; returns the step's number.
-    fn add(&mut self, what: What, moment: Moment) -> u32 {
-        if let What::Offered(super::step::Offer { xid, .. })
-        | What::Unsent { xid, .. }
-        | What::Refused { xid, .. }
-        | What::Leased { xid, .. } = &what
-        {
-            self.asked = Some((*xid, moment.now));
-        }
-        let since_start = moment.now.saturating_duration_since(self.began);
-        self.session.reached = self.session.reached.max(reached(&what, self.session.reached));
-        if let Some(last) = self.session.steps.last_mut()
-            && repeats(&last.what, &what)
-        {
-            last.times = last.times.saturating_add(1);
-            last.took_ms = Some(millis(since_start).saturating_sub(last.at_ms));
-            take_over(&mut last.what, what);
-            return last.number;
-        }
-        let number = self.next_number;
-        self.next_number = self.next_number.saturating_add(1);
-        let at_ms = millis(since_start);
-        let what = shorten(what);
-        self.session.steps.push(Step { number, at_ms, took_ms: None, times: 1, what });
-        self.fold();
-        number
-    }
-
-    /// Whether the step was there to be ended.
-    fn end(&mut self, number: u32, now: Instant, change: impl FnOnce(&mut What)) -> bool {
-        let since_start = millis(now.saturating_duration_since(self.began));
-        let steps = &mut self.session.steps;
-        let Some(step) = steps.iter_mut().rev().find(|step| step.number == number) else {
-            return false;
-        };
-        change(&mut step.what);
-        step.took_ms = Some(since_start.saturating_sub(step.at_ms));
-        self.session.reached = self.session.reached.max(reached(&step.what, self.session.reached));
-        true
-    }
-
-    fn fold(&mut self) {
-        while self.session.steps.len() > STEPS_MAX {
-            self.session.steps.remove(STEPS_FIRST);
-            self.session.steps_folded = self.session.steps_folded.saturating_add(1);
-        }
-    }
-
-    /// Notes that it has changed; returns what it takes now.
-    fn touch(&mut self, revision: u64, now: Instant) -> usize {
-        self.last = now;
-        self.changed = revision;
-        self.unsaved_since.get_or_insert(now);
-        self.bytes = cost(&self.session);
-        self.bytes
-    }
-}
-
-/// How far a machine that was at `before` has come by a step.
-fn reached(what: &What, before: Phase) -> Phase {
-    match what {
-        What::Transfer(Transfer { role: Role::Loader, ending: Some(Ending::Whole), .. }) => {
-            Phase::Loader
-        }
-        What::Transfer(Transfer { role: Role::FirstScript, .. }) => Phase::FirstScript,
-        What::Transfer(Transfer { role: Role::Content, ending: Some(Ending::Whole), .. })
-            if before >= Phase::Script =>
-        {
-            Phase::Files
-        }
-        What::Script { .. } => Phase::Script,
-        What::Reported { .. } => Phase::CalledBack,
-        _ => Phase::Asking,
-    }
-}
-
-/// Whether `next` is the same again as `last`.
-fn repeats(last: &What, next: &What) -> bool {
-    match (last, next) {
-        (What::Offered(last), What::Offered(next)) => {
-            (last.port, last.boots, &last.file) == (next.port, next.boots, &next.file)
-        }
-        (What::Unsent { error: last, .. }, What::Unsent { error: next, .. }) => last == next,
-        (
-            What::Refused { port: p, reason: last, .. },
-            What::Refused { port: q, reason: next, .. },
-        ) => p == q && last == next,
-        (What::Leased { wanted: last, .. }, What::Leased { wanted: next, .. }) => last == next,
-        (What::Missing { by: p, name: last }, What::Missing { by: q, name: next }) => {
-            p == q && last == next
-        }
-        // A disk that is read over HTTP is read in many pieces.
-        (What::Transfer(last), What::Transfer(next)) => {
-            last.ending == Some(Ending::Part)
-                && (last.by, last.role, &last.name) == (next.by, next.role, &next.name)
-        }
-        (What::Reported { event: last, .. }, What::Reported { event: next, .. }) => {
-            last == next
-                && matches!(next, NodeEventKind::InstallProgress | NodeEventKind::Heartbeat)
-        }
-        _ => false,
-    }
-}
-
-/// Brings a step that is seen again up to date.
-fn take_over(last: &mut What, next: What) {
-    match (last, next) {
-        (What::Transfer(last), What::Transfer(_)) => last.ending = None,
-        (last, next) => *last = shorten(next),
-    }
-}
-
-/// Cuts the texts that come from outside.
-fn shorten(what: What) -> What {
-    match what {
-        What::Offered(offer) => What::Offered(super::step::Offer {
-            file: short(&offer.file),
-            how: short(&offer.how),
-            ..offer
-        }),
-        What::Unsent { xid, error } => What::Unsent { xid, error: short(&error) },
-        What::Refused { xid, port, reason } => What::Refused { xid, port, reason: short(&reason) },
-        What::Transfer(transfer) => {
-            What::Transfer(Transfer { name: short(&transfer.name), ..transfer })
-        }
-        What::Missing { by, name } => What::Missing { by, name: short(&name) },
-        What::Leased { .. } | What::Script { .. } | What::Reported { .. } => what,
-    }
-}
-
-fn short(text: &str) -> Box<str> {
-    text.get(..text.floor_char_boundary(TEXT_LEN_MAX)).unwrap_or(text).into()
-}
-
-/// What a session takes in memory, in bytes, near enough: its own fields twice for the indexes, its steps, and their texts.
-fn cost(session: &Session) -> usize {
-    let text = |what: &What| match what {
-        What::Offered(offer) => offer.file.len() + offer.how.len(),
-        What::Unsent { error: text, .. } | What::Refused { reason: text, .. } => text.len(),
-        What::Transfer(transfer) => transfer.name.len(),
-        What::Missing { name, .. } => name.len(),
-        What::Script { answer } => answer.as_ref().map_or(0, |answer| answer.because.len()),
-        What::Reported { message, .. } => {
-            message.as_ref().map_or(0, |message| message.as_str().len())
-        }
-        What::Leased { .. } => 0,
-    };
-    let texts: usize = session.steps.iter().map(|step| text(&step.what)).sum();
-    2 * size_of::<Live>() + session.steps.len() * size_of::<Step>() + texts
-}
-
-fn millis(duration: Duration) -> u64 {
-    u64::try_from(duration.as_millis()).unwrap_or(u64::MAX)
 }
 
 #[cfg(test)]

@@ -5,7 +5,6 @@ use expect_test::{Expect, expect};
 
 use self::bench::Bench;
 use super::*;
-use crate::session::step::Protocol;
 
 fn check(script: &str, expected: Expect) {
     let mut bench = Bench::new();

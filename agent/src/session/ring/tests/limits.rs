@@ -1,5 +1,7 @@
 //! What is kept, and what is written down when.
 
+use super::super::live::cost;
+use super::super::room::Share;
 use super::*;
 
 #[test]
@@ -18,52 +20,137 @@ fn steps_beyond_the_cap_are_folded_in_the_middle() {
     assert!(told.contains(&format!("…  {} more steps", 201 - STEPS_MAX)), "{told}");
 }
 
+/// A machine by its number, and the id of its session.
+fn machine(number: u32) -> (Who, BootId) {
+    let [_, b, c, d] = number.to_be_bytes();
+    let mac = Mac::from_bytes([0x52, 0x54, 0, b, c, d]).unwrap();
+    let mut id = [0; 16];
+    id[..4].copy_from_slice(&number.to_be_bytes());
+    (Who { mac: Some(mac), ..Who::default() }, BootId::from_random(id))
+}
+
 /// A ring on which machines with consecutive addresses have acted.
 fn crowd(machines: u32, act: impl Fn(&mut Sessions, Who, Moment, BootId)) -> Sessions {
     let mut sessions = Sessions::default();
     let start = crate::clock::monotonic();
     for number in 0..machines {
-        let [_, b, c, d] = number.to_be_bytes();
-        let mac = Mac::from_bytes([0x52, 0x54, 0, b, c, d]).unwrap();
-        let mut id = [0; 16];
-        id[..4].copy_from_slice(&number.to_be_bytes());
+        let (who, id) = machine(number);
         let moment = Moment { at: Timestamp::from_unix_ms(0), now: start };
-        let who = Who { mac: Some(mac), ..Who::default() };
-        act(&mut sessions, who, moment, BootId::from_random(id));
+        act(&mut sessions, who, moment, id);
     }
     sessions
 }
 
+fn refused() -> What {
+    What::Refused { xid: 1, port: 67, reason: "PC98".into() }
+}
+
+/// The machines with the numbers below 1,000 boot; then come others for some seconds, each with as many packets.
+fn flood(others: u32, packets: u32, seconds: u64) -> Sessions {
+    let mut sessions = crowd(1_000, |sessions, who, moment, id| {
+        sessions.observe(&who, refused(), moment, || id);
+        sessions.observe(&who, What::Script { answer: None }, moment, || id);
+    });
+    assert_eq!(booting(&sessions), SESSIONS_MAX);
+    let start = crate::clock::monotonic() + Duration::from_secs(60);
+    for number in 0..others {
+        let elapsed = Duration::from_secs(seconds) * number / others;
+        let moment = Moment { at: Timestamp::from_unix_ms(0), now: start + elapsed };
+        for _ in 0..packets {
+            let (who, id) = machine(1_000_000 + number);
+            sessions.observe(&who, refused(), moment, || id);
+        }
+    }
+    sessions
+}
+
+fn booting(sessions: &Sessions) -> usize {
+    sessions.newest_first().filter(|(session, _)| session.reached == Phase::Script).count()
+}
+
 #[test]
-fn h18_made_up_machines_do_not_push_out_those_that_boot() {
-    let asks = |sessions: &mut Sessions, who: Who, moment, id| {
-        let what = if who.mac.unwrap().as_bytes()[4] < 2 {
-            What::Script { answer: None }
-        } else {
-            What::Refused { xid: 1, port: 67, reason: "PC98".into() }
-        };
-        sessions.observe(&who, what, moment, || id);
-    };
-    let sessions = crowd(4_000, asks);
-    assert_eq!(sessions.len(), SESSIONS_MAX);
-    let booting = sessions.newest_first().filter(|(session, _)| session.reached == Phase::Script);
-    assert_eq!(booting.count(), 500, "of 512, the oldest made room while few were made up");
-    assert_eq!(sessions.machines.len(), SESSIONS_MAX);
+fn h18_ten_thousand_made_up_machines_in_three_seconds_push_out_no_machine_that_boots() {
+    for packets in [1, 3] {
+        let mut sessions = flood(10_000, packets, 3);
+        assert_eq!(booting(&sessions), SESSIONS_MAX);
+        let taken_up = sessions.len() - SESSIONS_MAX;
+        assert!((ASKING_MAX - 100..=ASKING_MAX).contains(&taken_up), "{taken_up}");
+        // A machine that was seen to boot is heard at once when it boots again.
+        let (who, id) = machine(7);
+        let now = crate::clock::monotonic() + Duration::from_secs(120);
+        let moment = Moment { at: Timestamp::from_unix_ms(0), now };
+        let boot = BootId::from_random([0xff; 16]);
+        assert_ne!(id, boot);
+        let step = sessions.observe(&who, refused(), moment, || boot);
+        assert_eq!(step.map(|step| step.session), Some(boot));
+        assert_eq!(booting(&sessions), SESSIONS_MAX);
+    }
+}
+
+#[test]
+fn h18_of_machines_that_only_asked_those_of_a_single_packet_go_first() {
+    let mut sessions = crowd(100, |sessions, who, moment, id| {
+        sessions.observe(&who, refused(), moment, || id);
+        sessions.observe(&who, refused(), moment, || id);
+    });
+    let start = crate::clock::monotonic();
+    for number in 0..2_000 {
+        let (who, id) = machine(1_000 + number);
+        let now = start + Duration::from_secs(number.into());
+        let moment = Moment { at: Timestamp::from_unix_ms(0), now };
+        sessions.observe(&who, refused(), moment, || id);
+    }
+    assert_eq!(sessions.len(), ASKING_MAX);
+    let asked_twice = |(session, _): &(&Session, u64)| session.steps.iter().any(|it| it.times > 1);
+    assert_eq!(sessions.newest_first().filter(asked_twice).count(), 100);
+}
+
+#[test]
+fn h18_a_single_packet_is_not_written_down_while_the_agent_runs() {
+    let mut sessions = flood(500, 1, 1);
+    let later = crate::clock::monotonic() + 2 * UNSAVED_MAX;
+    assert_eq!(sessions.take_unsaved(later).len(), SESSIONS_MAX);
+}
+
+#[test]
+fn what_is_counted_is_what_is_there() {
+    let mut sessions = flood(3_000, 2, 1);
+    for number in (0..1_000).step_by(3) {
+        sessions.limit_machine(machine(number).0.mac.unwrap());
+        sessions.forget(i64::from(number));
+    }
+    let (mut asking, mut proven) = (Share::default(), Share::default());
+    for live in sessions.ring.values() {
+        let is_asking = live.session.reached == Phase::Asking;
+        let share = if is_asking { &mut asking } else { &mut proven };
+        share.count += 1;
+        share.bytes += cost(&live.session);
+    }
+    assert_eq!((sessions.room.asking, sessions.room.proven), (asking, proven));
 }
 
 #[test]
 fn long_sessions_are_fewer() {
-    let sessions = crowd(1_000, |sessions, who, moment, id| {
-        for number in 0..STEPS_MAX {
-            let name = format!("{number}{}", "x".repeat(4_000));
-            let what = What::Missing { by: Protocol::Tftp, name: name.into() };
-            sessions.observe(&who, what, moment, || id);
-        }
+    let long = |reached: fn(&mut Sessions, &Who, Moment)| {
+        crowd(1_000, move |sessions, who, moment, id| {
+            sessions.observe(&who, refused(), moment, || id);
+            reached(sessions, &who, moment);
+            for number in 0..STEPS_MAX {
+                let reason = format!("{number}{}", "x".repeat(4_000));
+                let what = What::Refused { xid: 1, port: 67, reason: reason.into() };
+                sessions.observe(&who, what, moment, || id);
+            }
+        })
+    };
+    let asking = long(|_, _, _| {});
+    assert!(asking.room.asking.bytes <= ASKING_BYTES_MAX, "{:?}", asking.room);
+    assert!((10..60).contains(&asking.len()), "{}", asking.len());
+    let proven = long(|sessions, who, moment| {
+        let script = What::Script { answer: None };
+        sessions.observe(who, script, moment, || BootId::from_random([0; 16]));
     });
-    assert!(sessions.bytes <= BYTES_MAX, "{}", sessions.bytes);
-    assert!(sessions.len() < 100, "{}", sessions.len());
-    let counted: usize = sessions.ring.values().map(|live| cost(&live.session)).sum();
-    assert_eq!(sessions.bytes, counted);
+    assert!(proven.room.proven.bytes <= BYTES_MAX, "{:?}", proven.room);
+    assert!((20..100).contains(&proven.len()), "{}", proven.len());
 }
 
 #[test]
