@@ -10,6 +10,7 @@
 pub mod answer;
 pub mod arch;
 mod config;
+pub mod interfaces;
 pub mod lessons;
 pub mod loaders;
 pub mod notices;

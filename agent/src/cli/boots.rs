@@ -19,7 +19,7 @@ use crate::doctor::diagnose::explain;
 use crate::manage::client::{AskError, ask};
 use crate::session::outcome::Outcome;
 use crate::session::render::{BootView, line, printable};
-use crate::session::ring::SESSIONS_MAX;
+use crate::session::ring::{ASKING_MAX, SESSIONS_MAX};
 use crate::session::route::{BootsPage, PAGE_LEN_MAX};
 use crate::session::step::Step;
 
@@ -28,6 +28,11 @@ const BOOTS: &str = "/api/v1/agent/boots";
 /// How long to rest between two looks.
 const LOOK_PAUSE: Duration = Duration::from_secs(1);
 
+/// How many sessions are shown when nobody says.
+const LIMIT: NonZeroUsize = NonZeroUsize::new(10).expect("ten is not zero");
+/// How many sessions an agent keeps.
+const LIMIT_MAX: usize = SESSIONS_MAX + ASKING_MAX;
+
 /// show what machines did from their first packet to the call-back of their system, and where they are stuck; newest last
 #[derive(FromArgs, Debug)]
 #[argh(subcommand, name = "boots")]
@@ -35,8 +40,8 @@ pub(super) struct Boots {
     /// only this machine's
     #[argh(option)]
     mac: Option<Mac>,
-    /// how many sessions (default: 10)
-    #[argh(option, default = "NonZeroUsize::MIN.saturating_add(9)")]
+    /// how many sessions, from 1 to 2000 (default: 10)
+    #[argh(option, default = "LIMIT", from_str_fn(parse_limit))]
     limit: NonZeroUsize,
     /// go on and show each step when it is seen, until interrupted
     #[argh(switch)]
@@ -80,7 +85,7 @@ impl Boots {
 
     /// The sessions asked for, oldest first: all of them, or those that have changed since.
     fn load(&self, socket: &Path, since: Option<u64>) -> Result<Found, AskError> {
-        let wanted = self.limit.get().min(SESSIONS_MAX);
+        let wanted = self.limit.get();
         let mut boots: Vec<BootView> = Vec::new();
         let mut cursor = None;
         let mut revision = None;
@@ -195,6 +200,13 @@ impl Told {
         }
         Ok(news)
     }
+}
+
+fn parse_limit(text: &str) -> Result<NonZeroUsize, String> {
+    let limit = text.parse().ok().filter(|limit: &NonZeroUsize| limit.get() <= LIMIT_MAX);
+    limit.ok_or_else(|| {
+        format!("'{text}' is not a number of sessions: from 1 to {LIMIT_MAX}, as many as are kept")
+    })
 }
 
 /// What is said where there is no session.

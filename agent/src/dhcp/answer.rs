@@ -3,19 +3,18 @@
 //! Without I/O: one call of [`Answerer::handle_packet`] per datagram, which answers at once from tables and memory. It never
 //! waits for the disk, the controller or a plugin, because a late offer is a lost boot: iPXE waits 2 s for one.
 
+mod emit;
+
 use std::fmt;
 use std::net::{Ipv4Addr, SocketAddrV4};
 use std::time::Instant;
 
-use dhcproto::Encodable;
-use dhcproto::v4::{
-    CLIENT_PORT, DhcpOption, Flags, MIN_PACKET_SIZE, Message, MessageType, Opcode, OptionCode,
-    SERVER_PORT,
-};
+use dhcproto::v4::{CLIENT_PORT, MessageType, SERVER_PORT};
 use pureboot_protocol::{Category, Mac};
 
+use self::emit::{destination, emit};
 use super::arch::{self, Claims, Correction, Family, Identity, Unserved};
-use super::loaders::{LOADER_FILE_LEN_MAX, LoaderFile, LoaderKind, Loaders};
+use super::loaders::{LoaderFile, LoaderKind, Loaders};
 use super::packet::{ParseError, Request};
 use super::quirks::operator::OperatorQuirk;
 use super::quirks::{self, Learned, Lesson, OfferMode, Sight};
@@ -124,8 +123,34 @@ pub enum Boot {
         /// The form of the offer; none over HTTP, which has only one.
         mode: Option<OfferMode>,
     },
+    /// The file that the operator names for a machine that has no loader by its architecture.
+    Named {
+        /// The code that it says.
+        code: Option<u16>,
+        /// The form of the offer; none over HTTP, which has only one.
+        mode: Option<OfferMode>,
+    },
     /// The script, because it is iPXE that asks.
     Script(IpxeSign),
+}
+
+impl Boot {
+    /// The form of the offer, where there are several.
+    pub fn mode(&self) -> Option<OfferMode> {
+        match self {
+            Self::Loader { mode, .. } | Self::Named { mode, .. } => *mode,
+            Self::Script(_) => None,
+        }
+    }
+
+    /// The architecture that the machine says, where that matters.
+    pub fn code(&self) -> Option<u16> {
+        match self {
+            Self::Loader { identity, .. } => identity.code,
+            Self::Named { code, .. } => *code,
+            Self::Script(_) => None,
+        }
+    }
 }
 
 /// An answer.
@@ -281,18 +306,24 @@ impl Answerer {
             return Err(Reason::TooOften);
         }
         let choice = self.choose(request, sign, arrival.address, now)?;
-        if let (MessageType::Offer, Boot::Loader { identity, mode }) = (kind, &choice.boot) {
-            let transaction = (request.xid, request.secs);
-            let is_full_class = !is_bare_class(request);
-            self.recent.note_start(request.mac, identity.loader, transaction, is_full_class, now);
-            // What the operator has settled teaches nothing.
-            let is_settled = self.operator_quirk(request).is_some_and(|quirk| quirk.mode.is_some());
-            if let Some(mode) = mode.filter(|_| !is_settled) {
-                self.learned.learn(request.mac, Sight::Offered(mode), now);
-            }
+        if kind == MessageType::Offer {
+            self.note_offer(request, &choice.boot, now);
         }
         let packet = emit(request, kind, &choice, arrival.address);
         Ok((choice, destination, packet))
+    }
+
+    fn note_offer(&mut self, request: &Request, boot: &Boot, now: Instant) {
+        if let Boot::Loader { identity, .. } = boot {
+            let transaction = (request.xid, request.secs);
+            let is_full_class = !is_bare_class(request);
+            self.recent.note_start(request.mac, identity.loader, transaction, is_full_class, now);
+        }
+        // What the operator has settled teaches nothing.
+        let is_settled = self.operator_quirk(request).is_some_and(|quirk| quirk.mode.is_some());
+        if let Some(mode) = boot.mode().filter(|_| !is_settled) {
+            self.learned.learn(request.mac, Sight::Offered(mode), now);
+        }
     }
 
     /// What the machine is told to load.
@@ -311,12 +342,18 @@ impl Answerer {
             let family = arch::family_of(&request.class).unwrap_or(Family::Pxe);
             return Ok(self.script(sign, family, us));
         }
-        let identity = arch::identify(&Claims {
+        let named = self.operator_quirk(request).and_then(|quirk| quirk.file.clone());
+        let identified = arch::identify(&Claims {
             mac: request.mac,
             class: &request.class,
             codes: &request.codes,
             undi: request.undi,
-        })?;
+        });
+        let identity = match (identified, &named) {
+            (Ok(identity), _) => identity,
+            (Err(_), Some(file)) => return Ok(self.named(request, file, us)),
+            (Err(unserved), None) => return Err(unserved.into()),
+        };
         // EDK2 comes to port 4011 with another transaction, which is not another start.
         let is_loop = match request.kind {
             MessageType::Discover => {
@@ -327,16 +364,36 @@ impl Answerer {
         if is_loop {
             return Ok(self.script(IpxeSign::Loop, identity.family, us));
         }
-        let file = self
-            .operator_quirk(request)
-            .and_then(|quirk| quirk.file.as_ref())
+        let file = named
+            .as_ref()
             .or_else(|| self.loaders.get(identity.loader))
             .ok_or(Reason::NoLoader(identity.loader))?;
-        let (file, mode) = match identity.family {
+        let Identity { family, code, .. } = identity;
+        let (file, mode) = self.offer(request, family, code, file, us);
+        Ok(Choice { boot: Boot::Loader { identity, mode }, family, file })
+    }
+
+    /// The file that the operator names for a machine of which nothing else is known than that it boots.
+    fn named(&self, request: &Request, file: &LoaderFile, us: Ipv4Addr) -> Choice {
+        let family = arch::family_of(&request.class).unwrap_or(Family::Pxe);
+        let code = request.codes.first().copied();
+        let (file, mode) = self.offer(request, family, code, file, us);
+        Choice { boot: Boot::Named { code, mode }, family, file }
+    }
+
+    /// How `file` is named to a machine, and in which form of offer.
+    fn offer(
+        &self,
+        request: &Request,
+        family: Family,
+        code: Option<u16>,
+        file: &LoaderFile,
+        us: Ipv4Addr,
+    ) -> (String, Option<OfferMode>) {
+        match family {
             Family::Http => (self.loader_url(us, file), None),
-            Family::Pxe => (file.to_string(), Some(self.mode(request, identity.code))),
-        };
-        Ok(Choice { boot: Boot::Loader { identity, mode }, family: identity.family, file })
+            Family::Pxe => (file.to_string(), Some(self.mode(request, code))),
+        }
     }
 
     fn ipxe_sign(&self, request: &Request, now: Instant) -> Option<IpxeSign> {
@@ -404,98 +461,9 @@ fn sight(request: &Request, port: Port, sign: Option<IpxeSign>) -> Option<Sight>
     }
 }
 
-/// Where the answer goes (RFC 2131 §4.1; PXE 2.1 §2.2.3 for port 4011).
-fn destination(request: &Request, arrival: &Arrival<'_>) -> Result<Destination, Reason> {
-    let is_machine = |address: Ipv4Addr| {
-        !(address.is_unspecified()
-            || address.is_broadcast()
-            || address.is_multicast()
-            || address.is_loopback()
-            || address == arrival.address)
-    };
-    let (address, destination) = match arrival.port {
-        Port::BootServer if arrival.source.ip().is_unspecified() => {
-            return Ok(Destination::Broadcast);
-        }
-        Port::BootServer => (*arrival.source.ip(), Destination::Source(arrival.source)),
-        Port::Dhcp if !request.giaddr.is_unspecified() => {
-            (request.giaddr, Destination::Relay(request.giaddr))
-        }
-        Port::Dhcp if !request.ciaddr.is_unspecified() => {
-            (request.ciaddr, Destination::Machine(request.ciaddr))
-        }
-        Port::Dhcp => return Ok(Destination::Broadcast),
-    };
-    let has_port = destination.address().port() != 0;
-    if is_machine(address) && has_port {
-        Ok(destination)
-    } else {
-        Err(Reason::Destination(address))
-    }
-}
-
-/// The bytes of an answer.
-fn emit(request: &Request, kind: MessageType, choice: &Choice, us: Ipv4Addr) -> Vec<u8> {
-    let ciaddr = match kind {
-        MessageType::Ack => request.ciaddr,
-        _ => Ipv4Addr::UNSPECIFIED,
-    };
-    let unassigned = Ipv4Addr::UNSPECIFIED;
-    let mac = request.mac.as_bytes();
-    let mut message =
-        Message::new_with_id(request.xid, ciaddr, unassigned, us, request.giaddr, mac);
-    message.set_opcode(Opcode::BootReply).set_flags(Flags::new(request.flags));
-    // shim reads only the header, EDK2 prefers option 67.
-    if choice.file.len() <= LOADER_FILE_LEN_MAX {
-        message.set_fname(choice.file.as_bytes());
-    }
-    let options = message.opts_mut();
-    options.insert(DhcpOption::MessageType(kind));
-    options.insert(DhcpOption::ServerIdentifier(us));
-    options.insert(DhcpOption::ClassIdentifier(choice.family.class().into()));
-    options.insert(DhcpOption::BootfileName(choice.file.clone().into_bytes()));
-    if let Boot::Loader { mode: Some(mode), .. } = &choice.boot
-        && let Some(value) = mode.vendor_options()
-    {
-        options.insert(DhcpOption::VendorExtensions(value.to_vec()));
-    }
-    // RFC 6842 §3 for the client identifier; some ROMs accept no answer without their machine identifier.
-    if let Some(id) = &request.client_id {
-        options.insert(DhcpOption::ClientIdentifier(id.clone()));
-    }
-    if let Some(id) = &request.machine_id {
-        options.insert(DhcpOption::ClientMachineIdentifier(id.clone()));
-    }
-    if choice.family == Family::Pxe {
-        options.insert(DhcpOption::TFTPServerName(us.to_string().into_bytes()));
-        if request.wants(OptionCode::TFTPServerAddress) {
-            options.insert(DhcpOption::TFTPServerAddress(us));
-        }
-        message.set_sname(us.to_string().as_bytes());
-    }
-    let mut packet = message.to_vec().expect("what has a fixed place in the header fits there");
-    if let Some(relay_info) = &request.relay_info {
-        append_relay_info(&mut packet, relay_info);
-    }
-    // RFC 1542 §2.1: relays may drop what is shorter.
-    packet.resize(packet.len().max(MIN_PACKET_SIZE), 0);
-    packet
-}
-
-/// Puts option 82 last (RFC 3046 §2.2), as it came: `dhcproto` would read it and write its own order.
-fn append_relay_info(packet: &mut Vec<u8>, relay_info: &[u8]) {
-    packet.pop_if(|last| *last == u8::from(OptionCode::End));
-    for chunk in relay_info.chunks(usize::from(u8::MAX)) {
-        packet.push(OptionCode::RelayAgentInformation.into());
-        packet.push(u8::try_from(chunk.len()).unwrap_or(u8::MAX));
-        packet.extend_from_slice(chunk);
-    }
-    packet.push(OptionCode::End.into());
-}
-
 impl fmt::Display for Boot {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let (identity, mode) = match self {
+        let correction = match self {
             Self::Script(sign) => {
                 return f.write_str(match sign {
                     IpxeSign::Options => "iPXE (option 175)",
@@ -504,16 +472,22 @@ impl fmt::Display for Boot {
                     IpxeSign::Loop => "loop guard: the same loader three times in two minutes",
                 });
             }
-            Self::Loader { identity, mode } => (identity, mode),
+            Self::Loader { identity, .. } => {
+                write!(f, "{}", identity.loader)?;
+                identity.correction
+            }
+            Self::Named { .. } => {
+                f.write_str("by [[dhcp.quirk]]")?;
+                None
+            }
         };
-        write!(f, "{}", identity.loader)?;
-        f.write_str(match mode {
+        f.write_str(match self.mode() {
             None => " over HTTP",
             Some(OfferMode::Direct) => " over TFTP",
             Some(OfferMode::BootServer) => " over TFTP, by port 4011",
             Some(OfferMode::PiMenu) => " over TFTP, with the menu of a Raspberry Pi",
         })?;
-        f.write_str(match identity.correction {
+        f.write_str(match correction {
             None => "",
             Some(Correction::UbootSwap) => ", U-Boot having its code swapped",
             Some(Correction::UbootClass) => ", by the class of U-Boot",

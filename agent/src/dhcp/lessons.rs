@@ -36,7 +36,7 @@ struct File {
 #[derive(Debug, thiserror::Error)]
 pub enum LessonsError {
     /// Not written by an agent, or not whole.
-    #[error("it is not what an agent writes: {0}")]
+    #[error("it is not what an agent writes")]
     Form(#[from] serde_json::Error),
     /// Written by a newer agent.
     #[error("it has format {0} and this program knows {FORMAT}")]

@@ -33,7 +33,7 @@ pub const PI_MENU: &[u8] = b"\x06\x01\x03\x0a\x04\x00PXE\x09\x14\x00\x00\x11Rasp
 
 /// The form of an offer.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(rename_all = "snake_case")]
+#[serde(try_from = "String", into = "String")]
 pub enum OfferMode {
     /// Mode A: option 43 says `PXE_DISCOVERY_CONTROL` = 8, "use the file of this offer".
     Direct,
@@ -43,7 +43,38 @@ pub enum OfferMode {
     PiMenu,
 }
 
+/// A text is no form of an offer.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+#[error("'{0}' is no mode: it is direct, boot_server or pi_menu")]
+pub struct OfferModeError(String);
+
+impl TryFrom<String> for OfferMode {
+    type Error = OfferModeError;
+
+    fn try_from(text: String) -> Result<Self, OfferModeError> {
+        let mut modes = [Self::Direct, Self::BootServer, Self::PiMenu].into_iter();
+        modes
+            .find(|mode| mode.as_str() == text)
+            .ok_or_else(|| OfferModeError(text.chars().take(32).collect()))
+    }
+}
+
+impl From<OfferMode> for String {
+    fn from(mode: OfferMode) -> Self {
+        mode.as_str().to_owned()
+    }
+}
+
 impl OfferMode {
+    /// Its name in settings and files.
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::Direct => "direct",
+            Self::BootServer => "boot_server",
+            Self::PiMenu => "pi_menu",
+        }
+    }
+
     /// The value of option 43; none where it is absent.
     pub fn vendor_options(self) -> Option<&'static [u8]> {
         match self {

@@ -21,6 +21,7 @@ use smol::{Async, Timer};
 use socket2::{Domain, Protocol, Socket, Type};
 
 use super::answer::{Answerer, Arrival, Port, Reason, Reply, Silence};
+use super::interfaces;
 use super::packet::ParseError;
 use super::quirks::Lesson;
 use crate::clock;
@@ -177,6 +178,9 @@ impl Listener {
 pub fn bind(interfaces: &[String]) -> anyhow::Result<Vec<Listener>> {
     if interfaces.is_empty() {
         bail!("[dhcp] is enabled without an interface; name one, as in interfaces = [\"br0\"]");
+    }
+    if let Some(complaint) = interfaces::missing(interfaces) {
+        bail!(complaint);
     }
     let mut listeners = Vec::with_capacity(2 * interfaces.len());
     for interface in interfaces {
@@ -402,7 +406,7 @@ mod tests {
     #[test]
     fn an_interface_that_does_not_exist_is_named() {
         let text = format!("{:#}", bind(&["pureboot-none".to_owned()]).unwrap_err());
-        assert!(text.contains("'pureboot-none'"), "{text}");
+        assert!(text.contains("'pureboot-none': correct interfaces in [dhcp]"), "{text}");
         let text = format!("{:#}", bind(&[]).unwrap_err());
         assert!(text.contains("interfaces = ["), "{text}");
     }

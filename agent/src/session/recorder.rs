@@ -190,18 +190,16 @@ impl Recorder {
     }
 
     fn observe_reply(&self, reply: &Reply, port: u16) {
-        let (boots, arch) = match &reply.boot {
-            Boot::Script(IpxeSign::Loop) => (Boots::ScriptByLoopGuard, None),
-            Boot::Script(_) => (Boots::Script, None),
-            Boot::Loader { identity, mode: Some(OfferMode::BootServer) } => {
-                (Boots::LoaderByBootServer, identity.code)
-            }
-            Boot::Loader { identity, .. } => (Boots::Loader, identity.code),
+        let boots = match &reply.boot {
+            Boot::Script(IpxeSign::Loop) => Boots::ScriptByLoopGuard,
+            Boot::Script(_) => Boots::Script,
+            boot if boot.mode() == Some(OfferMode::BootServer) => Boots::LoaderByBootServer,
+            Boot::Loader { .. } | Boot::Named { .. } => Boots::Loader,
         };
         let offer = Offer {
             xid: reply.client.xid,
             port,
-            arch,
+            arch: reply.boot.code(),
             boots,
             file: reply.file.as_str().into(),
             how: reply.boot.to_string().into(),

@@ -66,3 +66,14 @@ fn a_machine_without_a_session_does_not_mean_that_none_has_booted() {
     assert_eq!(nothing(mac), text);
     assert_eq!(nothing(None), "no machine has booted yet\n");
 }
+
+#[test]
+fn a_number_of_sessions_that_cannot_be_is_named_with_those_that_can() {
+    assert_eq!(parse_limit("1").map(NonZeroUsize::get), Ok(1));
+    assert_eq!(parse_limit("2000").map(NonZeroUsize::get), Ok(2_000));
+    for text in ["0", "2001", "-1", "ten", "99999999999999999999"] {
+        let error = parse_limit(text).expect_err(text);
+        let expected = format!("'{text}' is not a number of sessions: from 1 to 2000");
+        assert!(error.starts_with(&expected), "{error}");
+    }
+}

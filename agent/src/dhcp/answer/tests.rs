@@ -1,4 +1,5 @@
 mod firmware;
+mod operator;
 mod properties;
 
 use std::collections::BTreeMap;
@@ -7,6 +8,7 @@ use std::time::Duration;
 use super::*;
 use crate::clock::monotonic;
 use crate::dhcp::DhcpConfig;
+use crate::dhcp::loaders::LOADER_FILE_LEN_MAX;
 use crate::dhcp::quirks::Proof;
 
 const US: Ipv4Addr = Ipv4Addr::new(10, 9, 0, 2);
@@ -315,30 +317,6 @@ fn what_follows_an_offer_shows_that_it_was_understood() {
                 assert_eq!(answerer.handle_fetch(mac, now), None);
             }
         }
-    }
-}
-
-#[test]
-fn what_the_operator_says_counts_before_table_and_lesson() {
-    let mac = Mac::from_bytes(MACHINE).unwrap();
-    let lesson = Lesson { mac, mode: OfferMode::BootServer, proof: Proof::Worked };
-    let told = |lines: &str, ask: &Ask| {
-        let config: DhcpConfig = toml::from_str(&format!("[[quirk]]\n{lines}")).expect("a quirk");
-        Answerer::new(Loaders::default(), 8080, [lesson])
-            .with_quirks(config.quirks)
-            .handle_packet(&arrival(&ask.bytes(), Port::Dhcp), monotonic())
-    };
-    let x64 = Ask::new(DISCOVER, PXE_X64, Some(7));
-    let reply = told("oui = [\"52:54:00\"]\nmode = \"direct\"\nfile = \"sb/shimx64.efi\"", &x64);
-    let reply = reply.expect("an offer");
-    assert_eq!(reply.file, "sb/shimx64.efi");
-    assert_eq!(option(&reply.packet, 43), Some(vec![6, 1, 8, 255]));
-    let other = told("arch = [9]\nmode = \"direct\"", &x64).expect("an offer");
-    assert_eq!(option(&other.packet, 43), None, "an entry about others changes nothing");
-    let refused = "vendor_class = \"PXEClient:Arch:00007\"\nrefuse = true";
-    for ask in [x64.clone(), x64.with(175, &[1])] {
-        let silence = told(refused, &ask).expect_err("silence, for its iPXE too");
-        assert_eq!(silence.reason, Reason::RefusedByOperator);
     }
 }
 

@@ -9,6 +9,7 @@ use pureboot_protocol::Mac;
 use serde::{Deserialize, Serialize};
 
 use super::OfferMode;
+use crate::dhcp::arch;
 use crate::dhcp::loaders::LoaderFile;
 
 /// How many entries are read; each is compared with each request.
@@ -84,7 +85,7 @@ pub struct OperatorQuirk {
 }
 
 /// Why an entry cannot be meant.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum OperatorQuirkError {
     /// More than [`OPERATOR_QUIRKS_MAX`].
     #[error("there are more than {OPERATOR_QUIRKS_MAX} entries [[dhcp.quirk]]")]
@@ -95,6 +96,17 @@ pub enum OperatorQuirkError {
     /// It does nothing.
     #[error("entry {0} of [[dhcp.quirk]] changes nothing: give it mode, file or refuse = true")]
     Idle(usize),
+    /// Nothing is offered to these machines, in whatever form.
+    #[error(
+        "entry {number} of [[dhcp.quirk]] has no effect: there is no loader for architecture {}, so give it a file",
+        codes.iter().map(u16::to_string).collect::<Vec<_>>().join(" or ")
+    )]
+    Unserved {
+        /// The entry's place.
+        number: usize,
+        /// What it is about.
+        codes: Vec<u16>,
+    },
     /// It refuses and offers.
     #[error("entry {0} of [[dhcp.quirk]] has refuse = true, so mode and file mean nothing")]
     Contradiction(usize),
@@ -111,6 +123,13 @@ impl OperatorQuirk {
         is_oui && is_class && is_arch
     }
 
+    /// Whether it is about architectures alone for which there is nothing to start.
+    fn has_no_loader(&self) -> bool {
+        let is_served =
+            |code: &u16| arch::lookup(*code).is_some_and(|row| row.action != arch::Action::Refuse);
+        !self.arch.is_empty() && !self.arch.iter().any(is_served)
+    }
+
     fn check(&self, number: usize) -> Result<(), OperatorQuirkError> {
         let matches_all = self.oui.is_empty()
             && self.arch.is_empty()
@@ -120,6 +139,9 @@ impl OperatorQuirk {
             (true, _, _) => Err(OperatorQuirkError::MatchesAll(number)),
             (false, true, true) => Err(OperatorQuirkError::Contradiction(number)),
             (false, false, false) => Err(OperatorQuirkError::Idle(number)),
+            (false, false, true) if self.file.is_none() && self.has_no_loader() => {
+                Err(OperatorQuirkError::Unserved { number, codes: self.arch.clone() })
+            }
             (false, true, false) | (false, false, true) => Ok(()),
         }
     }
@@ -180,7 +202,8 @@ mod tests {
             ("vendor_class = \"\"\nrefuse = true", "matches every machine"),
             ("arch = [7]", "changes nothing"),
             ("arch = [7]\nrefuse = true\nmode = \"direct\"", "mean nothing"),
-            ("arch = [7]\nmode = \"sideways\"", "sideways"),
+            ("arch = [7]\nmode = \"both\"", "'both' is no mode: it is direct, boot_server or pi_menu"),
+            ("arch = [2, 0x7fff]\nmode = \"direct\"", "entry 1 of [[dhcp.quirk]] has no effect: there is no loader for architecture 2 or 32767, so give it a file"),
             ("arch = [7]\nfile = \"../a\"", "file"),
             ("oui = [\"9c:b6\"]\nrefuse = true", "'9c:b6'"),
             ("oui = [\"9c:b6:5x\"]\nrefuse = true", "'9c:b6:5x'"),

@@ -1,6 +1,7 @@
 //! What holds for the answer to any bytes.
 
 use dhcproto::Decodable;
+use dhcproto::v4::Message;
 use proptest::prelude::*;
 
 use super::*;
