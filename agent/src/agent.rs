@@ -4,6 +4,7 @@ use std::cell::{Cell, RefCell};
 use std::collections::BTreeMap;
 use std::net::SocketAddr;
 use std::rc::Rc;
+use std::sync::Arc;
 
 use anyhow::{Context as _, anyhow};
 use async_signal::{Signal, Signals};
@@ -34,6 +35,7 @@ use crate::rng::Rng;
 use crate::session::journal::Journal;
 use crate::session::recorder::Recorder;
 use crate::store::{Quota, Store, StoreOptions};
+use crate::tftp::refusals::Refusals;
 use crate::uplink::controller::Controller;
 use crate::uplink::run::Uplink;
 use crate::uplink::standing::Standing;
@@ -85,6 +87,8 @@ struct Shared {
     controller: Rc<Controller>,
     /// TFTP transfers under way.
     transfers: Rc<Cell<usize>>,
+    /// TFTP requests that got no answer.
+    refusals: Arc<Refusals>,
     recorder: Rc<Recorder>,
 }
 
@@ -115,6 +119,7 @@ impl Agent {
             standing: Rc::new(Standing::new(identity)),
             controller: Rc::new(controller),
             transfers: Rc::default(),
+            refusals: Arc::default(),
             recorder: Rc::default(),
         };
         let renderer = Renderer::new().context("the templates do not compile")?;
@@ -205,6 +210,7 @@ impl Shared {
             outbox: self.outbox.clone(),
             cache: self.cache.clone(),
             transfers: Rc::clone(&self.transfers),
+            refusals: Arc::clone(&self.refusals),
             services,
             loaders: self.config.dhcp.loaders.clone(),
             dhcp,
@@ -277,10 +283,12 @@ impl Shared {
             http_port,
         };
         let executor = Rc::clone(&self.executor);
-        let transfers = Rc::clone(&self.transfers);
-        let limits = tftp::limits::Limits::default();
+        let (transfers, refusals) = (Rc::clone(&self.transfers), Arc::clone(&self.refusals));
+        let (library, limits) = (Rc::new(library), self.config.tftp.limits());
         self.spawn(async move {
-            match tftp::serve::serve(listener, Rc::new(library), executor, limits, transfers).await {}
+            match tftp::serve::serve(listener, library, executor, limits, transfers, refusals).await
+            {
+            }
         });
     }
 

@@ -3,6 +3,7 @@
 //! What concerns security is here and only here; the controller's settings for the site cannot change it.
 
 use std::net::{Ipv4Addr, SocketAddr};
+use std::ops::RangeInclusive;
 use std::path::PathBuf;
 
 use anyhow::{Context as _, bail};
@@ -12,6 +13,9 @@ use serde::{Deserialize, Serialize};
 use crate::data_dir::{self, DataDir};
 use crate::dhcp::DhcpConfig;
 use crate::dhcp::quirks::operator;
+use crate::rate::Rate;
+use crate::tftp::limits::Limits;
+use crate::tftp::sources::Network;
 use crate::uplink::url::{CentralUrl, Scheme};
 
 /// All of `agent.toml`. A key that is not here is an error, so that a misspelt one does not go unnoticed.
@@ -53,6 +57,43 @@ pub struct BootConfig {
 pub struct TftpConfig {
     /// Where machines ask for their first file.
     pub listen: SocketAddr,
+    /// Networks from which machines may ask besides those that this host is in.
+    pub allow_from: Vec<Network>,
+    /// Transfers at a time to one address; as many of loaders go beside them.
+    pub transfers_per_address_max: usize,
+    /// Requests of one address that are answered, in the long run; twice as many at once.
+    pub requests_per_address_per_s: u32,
+}
+
+/// What the two numbers of `[tftp]` may be: what all addresses together may have.
+const TRANSFERS_PER_ADDRESS: RangeInclusive<usize> = 1..=1_024;
+const REQUESTS_PER_ADDRESS: RangeInclusive<u32> = 1..=2_000;
+
+impl TftpConfig {
+    /// The limits that these settings make.
+    pub fn limits(&self) -> Limits {
+        let per_second = self.requests_per_address_per_s;
+        Limits {
+            allow_from: self.allow_from.clone(),
+            transfers_per_client_max: self.transfers_per_address_max,
+            client_rate: Rate { per_second, burst: per_second.saturating_mul(2) },
+            ..Limits::default()
+        }
+    }
+
+    fn check(&self) -> anyhow::Result<()> {
+        let Self { transfers_per_address_max: transfers, requests_per_address_per_s: requests, .. } =
+            self;
+        if !TRANSFERS_PER_ADDRESS.contains(transfers) {
+            let (min, max) = TRANSFERS_PER_ADDRESS.into_inner();
+            bail!("tftp.transfers_per_address_max is {transfers}: give {min} to {max}");
+        }
+        if !REQUESTS_PER_ADDRESS.contains(requests) {
+            let (min, max) = REQUESTS_PER_ADDRESS.into_inner();
+            bail!("tftp.requests_per_address_per_s is {requests}: give {min} to {max}");
+        }
+        Ok(())
+    }
 }
 
 impl Default for BootConfig {
@@ -63,7 +104,13 @@ impl Default for BootConfig {
 
 impl Default for TftpConfig {
     fn default() -> Self {
-        Self { listen: (Ipv4Addr::UNSPECIFIED, 69).into() }
+        let Limits { allow_from, transfers_per_client_max, client_rate, .. } = Limits::default();
+        Self {
+            listen: (Ipv4Addr::UNSPECIFIED, 69).into(),
+            allow_from,
+            transfers_per_address_max: transfers_per_client_max,
+            requests_per_address_per_s: client_rate.per_second,
+        }
     }
 }
 
@@ -123,6 +170,7 @@ impl Config {
         if let Some(twice) = self.dhcp.interfaces.iter().find(|name| !named.insert(name.as_str())) {
             bail!("dhcp.interfaces names '{twice}' twice: name it once");
         }
+        self.tftp.check()?;
         operator::check(&self.dhcp.quirks)?;
         if self.boot.listen.is_ipv6() || self.tftp.listen.is_ipv6() {
             bail!("boot.listen and tftp.listen take IPv4 addresses: machines boot by IPv4");
@@ -131,11 +179,15 @@ impl Config {
     }
 }
 
-const HEADER: &str = "\
-# Settings of the PureBoot agent, written by `pureboot-agent init`.
+const HEADER: &str = r#"# Settings of the PureBoot agent, written by `pureboot-agent init`.
 # After a change: `pureboot-agent check-config`, then start the agent again.
+#
+# [tftp] answers machines in the networks that this host is in. Where a router, relay or NAT is between them and the agent:
+#   allow_from = ["10.9.0.0/16"]         networks that are answered besides; ["0.0.0.0/0"] answers everybody
+#   transfers_per_address_max = 8        transfers at a time to one address; many machines behind one address need more
+#   requests_per_address_per_s = 20      requests of one address; twice as many at once
 
-";
+"#;
 
 #[cfg(test)]
 mod tests {
@@ -195,6 +247,31 @@ mod tests {
             |lines: &str| Config::parse(&settings(&format!("{url}[[dhcp.quirk]]\n{lines}")));
         assert_eq!(holds("arch = [7]\nrefuse = true").expect("a config").dhcp.quirks.len(), 1);
         assert!(holds("refuse = true").is_err());
+    }
+
+    #[test]
+    fn limits_of_tftp_are_set_by_address_and_checked() {
+        let url = "central_url = \"https://boot.example.org\"\n";
+        let parse = |lines: &str| Config::parse(&settings(&format!("{url}[tftp]\n{lines}")));
+        assert_eq!(parse("").expect("a config").tftp.limits(), Limits::default());
+        let lines = "allow_from = [\"10.9.0.0/16\", \"192.0.2.7\"]\ntransfers_per_address_max = 200\n\
+                     requests_per_address_per_s = 100";
+        let config = parse(lines).expect("a config");
+        let limits = config.tftp.limits();
+        assert_eq!(limits.transfers_per_client_max, 200);
+        assert_eq!(limits.client_rate, Rate { per_second: 100, burst: 200 });
+        assert_eq!(limits.allow_from.len(), 2);
+        let text = toml::to_string(&config).expect("it can be written");
+        assert_eq!(Config::parse(&text).expect("a config"), config);
+        for (lines, words) in [
+            ("transfers_per_address_max = 0", "transfers_per_address_max is 0: give 1 to 1024"),
+            ("requests_per_address_per_s = 2001", "is 2001: give 1 to 2000"),
+            ("allow_from = [\"10.9.0.1/16\"]", "is 10.9.0.0/16 meant?"),
+            ("allow_from = [\"site\"]", "'site' is no network (expected as in 10.9.0.0/16)"),
+        ] {
+            let error = format!("{:#}", parse(lines).expect_err(lines));
+            assert!(error.contains(words), "{error}");
+        }
     }
 
     #[test]

@@ -10,6 +10,7 @@ use serde::{Deserialize, Serialize};
 
 pub use self::dhcp::DhcpReport;
 use crate::dhcp::loaders::{STOCK_CURE, Stock};
+use crate::tftp::refusals::Refused;
 
 /// Everything that `pureboot-agent status` tells.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
@@ -52,6 +53,9 @@ pub struct Report {
     pub loaders: Stock,
     /// ProxyDHCP; none where it is off.
     pub dhcp: Option<DhcpReport>,
+    /// TFTP requests that got no answer and that a person may do something about, by reason.
+    #[serde(default)]
+    pub tftp_refused: Vec<Refused>,
     /// Changes that the controller has not acknowledged.
     pub queue_pending: u64,
     /// Changes that the controller has parked since the agent's start.
@@ -247,6 +251,10 @@ impl Report {
         for (name, value) in self.dhcp.iter().flat_map(DhcpReport::rows) {
             row(name, value);
         }
+        for Refused { reason, count, last_from, last_at } in &self.tftp_refused {
+            let last = ago(now, *last_at);
+            row("refused", format!("{count} TFTP requests, last from {last_from} {last} ago: {reason}"));
+        }
         let oldest = self
             .queue_oldest_at
             .map_or(String::new(), |at| format!(", the oldest for {}", ago(now, at)));
@@ -324,6 +332,7 @@ mod tests {
             cache: CacheReport { entries: 7, size_bytes: 123_456_789, hit_rate: Some(0.995) },
             loaders: Stock::default(),
             dhcp: None,
+            tftp_refused: Vec::new(),
             queue_pending: 0,
             queue_parked: 0,
             queue_error: None,
@@ -366,6 +375,12 @@ mod tests {
             Service { running: false, address: "0.0.0.0:69".to_owned() },
         );
         report.cache = CacheReport { entries: 0, size_bytes: 0, hit_rate: None };
+        report.tftp_refused = vec![Refused {
+            reason: crate::tftp::limits::Refusal::Elsewhere,
+            count: 12,
+            last_from: [10, 9, 0, 7].into(),
+            last_at: Timestamp::from_unix_ms(93_760_000),
+        }];
         report.queue_pending = 3;
         report.queue_parked = 1;
         report.queue_oldest_at = Some(Timestamp::from_unix_ms(93_700_000));
@@ -379,6 +394,7 @@ mod tests {
             tftp        0.0.0.0:69, NOT RUNNING
             nodes       12 seen in the last hour, 40 known, 2 transfers under way
             cache       0 names, 0 B, not asked yet
+            refused     12 TFTP requests, last from 10.9.0.7 24 s ago: the address is in no network of this host
             queue       3 changes wait for the controller, the oldest for 1 min 24 s, 1 parked there
             disk        42 % used
             health      degraded: the controller refuses this agent: the token has expired (401, token_refused); the controller is out of reach; tftp on 0.0.0.0:69 does not run; the controller could not apply 1 changes and has parked them

@@ -6,12 +6,15 @@
 //! | [`options`] | what a machine asks for against what it gets |
 //! | [`name`] | the name of a file as a key |
 //! | [`transfer`] | one transfer, without I/O |
-//! | [`limits`] | which request may begin a transfer |
+//! | [`limits`], [`sources`] | which request may begin a transfer, and from where |
+//! | [`refusals`] | which requests got no answer, counted for people |
 //! | [`serve`] | the sockets |
 
 pub mod limits;
 pub mod name;
 pub mod options;
 pub mod packet;
+pub mod refusals;
 pub mod serve;
+pub mod sources;
 pub mod transfer;

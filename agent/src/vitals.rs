@@ -4,6 +4,7 @@ use std::cell::{Cell, RefCell};
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::Path;
 use std::rc::Rc;
+use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use nix::sys::statvfs::statvfs;
@@ -17,6 +18,7 @@ use crate::dhcp::scribe::Notes;
 use crate::outbox::{Counts, Outbox};
 use crate::status::{CacheReport, DhcpReport, Report};
 use crate::store::Store;
+use crate::tftp::refusals::Refusals;
 use crate::uplink::heartbeat;
 use crate::uplink::standing::Standing;
 use crate::{clock, data_dir::DataDir};
@@ -44,6 +46,8 @@ pub struct Vitals {
     pub cache: Cache,
     /// TFTP transfers under way.
     pub transfers: Rc<Cell<usize>>,
+    /// TFTP requests that got no answer.
+    pub refusals: Arc<Refusals>,
     /// What the agent listens on, and where. A listener lives as long as the agent: one that could not be bound ended its start.
     pub services: BTreeMap<&'static str, String>,
     /// Which files machines are sent for.
@@ -152,6 +156,7 @@ impl Vitals {
             },
             loaders: self.stock(),
             dhcp: self.dhcp(),
+            tftp_refused: self.refusals.entries(),
             queue_pending: queue.pending,
             queue_parked: trouble.parked,
             queue_error: trouble.last_error,

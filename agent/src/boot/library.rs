@@ -11,6 +11,8 @@ use crate::boot::booter::Booter;
 use crate::cache::{Cache, Object};
 use crate::session::recorder::Recorder;
 use crate::session::step::{Ending, Protocol, Role, Transfer};
+use crate::tftp::limits::Weight;
+use crate::tftp::name::Name;
 use crate::tftp::serve::{Finished, Identity, Library, Request, Source};
 use crate::tftp::transfer::Outcome;
 
@@ -42,7 +44,7 @@ impl Library for BootLibrary {
 
     async fn find(&self, request: &Request) -> io::Result<Option<BootFile>> {
         let (name, address) = (request.name.as_str(), request.peer.ip());
-        if name.rsplit('/').next() == Some(AUTOEXEC) {
+        if is_autoexec(name) {
             let base = BaseUrl::from(SocketAddr::new(request.local, self.http_port));
             let (session, step) = self.recorder.begin_first_script(address, Protocol::Tftp, name);
             self.recorder.note_open(request.peer, step);
@@ -66,6 +68,15 @@ impl Library for BootLibrary {
                 self.recorder.note_missing(None, address, Protocol::Tftp, name);
                 Ok(None)
             }
+        }
+    }
+
+    fn weigh(name: &Name) -> Weight {
+        let name = name.as_str();
+        match key(name).map(|key| role(&key)) {
+            Some(Role::Content) if !is_autoexec(name) => Weight::Content,
+            // What nothing is called is answered with an error, which takes no room.
+            _ => Weight::Loader,
         }
     }
 
@@ -94,6 +105,10 @@ pub(super) fn role(key: &ContentKey) -> Role {
         Category::Bootloaders => Role::Loader,
         Category::Scripts | Category::Templates | Category::Images => Role::Content,
     }
+}
+
+fn is_autoexec(name: &str) -> bool {
+    name.rsplit('/').next() == Some(AUTOEXEC)
 }
 
 /// The content that a name stands for. A name without category is a loader's: firmware has little room for names.
@@ -153,6 +168,22 @@ mod tests {
             ("", None),
         ] {
             assert_eq!(key(name).map(|key| key.to_string()).as_deref(), expected, "{name}");
+        }
+    }
+
+    #[test]
+    fn loaders_and_the_first_script_are_told_from_large_files_by_their_names() {
+        for (name, weight) in [
+            ("undionly.kpxe", Weight::Loader),
+            ("sb/shimx64.efi", Weight::Loader),
+            ("bootloaders/grubx64.efi", Weight::Loader),
+            ("sb/revocations_sbat.efi", Weight::Loader),
+            ("images/debian/autoexec.ipxe", Weight::Loader),
+            ("images/debian/linux", Weight::Content),
+            ("templates/a", Weight::Content),
+        ] {
+            let parsed = Name::parse(name.as_bytes()).expect(name);
+            assert_eq!(BootLibrary::weigh(&parsed), weight, "{name}");
         }
     }
 }

@@ -5,9 +5,9 @@ use std::process::ExitCode;
 
 use argh::FromArgs;
 
-use crate::config::Config;
+use crate::config::{Config, TftpConfig};
 use crate::data_dir::DataDir;
-use crate::dhcp::DhcpConfig;
+use crate::dhcp::{DhcpConfig, interfaces};
 use crate::uplink::tls;
 
 /// check the settings without starting anything
@@ -24,16 +24,31 @@ impl CheckConfig {
         let data_dir = DataDir::open(&self.data_dir)?;
         let config = Config::load(&data_dir)?;
         tls::connector(config.ca_file.as_deref())?;
+        if let Some(complaint) =
+            config.dhcp.enabled.then(|| interfaces::missing(&config.dhcp.interfaces)).flatten()
+        {
+            super::complain(&format!("warning: {complaint}"));
+        }
         super::print(&format!(
-            "{} holds: site {}, controller {}, TFTP on {}, HTTP boot on {}, {}\n",
+            "{} holds: site {}, controller {}, {}, HTTP boot on {}, {}\n",
             data_dir.config_file().display(),
             config.site_id,
             config.central_url,
-            config.tftp.listen,
+            tftp(&config.tftp),
             config.boot.listen,
             proxy(&config.dhcp),
         ))
     }
+}
+
+/// Where TFTP answers, and whom.
+fn tftp(tftp: &TftpConfig) -> String {
+    let allowed = tftp.allow_from.iter().map(|network| format!(" and {network}"));
+    let allowed: String = allowed.collect();
+    format!(
+        "TFTP on {} for this host's own networks{allowed} (to an address {} transfers at a time, {} requests/s)",
+        tftp.listen, tftp.transfers_per_address_max, tftp.requests_per_address_per_s,
+    )
 }
 
 /// Where ProxyDHCP answers.
@@ -48,6 +63,16 @@ fn proxy(dhcp: &DhcpConfig) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn the_check_tells_whom_tftp_answers() {
+        let network = "10.9.0.0/16".parse().expect("a network");
+        let config = TftpConfig { allow_from: vec![network], ..TftpConfig::default() };
+        assert_eq!(
+            tftp(&config),
+            "TFTP on 0.0.0.0:69 for this host's own networks and 10.9.0.0/16 (to an address 8 transfers at a time, 20 requests/s)"
+        );
+    }
 
     #[test]
     fn the_check_tells_whether_and_where_dhcp_requests_are_answered() {

@@ -165,7 +165,7 @@ impl Init {
             allow_plain_http: self.allow_plain_http
                 || former.is_some_and(|former| former.allow_plain_http),
             boot: BootConfig { listen: self.boot_listen.unwrap_or(boot.listen) },
-            tftp: TftpConfig { listen: self.tftp_listen.unwrap_or(tftp.listen) },
+            tftp: TftpConfig { listen: self.tftp_listen.unwrap_or(tftp.listen), ..tftp },
             dhcp: former.map(|former| former.dhcp.clone()).unwrap_or_default(),
         })
     }

@@ -30,6 +30,7 @@ use crate::exchange::{ExchangeError, within};
 use crate::manage::client::{AskError, ask_within};
 use crate::session::route::{BootsPage, PAGE_LEN_MAX};
 use crate::status::Report;
+use crate::tftp::refusals::Refused;
 use crate::uplink::controller::Controller;
 use crate::uplink::tls;
 
@@ -101,6 +102,7 @@ pub fn examine(visit: &Visit) -> Diagnosis {
         findings.extend(served);
     }));
     findings.push(judge_loaders(&agent, settings.is_some_and(|it| it.config.dhcp.enabled)));
+    findings.extend(judge_refusals(&agent));
     findings.extend(judge_boots(&agent));
     Diagnosis::new(findings)
 }
@@ -391,6 +393,21 @@ fn judge_loaders(agent: &Agent, is_proxy_on: bool) -> Finding {
         Finding::warn(name, format!("missing: {missing}"))
     };
     finding.cure(STOCK_CURE)
+}
+
+/// TFTP requests that got no answer. None is a line of its own where there are none.
+fn judge_refusals(agent: &Agent) -> Vec<Finding> {
+    let Agent::Running { report, .. } = agent else { return Vec::new() };
+    let finding = |refused: &Refused| {
+        let Refused { reason, count, last_from, last_at } = refused;
+        let what = format!("{count} requests got no answer, the last from {last_from} at {last_at}");
+        let finding = Finding::warn("tftp requests", what).because(reason.to_string());
+        match reason.cure() {
+            Some(cure) => finding.cure(cure),
+            None => finding,
+        }
+    };
+    report.tftp_refused.iter().map(finding).collect()
 }
 
 fn judge_boots(agent: &Agent) -> Vec<Finding> {

@@ -2,11 +2,19 @@
 //!
 //! A request costs its sender one datagram with any address on it. So there are limits on how often each address asks, on how
 //! often all of them do, and on the transfers that have not proved yet that their machine exists. Of those the oldest makes room
-//! for a new one: a machine on the LAN answers within milliseconds, and is not locked out by 256 that never will.
+//! for a new one: a machine on the LAN answers within milliseconds, and is not locked out by 256 that never will. Who asks from
+//! elsewhere than a [network](super::sources) that the host is in, or that the operator names, is not answered at all.
+//!
+//! Loaders have places of their own beside those of large files: however many machines load images, another one can start.
 
 use std::collections::{BTreeMap, HashMap};
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 use std::time::{Duration, Instant};
+
+use serde::{Deserialize, Serialize};
+
+use super::sources::{Network, Sources};
+use crate::rate::{Bucket, Rate};
 
 /// The ports that answer whatever they are sent, so that two programs would never stop talking (F11): none, echo, chargen, TFTP
 /// itself, DNS.
@@ -14,12 +22,26 @@ const PORTS_REFUSED: [u16; 5] = [0, 7, 19, 53, 69];
 /// How long a machine has to answer before its transfer may have to make room.
 const ANSWER_MIN: Duration = Duration::from_millis(100);
 
-/// The numbers of the limits.
+/// How many loaders may be sent at a time when large files have all of [`Limits::transfers_max`].
+const LOADERS_BESIDE_MAX: usize = 128;
+
+/// What a request is for, as far as limits tell that apart.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Weight {
+    /// What firmware loads first: small, soon done, and without it nothing else happens.
+    Loader,
+    /// Everything else.
+    Content,
+}
+
+/// The limits.
+#[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Limits {
+    /// Networks from which machines may ask besides those that this host is in.
+    pub allow_from: Vec<Network>,
     /// Transfers at a time.
     pub transfers_max: usize,
-    /// Transfers at a time to one address.
+    /// Transfers at a time to one address; as many of loaders go beside them.
     pub transfers_per_client_max: usize,
     /// Transfers whose machine has not answered, once each had a moment to.
     pub unanswered_max: usize,
@@ -31,18 +53,10 @@ pub struct Limits {
     pub clients_max: usize,
 }
 
-/// How often something may happen.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct Rate {
-    /// In the long run.
-    pub per_second: u32,
-    /// At once.
-    pub burst: u32,
-}
-
 impl Default for Limits {
     fn default() -> Self {
         Self {
+            allow_from: Vec::new(),
             transfers_max: 1_024,
             transfers_per_client_max: 8,
             unanswered_max: 256,
@@ -70,11 +84,26 @@ impl TransferId {
 }
 
 /// Why a request gets no answer. The log gets this text.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
+#[derive(
+    Debug,
+    Clone,
+    Copy,
+    PartialEq,
+    Eq,
+    PartialOrd,
+    Ord,
+    Serialize,
+    Deserialize,
+    thiserror::Error,
+)]
+#[serde(rename_all = "snake_case")]
 pub enum Refusal {
     /// Answering would begin a loop, or hit somebody who never asked.
     #[error("no machine asks from such an address")]
     Source,
+    /// The address is neither in a network of this host nor in one that the operator names.
+    #[error("the address is in no network of this host")]
+    Elsewhere,
     /// It was not sent to this host alone.
     #[error("the request was sent to a group of hosts")]
     Destination,
@@ -95,6 +124,27 @@ pub enum Refusal {
     Repeated,
 }
 
+impl Refusal {
+    /// What an operator does about it where the machine is an honest one; none if there is no such.
+    pub fn cure(self) -> Option<&'static str> {
+        match self {
+            Self::Elsewhere => Some(
+                "where a router, relay or NAT is between machines and agent, name their network in [tftp], as in allow_from = [\"10.9.0.0/16\"]",
+            ),
+            Self::ClientRate => Some(
+                "where many machines ask from one address (NAT), raise requests_per_address_per_s in [tftp]",
+            ),
+            Self::ClientTransfers => Some(
+                "where many machines ask from one address (NAT), raise transfers_per_address_max in [tftp]",
+            ),
+            Self::TotalRate | Self::Transfers => {
+                Some("machines ask again by themselves; if it goes on, look for who floods the agent")
+            }
+            Self::Source | Self::Destination | Self::Repeated => None,
+        }
+    }
+}
+
 /// A transfer that may begin.
 #[derive(Debug, PartialEq, Eq)]
 pub struct Admitted {
@@ -108,6 +158,7 @@ pub struct Admitted {
 #[derive(Debug)]
 pub struct Admission {
     limits: Limits,
+    sources: Sources,
     next_id: u64,
     transfers: HashMap<TransferId, Transfer>,
     by_peer: HashMap<SocketAddr, TransferId>,
@@ -123,18 +174,11 @@ struct Transfer {
     request: Box<[u8]>,
 }
 
-/// How many requests an address has left.
-#[derive(Debug, Clone, Copy)]
-struct Bucket {
-    left: f64,
-    at: Instant,
-}
-
 impl Admission {
     /// Nobody yet.
     pub fn new(limits: Limits, now: Instant) -> Self {
         Self {
-            limits,
+            sources: Sources::new(limits.allow_from.clone()),
             next_id: 0,
             transfers: HashMap::new(),
             by_peer: HashMap::new(),
@@ -142,7 +186,18 @@ impl Admission {
             unanswered: BTreeMap::new(),
             clients: HashMap::new(),
             total: Bucket::full(limits.total_rate, now),
+            limits,
         }
+    }
+
+    /// Whether it should first be told [which networks](Self::set_networks) this host is in.
+    pub fn wants_networks(&self, peer: SocketAddr, now: Instant) -> bool {
+        self.sources.wants_networks(peer.ip(), now)
+    }
+
+    /// Learns which networks this host is in now; none if the system does not tell.
+    pub fn set_networks(&mut self, networks: Option<Vec<Network>>, now: Instant) {
+        self.sources.set_networks(networks, now);
     }
 
     /// Whether a datagram of `peer` to the address `local` may be answered at all, be it by an error.
@@ -160,6 +215,9 @@ impl Admission {
         }
         if local.is_multicast() || local == Ipv4Addr::BROADCAST {
             return Err(Refusal::Destination);
+        }
+        if !self.sources.admit(peer.ip()) {
+            return Err(Refusal::Elsewhere);
         }
         let client = client_of(peer);
         let rate = self.limits.client_rate;
@@ -190,8 +248,14 @@ impl Admission {
         &mut self,
         peer: SocketAddr,
         request: &[u8],
+        weight: Weight,
         now: Instant,
     ) -> Result<Admitted, Refusal> {
+        let Limits { transfers_max, transfers_per_client_max, .. } = self.limits;
+        let (transfers_max, per_client_max) = match weight {
+            Weight::Loader => (transfers_max + LOADERS_BESIDE_MAX, 2 * transfers_per_client_max),
+            Weight::Content => (transfers_max, transfers_per_client_max),
+        };
         let mut ended = None;
         if let Some(id) = self.by_peer.get(&peer).copied() {
             if self.transfers.get(&id).is_some_and(|transfer| *transfer.request == *request) {
@@ -200,11 +264,11 @@ impl Admission {
             // A machine reads one file through a port: it has turned to another, and its ERROR got lost.
             ended = Some(id);
         } else if self.by_client.get(&client_of(peer)).copied().unwrap_or_default()
-            >= self.limits.transfers_per_client_max
+            >= per_client_max
         {
             return Err(Refusal::ClientTransfers);
         } else {
-            let is_full = self.transfers.len() >= self.limits.transfers_max;
+            let is_full = self.transfers.len() >= transfers_max;
             if is_full || self.unanswered.len() >= self.limits.unanswered_max {
                 let oldest = self.unanswered.first_key_value();
                 let is_late = |(_, began): &(&_, &Instant)| now >= **began + ANSWER_MIN;
@@ -259,31 +323,6 @@ impl Admission {
     }
 }
 
-impl Bucket {
-    fn full(rate: Rate, now: Instant) -> Self {
-        Self { left: rate.burst.into(), at: now }
-    }
-
-    fn level(&self, rate: Rate, now: Instant) -> f64 {
-        let gained =
-            now.saturating_duration_since(self.at).as_secs_f64() * f64::from(rate.per_second);
-        (self.left + gained).min(rate.burst.into())
-    }
-
-    fn is_full(&self, rate: Rate, now: Instant) -> bool {
-        self.level(rate, now) >= f64::from(rate.burst)
-    }
-
-    fn take(&mut self, rate: Rate, now: Instant) -> bool {
-        *self = Self { left: self.level(rate, now), at: now };
-        let is_left = self.left >= 1.0;
-        if is_left {
-            self.left -= 1.0;
-        }
-        is_left
-    }
-}
-
 /// Whether a machine can ask from `peer`.
 fn is_machine(peer: SocketAddr) -> bool {
     let ip = peer.ip();
@@ -305,196 +344,4 @@ fn client_of(peer: SocketAddr) -> IpAddr {
 }
 
 #[cfg(test)]
-mod tests {
-    use super::*;
-
-    const LOCAL: IpAddr = IpAddr::V4(Ipv4Addr::new(192, 0, 2, 1));
-
-    fn begin() -> Instant {
-        #[expect(clippy::disallowed_methods, reason = "limits need some instant to begin at")]
-        Instant::now()
-    }
-
-    fn peer(client: u32, port: u16) -> SocketAddr {
-        SocketAddr::from((Ipv4Addr::from_bits(0x0a00_0000 + client), port))
-    }
-
-    fn admit(
-        admission: &mut Admission,
-        peer: SocketAddr,
-        now: Instant,
-    ) -> Result<Admitted, Refusal> {
-        admission.handle_request(peer, b"request", now)
-    }
-
-    #[test]
-    fn f11_nobody_asks_from_these_addresses() {
-        let now = begin();
-        let mut admission = Admission::new(Limits::default(), now);
-        for peer in [
-            "10.0.0.1:0",
-            "10.0.0.1:19",
-            "10.0.0.1:53",
-            "10.0.0.1:69",
-            "255.255.255.255:2000",
-            "224.0.0.1:2000",
-            "0.0.0.0:2000",
-            "192.0.2.1:2000",
-            "[ff02::1]:2000",
-        ] {
-            let peer = peer.parse().expect("an address");
-            assert_eq!(admission.handle_datagram(peer, LOCAL, now), Err(Refusal::Source), "{peer}");
-        }
-        for local in ["255.255.255.255", "224.0.0.1", "ff02::1"] {
-            let local = local.parse().expect("an address");
-            let result = admission.handle_datagram(peer(1, 2000), local, now);
-            assert_eq!(result, Err(Refusal::Destination), "{local}");
-        }
-        assert_eq!(admission.handle_datagram(peer(1, 2000), LOCAL, now), Ok(()));
-    }
-
-    #[test]
-    fn f17_an_address_that_floods_does_not_use_up_what_all_have() {
-        let now = begin();
-        let mut admission = Admission::new(Limits::default(), now);
-        let mut ask = |client, now| admission.handle_datagram(peer(client, 2000), LOCAL, now);
-        for _ in 0..40 {
-            assert_eq!(ask(1, now), Ok(()));
-        }
-        for _ in 0..50_000 {
-            assert_eq!(ask(1, now), Err(Refusal::ClientRate));
-        }
-        assert_eq!(ask(2, now), Ok(()));
-        assert_eq!(ask(1, now + Duration::from_millis(50)), Ok(()));
-        assert_eq!(ask(1, now + Duration::from_millis(50)), Err(Refusal::ClientRate));
-    }
-
-    #[test]
-    fn f17_a_flood_of_addresses_is_bounded_and_forgotten() {
-        let now = begin();
-        let mut admission = Admission::new(Limits::default(), now);
-        let mut answered = 0;
-        for client in 0..50_000 {
-            let now = now + Duration::from_micros(u64::from(client) * 20);
-            answered +=
-                u32::from(admission.handle_datagram(peer(client, 2000), LOCAL, now).is_ok());
-        }
-        assert_eq!(answered, 3_999);
-        assert!(admission.clients.len() <= 4_096);
-        let later = now + Duration::from_secs(2);
-        for client in 50_000..52_000 {
-            assert_eq!(admission.handle_datagram(peer(client, 2000), LOCAL, later), Ok(()));
-        }
-        assert!(admission.clients.len() <= 4_096);
-    }
-
-    #[test]
-    fn f5_a_repeated_request_is_one_transfer() {
-        let now = begin();
-        let mut admission = Admission::new(Limits::default(), now);
-        let first = admit(&mut admission, peer(1, 2000), now).expect("room");
-        assert_eq!(admit(&mut admission, peer(1, 2000), now), Err(Refusal::Repeated));
-        let other = admission.handle_request(peer(1, 2000), b"another file", now).expect("room");
-        assert_eq!(other.ended, Some(first.id));
-        // What ended for it may say so late.
-        admission.handle_end(first.id);
-        assert_eq!(admission.transfers(), 1);
-        let result = admission.handle_request(peer(1, 2000), b"another file", now);
-        assert_eq!(result, Err(Refusal::Repeated));
-    }
-
-    #[test]
-    fn an_address_has_eight_transfers_at_a_time() {
-        let now = begin();
-        let mut admission = Admission::new(Limits::default(), now);
-        let admitted: Vec<_> = (2000..2008)
-            .map(|port| admit(&mut admission, peer(1, port), now).expect("room").id)
-            .collect();
-        assert_eq!(admit(&mut admission, peer(1, 3000), now), Err(Refusal::ClientTransfers));
-        assert!(admit(&mut admission, peer(2, 3000), now).is_ok());
-        admission.handle_end(admitted[3]);
-        assert!(admit(&mut admission, peer(1, 3000), now).is_ok());
-    }
-
-    #[test]
-    fn an_ipv6_network_is_one_address() {
-        let now = begin();
-        let mut admission = Admission::new(Limits::default(), now);
-        for host in 0..9 {
-            let peer = SocketAddr::from((Ipv6Addr::new(0x2001, 0xdb8, 0, 1, 0, 0, 0, host), 2000));
-            assert_eq!(admit(&mut admission, peer, now).is_ok(), host < 8);
-        }
-        let other = SocketAddr::from((Ipv6Addr::new(0x2001, 0xdb8, 0, 2, 0, 0, 0, 1), 2000));
-        assert!(admit(&mut admission, other, now).is_ok());
-    }
-
-    #[test]
-    fn f9_a_machine_has_its_moment_from_when_it_was_spoken_to() {
-        let begin = begin();
-        let limits = Limits { unanswered_max: 1, ..Limits::default() };
-        let mut admission = Admission::new(limits, begin);
-        let first = admit(&mut admission, peer(1, 2000), begin).expect("room").id;
-        admission.handle_begin(first, begin + ANSWER_MIN);
-        let soon = begin + ANSWER_MIN * 2 - Duration::from_millis(1);
-        assert_eq!(admit(&mut admission, peer(2, 2000), soon).expect("room").ended, None);
-        let late = begin + ANSWER_MIN * 2;
-        assert_eq!(admit(&mut admission, peer(3, 2000), late).expect("room").ended, Some(first));
-    }
-
-    #[test]
-    fn f9_the_oldest_that_never_answered_makes_room() {
-        let now = begin();
-        let mut admission = Admission::new(Limits::default(), now);
-        for client in 0..256 {
-            let admitted = admit(&mut admission, peer(client, 2000), now).expect("room");
-            assert_eq!(admitted.ended, None);
-        }
-        let honest = TransferId(0);
-        admission.handle_answer(honest);
-        assert_eq!(
-            admit(&mut admission, peer(300, 2000), now).map(|admitted| admitted.ended),
-            Ok(None)
-        );
-        let later = now + ANSWER_MIN;
-        for client in 1_000..1_256 {
-            let admitted = admit(&mut admission, peer(client, 2000), later).expect("room");
-            assert!(admitted.ended.is_some_and(|id| id != honest));
-        }
-        assert_eq!(admission.transfers(), 257);
-        assert!(admission.transfers.contains_key(&honest));
-    }
-
-    #[test]
-    fn f9_a_thousand_machines_at_once_all_begin() {
-        let now = begin();
-        let mut admission = Admission::new(Limits::default(), now);
-        for client in 0..1_024 {
-            assert_eq!(admission.handle_datagram(peer(client, 2000), LOCAL, now), Ok(()));
-            let admitted = admit(&mut admission, peer(client, 2000), now).expect("room");
-            assert_eq!(admitted.ended, None);
-        }
-        assert_eq!(admit(&mut admission, peer(2_000, 2000), now), Err(Refusal::Transfers));
-        for client in 0..1_024 {
-            admission.handle_answer(TransferId(client));
-        }
-        let later = now + ANSWER_MIN;
-        assert_eq!(admit(&mut admission, peer(2_000, 2000), later), Err(Refusal::Transfers));
-        admission.handle_end(TransferId(7));
-        assert!(admit(&mut admission, peer(2_000, 2000), later).is_ok());
-    }
-
-    #[test]
-    fn what_has_ended_leaves_nothing() {
-        let now = begin();
-        let mut admission = Admission::new(Limits::default(), now);
-        for client in 0..100 {
-            let id = admit(&mut admission, peer(client, 2000), now).expect("room").id;
-            admission.handle_answer(id);
-            admission.handle_end(id);
-            admission.handle_end(id);
-        }
-        assert_eq!(admission.transfers(), 0);
-        assert!(admission.by_peer.is_empty() && admission.by_client.is_empty());
-        assert!(admission.unanswered.is_empty());
-    }
-}
+mod tests;

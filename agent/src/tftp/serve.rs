@@ -8,6 +8,7 @@ mod engine;
 mod exchange;
 mod link;
 mod listener;
+mod networks;
 mod pieces;
 mod poller;
 mod sending;
@@ -26,11 +27,12 @@ use std::time::Duration;
 use smol::LocalExecutor;
 use smol::channel::{self, Receiver};
 
-use self::engine::Engine;
+use self::engine::{Engine, Judges};
 use self::exchange::{Answer, Inbox, Order};
 pub use self::listener::Listener;
-use super::limits::Limits;
+use super::limits::{Limits, Weight};
 use super::name::Name;
+use super::refusals::Refusals;
 use super::transfer::{Outcome, Tally};
 
 /// Where the files come from.
@@ -45,6 +47,12 @@ pub trait Library {
     /// # Errors
     /// It cannot be told at the moment, so the machine gets no answer and asks again. "File not found" would end its boot.
     async fn find(&self, request: &Request) -> io::Result<Option<Self::Source>>;
+
+    /// What a request for `name` is for, as far as limits tell that apart. It is asked before anything is looked up.
+    fn weigh(name: &Name) -> Weight {
+        _ = name;
+        Weight::Content
+    }
 
     /// Learns that a transfer is over.
     fn handle_finished(&self, finished: &Finished) {
@@ -109,20 +117,22 @@ pub struct Finished {
 }
 
 /// Answers requests for as long as it is polled. Files are looked up by tasks on `executor`, which has to run on the same thread;
-/// `active` counts transfers.
+/// `active` counts transfers, `refusals` the requests that get no answer.
 pub async fn serve<L: Library + 'static>(
     listener: Listener,
     library: Rc<L>,
     executor: Rc<LocalExecutor<'static>>,
     limits: Limits,
     active: Rc<Cell<usize>>,
+    refusals: Arc<Refusals>,
 ) -> Infallible {
     let (orders, ordered) = channel::bounded(1);
     let inbox = Arc::new(Inbox::new(listener.bell.clone()));
     let engine_inbox = Arc::clone(&inbox);
+    let judges = Judges { limits, refusals, weigh: L::weigh };
     let thread = thread::Builder::new()
         .name("tftp".to_owned())
-        .spawn(move || Engine::new(listener, limits, orders, engine_inbox).run())
+        .spawn(move || Engine::new(listener, judges, orders, engine_inbox).run())
         .expect("a thread can be started at boot");
     let mut desk = Desk { library, inbox, ordered, active, thread: Some(thread) };
     while let Ok(orders) = desk.ordered.recv().await {

@@ -10,9 +10,9 @@ use nix::sys::socket::{
     AddressFamily, MsgFlags, SockFlag, SockProtocol, SockType, SockaddrIn, sendmsg, socket,
 };
 use pureboot_tests::namespace::{BOX_ADDRESS, Namespace};
-use pureboot_tests::noise;
 use pureboot_tests::site::{Ports, Site};
 use pureboot_tests::tftp::{Client, Packet, read_request, request};
+use pureboot_tests::{noise, wait};
 
 use super::still_boots;
 use crate::need::Need;
@@ -25,6 +25,11 @@ pub(crate) fn cases() -> Vec<Case> {
         case!(f3_nonsense_in_options_is_clamped_or_refused_with_error_8),
         case!(f4_other_modes_than_octet_are_refused_with_a_text),
         case!(f11_sources_that_would_loop_get_no_answer, Need::Root, Need::Namespaces),
+        case!(
+            f11_who_asks_from_another_network_is_shown_to_the_operator,
+            Need::Root,
+            Need::Namespaces
+        ),
         case!(f12_a_write_is_refused_and_changes_nothing),
         case!(f13_names_are_keys_and_never_paths),
     ]
@@ -193,6 +198,72 @@ fn f4_other_modes_than_octet_are_refused_with_a_text() -> Result<()> {
     let octet = client(&site)?.ask(&request(1, &[FILE, "OCTET"]))?.0;
     ensure!(matches!(octet, Packet::Data(1, _)), "mode names have no case: {octet:?}");
     serves_on(&mut site, &content)
+}
+
+/// Whether a machine at `source` is answered by the agent on the box, asked once.
+fn is_answered(machine: &Namespace, source: Ipv4Addr) -> Result<bool> {
+    machine.enter(|| {
+        let socket = UdpSocket::bind((source, 0))?;
+        socket.set_read_timeout(Some(Duration::from_secs(1)))?;
+        socket.send_to(&read_request(FILE, &[]), (BOX_ADDRESS, 69))?;
+        Ok(socket.recv_from(&mut [0; 600]).is_ok())
+    })
+}
+
+fn f11_who_asks_from_another_network_is_shown_to_the_operator() -> Result<()> {
+    const NEAR: Ipv4Addr = Ipv4Addr::new(10, 73, 0, 9);
+    const FAR: Ipv4Addr = Ipv4Addr::new(10, 99, 0, 9);
+    let namespace = Namespace::new()?;
+    let machine = namespace.add_host(NEAR)?;
+    machine.ip(&format!("addr add {FAR}/32 dev eth0"))?;
+    namespace.ip("route add 10.99.0.0/24 dev lan")?;
+    namespace.enter(|| {
+        let mut site = Site::start_at(Ports { address: BOX_ADDRESS, boot: 8080, tftp: 69 })?;
+        site.agent.cache_add(&format!("bootloaders/{FILE}"), &noise(3_000))?;
+        ensure!(is_answered(&machine, NEAR)?, "a machine on the link is not answered");
+        for _ in 0..3 {
+            ensure!(!is_answered(&machine, FAR)?, "a machine of another network is answered");
+        }
+        // The operator learns of it in three places, and what to do in two.
+        let told = site.agent.program()?.log();
+        let lines = told.lines().filter(|line| line.contains("10.99.0.9"));
+        ensure!(lines.filter(|line| line.contains("allow_from = [")).count() == 1, "{told}");
+        let (_, status) = site.agent.status()?;
+        let refused = status.pointer("/tftp_refused/0").with_context(|| status.to_string())?;
+        ensure!(refused["reason"] == "elsewhere" && refused["count"] == 3, "{refused}");
+        let status = site.agent.run(&["status"])?.stdout;
+        let status = String::from_utf8_lossy(&status);
+        ensure!(status.contains("refused     3 TFTP requests, last from 10.99.0.9"), "{status}");
+        let doctor = site.agent.run(&["doctor"])?.stdout;
+        let doctor = String::from_utf8_lossy(&doctor);
+        let finding = doctor.lines().find(|line| line.contains("tftp requests"));
+        let finding = finding.with_context(|| doctor.to_string())?;
+        ensure!(finding.contains("10.99.0.9") && finding.contains("allow_from = ["), "{finding}");
+
+        // N14: the host gets an address in that network, and loses it.
+        namespace.ip("addr add 10.99.0.1/24 dev lan")?;
+        wait::until("the new network is known", Duration::from_secs(5), || {
+            Ok(is_answered(&machine, FAR)?.then_some(()))
+        })?;
+        namespace.ip("addr del 10.99.0.1/24 dev lan")?;
+        namespace.ip("route replace 10.99.0.0/24 dev lan")?;
+        wait::until("the old network is forgotten", Duration::from_secs(10), || {
+            Ok((!is_answered(&machine, FAR)?).then_some(()))
+        })?;
+
+        site.agent.stop();
+        let settings = site.agent.data_dir().join("agent.toml");
+        let text = std::fs::read_to_string(&settings)?;
+        let allowed = text.replace("allow_from = []", "allow_from = [\"10.99.0.0/24\"]");
+        ensure!(allowed != text, "no allow_from in:\n{text}");
+        std::fs::write(&settings, allowed)?;
+        let checked = site.agent.run(&["check-config"])?.stdout;
+        let checked = String::from_utf8_lossy(&checked);
+        ensure!(checked.contains("own networks and 10.99.0.0/24"), "{checked}");
+        site.agent.start()?;
+        ensure!(is_answered(&machine, FAR)?, "the operator's network is not answered");
+        Ok(())
+    })
 }
 
 /// An IPv4 datagram with a forged source (RFC 791 §3.1, RFC 768); the kernel fills in checksum and length of the header.

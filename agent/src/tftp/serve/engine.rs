@@ -3,6 +3,7 @@
 use std::collections::{BTreeSet, HashMap};
 use std::io;
 use std::mem;
+use std::net::SocketAddr;
 use std::sync::Arc;
 use std::thread;
 use std::time::{Duration, Instant};
@@ -12,14 +13,16 @@ use smol::channel::{Sender, TrySendError};
 use super::exchange::{Answer, Inbox, Order};
 use super::link::Link;
 use super::listener::{Batch, Listener, Received};
+use super::networks;
 use super::pieces::Pieces;
 use super::poller::{BELL, REQUESTS, Ready};
 use super::sending::{Asked, Means, Next, Sending};
 use super::{Request, Source};
 use crate::clock;
-use crate::tftp::limits::{Admission, Limits, TransferId};
+use crate::tftp::limits::{Admission, Limits, Refusal, TransferId, Weight};
 use crate::tftp::name::Name;
 use crate::tftp::packet::{self, ErrorCode, Mode, Packet};
+use crate::tftp::refusals::Refusals;
 use crate::tftp::transfer::Outcome;
 
 /// How many orders may wait before requests are dropped; their machines ask again.
@@ -31,9 +34,20 @@ const DESK_PAUSE: Duration = Duration::from_millis(1);
 /// How long to leave a system alone that only brings errors.
 const ERROR_PAUSE: Duration = Duration::from_millis(100);
 
+/// What decides over requests.
+pub(super) struct Judges {
+    pub(super) limits: Limits,
+    /// Told of those that get no answer.
+    pub(super) refusals: Arc<Refusals>,
+    /// What a request for a name is for.
+    pub(super) weigh: fn(&Name) -> Weight,
+}
+
 /// All of TFTP but its files.
 pub(super) struct Engine<S> {
     listener: Listener,
+    refusals: Arc<Refusals>,
+    weigh: fn(&Name) -> Weight,
     /// Where orders go, in batches: to wake the executor for each would cost more than most of them.
     desk: Sender<Vec<Order<S>>>,
     orders: Vec<Order<S>>,
@@ -56,12 +70,15 @@ enum Flow<S> {
 impl<S: Source> Engine<S> {
     pub(super) fn new(
         listener: Listener,
-        limits: Limits,
+        judges: Judges,
         desk: Sender<Vec<Order<S>>>,
         inbox: Arc<Inbox<S>>,
     ) -> Self {
+        let Judges { limits, refusals, weigh } = judges;
         Self {
             listener,
+            refusals,
+            weigh,
             desk,
             orders: Vec::new(),
             inbox,
@@ -149,8 +166,11 @@ impl<S: Source> Engine<S> {
             Err(error) => return log::trace!(peer:%, error:%; "dropped what is not TFTP"),
         }
         let now = clock::monotonic();
+        if self.admission.wants_networks(peer, now) {
+            self.admission.set_networks(networks::own(), now);
+        }
         if let Err(refusal) = self.admission.handle_datagram(peer, local, now) {
-            return log::debug!(peer:%; "dropped a request: {refusal}");
+            return self.note_refusal(refusal, peer, now);
         }
         match parsed {
             Ok(Packet::ReadRequest(request)) => self.handle_read_request(received, &request, now),
@@ -189,9 +209,10 @@ impl<S: Source> Engine<S> {
         if self.orders.len() >= ORDERS_MAX {
             return log::debug!(peer:%; "dropped a request: too many wait to be looked up");
         }
-        let admitted = match self.admission.handle_request(peer, datagram, now) {
+        let weight = (self.weigh)(&name);
+        let admitted = match self.admission.handle_request(peer, datagram, weight, now) {
             Ok(admitted) => admitted,
-            Err(refusal) => return log::debug!(peer:%; "dropped a request: {refusal}"),
+            Err(refusal) => return self.note_refusal(refusal, peer, now),
         };
         if let Some(ended) = admitted.ended {
             self.displace(ended);
@@ -202,6 +223,14 @@ impl<S: Source> Engine<S> {
         let answer_to = received.answer_to();
         let asked = Asked { request, options: asked.options, answer_to, began: now };
         self.flows.insert(id, Flow::Finding(Box::new(asked)));
+    }
+
+    fn note_refusal(&self, refusal: Refusal, peer: SocketAddr, now: Instant) {
+        let is_news = self.refusals.note(refusal, peer.ip(), clock::now(), now);
+        match refusal.cure().filter(|_| is_news) {
+            Some(cure) => log::warn!(peer:%; "{peer} gets no answer: {refusal}; {cure}"),
+            None => log::debug!(peer:%; "dropped a request: {refusal}"),
+        }
     }
 
     /// Answers with an error no longer than what was asked, so that nobody gains by asking in another's name (F10).
