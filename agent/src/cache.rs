@@ -19,6 +19,7 @@ mod index;
 pub mod manage;
 mod names;
 mod object;
+mod pins;
 mod store;
 
 use std::collections::{BTreeMap, HashMap, HashSet};
@@ -35,11 +36,13 @@ use smol::lock::Semaphore;
 
 use files::Files;
 use index::{Index, Row};
-use object::Readers;
+use object::{Content, Readers};
+use pins::Pins;
 use store::Store;
 
 pub use fill::{Added, Expected, FillError};
 pub use object::{Object, Reading};
+pub use pins::PINNED_BYTES_MAX;
 pub use pureboot_protocol::ContentHash;
 
 /// Fills at a time: each holds a descriptor and a buffer. More of them wait.
@@ -65,6 +68,8 @@ struct Shared {
     index: Mutex<Index>,
     /// Open files of objects that somebody reads.
     opened: Mutex<HashMap<ContentHash, Weak<File>>>,
+    /// Loaders in memory.
+    pins: Mutex<Pins>,
     /// Objects that could not be opened: each is complained about once.
     broken: Mutex<HashSet<ContentHash>>,
     /// After the loss of the index: what is on disk and has not been read again.
@@ -151,7 +156,7 @@ impl Stats {
 
 impl Cache {
     /// Opens the cache in `directory`, which is made if it is missing. Half-written files are swept, objects without row and
-    /// rows without object are dropped, and boot loaders are read again (FAULTS K11 to K14, D7). After the loss of the index
+    /// rows without object are dropped, and boot loaders are read again and [pinned](PINNED_BYTES_MAX) (FAULTS K11 to K14, D7). After the loss of the index
     /// only boot loaders are there at first; [`recover`](Self::recover) brings back the others.
     ///
     /// # Errors
@@ -162,11 +167,13 @@ impl Cache {
             files,
             index: Mutex::new(index),
             opened: Mutex::default(),
+            pins: Mutex::default(),
             broken: Mutex::default(),
             unverified: Mutex::new(unverified),
             hits: AtomicU64::new(0),
             misses: AtomicU64::new(0),
         };
+        pins::refresh(&shared);
         Ok(Self {
             shared: Arc::new(shared),
             store: Arc::new(smol::lock::Mutex::new(store)),
@@ -198,8 +205,13 @@ impl Cache {
 
     async fn open_object(&self, found: Option<(ContentHash, Row)>) -> io::Result<Option<Object>> {
         let Some((hash, row)) = found else { return Ok(None) };
-        let object =
-            |file| Ok(Some(Object::new(hash, row.size_bytes, row.modified, file, &self.readers)));
+        let held =
+            |content| Object::new(hash, row.size_bytes, row.modified, content, &self.readers);
+        let object = |file| Ok(Some(held(Content::File(file))));
+        // Nothing that has to do with the disk comes before this.
+        if let Some(bytes) = lock(&self.shared.pins).get(hash) {
+            return Ok(Some(held(Content::Memory(bytes))));
+        }
         if let Some(file) = self.shared.opened(hash) {
             return object(file);
         }
@@ -293,7 +305,10 @@ impl Cache {
                 index.remove(orphan);
                 drop(index);
                 shared.files.remove_object(orphan)?;
+            } else {
+                drop(index);
             }
+            pins::refresh(&shared);
             let Row { size_bytes, modified } = row;
             Ok(Some(Entry { key, sha256, size_bytes, modified }))
         })

@@ -19,8 +19,8 @@ mod wire;
 
 pub use answer::{CorrelationId, Response, invalid, json, problem, script, success, text};
 pub use body::{Body, BodyError, chunks, read_body};
-pub use limits::Limits;
-pub use object::{Sent, content_type, object_response};
+pub use limits::{CONTENT_STREAMS_MAX, Limits};
+pub use object::{Sent, content_type, object_response, unread_status};
 pub use range::{Representation, Selection, select};
 pub use serve::{Connection, Listener, Service, serve};
 pub use target::{Target, TargetError};

@@ -12,6 +12,7 @@ mod hostile;
 mod http;
 mod join;
 mod libraries;
+mod loaders;
 mod manage;
 mod methods;
 mod need;
@@ -78,6 +79,7 @@ fn main() {
         libraries::cases(),
         tftp::cases(),
         http::cases(),
+        loaders::cases(),
         credentials::cases(),
         join::cases(),
         manage::cases(),

@@ -24,17 +24,20 @@ use crate::boot::request::{self, RequestError};
 use crate::cache::Cache;
 use crate::clock;
 use crate::http::{
-    Connection, CorrelationId, Response, Service, Target, content_type, invalid, json,
-    object_response, problem, read_body, script, text,
+    CONTENT_STREAMS_MAX, Connection, CorrelationId, Response, Service, Target, content_type,
+    invalid, json, object_response, problem, read_body, script, text, unread_status,
 };
 use crate::session::recorder::Recorder;
 use crate::session::ring::StepId;
-use crate::session::step::{Ending, Protocol, Transfer};
+use crate::session::step::{Ending, Protocol, Role, Transfer};
 use crate::store::StoreError;
 use crate::vitals::Vitals;
 
 /// The longest report, in bytes.
 const REPORT_LEN_MAX: usize = 64 * 1024;
+
+/// Content that is not longer, in bytes, is sent however much else is: a moment later it is over.
+const SMALL_LEN_MAX: u64 = 256 * 1024;
 
 /// How long a report may take to come in.
 const REPORT_TIME: Duration = Duration::from_secs(10);
@@ -139,9 +142,21 @@ impl BootService {
         };
         let (parts, _) = request.into_parts();
         let transfer = Transfer::new(Protocol::Http, role(&key), name, Some(object.size_bytes));
+        if self.is_full(&parts, &transfer) {
+            return busy(id);
+        }
         let step = self.recorder.begin_transfer(session, address(connection), transfer);
-        let response = object_response(&parts, content_type(&key), object).await;
+        let unread = unread_status(&key);
+        let response = object_response(&parts, content_type(&key), unread, object).await;
         self.watch(Reading { session, step, key }, &parts, response)
+    }
+
+    /// Whether a machine is to ask later for content, so that others get their loaders and scripts.
+    fn is_full(&self, request: &Parts, transfer: &Transfer) -> bool {
+        request.method == Method::GET
+            && transfer.role == Role::Content
+            && transfer.size_bytes.is_some_and(|size| size > SMALL_LEN_MAX)
+            && self.cache.streams() >= CONTENT_STREAMS_MAX
     }
 
     /// Has the recorder told when a file is no longer read, and the reporter when its last byte has been taken in a boot session.
@@ -205,7 +220,8 @@ impl BootService {
             return problem(StatusCode::NOT_FOUND, "content_not_found", detail, id);
         };
         let (parts, _) = request.into_parts();
-        object_response(&parts, "application/octet-stream", object).await
+        let unread = StatusCode::SERVICE_UNAVAILABLE;
+        object_response(&parts, "application/octet-stream", unread, object).await
     }
 
     async fn take_report(
@@ -354,7 +370,16 @@ fn refuse(error: &Refused, id: &CorrelationId) -> Response {
     response
 }
 
-/// When a machine whose report was not taken should report again.
+/// Too much content is being sent; iPXE asks again by itself.
+fn busy(id: &CorrelationId) -> Response {
+    let detail = format!("{CONTENT_STREAMS_MAX} files are being sent, ask again soon");
+    let status = StatusCode::SERVICE_UNAVAILABLE;
+    let mut response = problem(status, "content_busy", detail, id);
+    response.headers_mut().insert(header::RETRY_AFTER, HeaderValue::from_static(RETRY_AFTER_S));
+    response
+}
+
+/// When a machine whose report or question was not taken should come again.
 const RETRY_AFTER_S: &str = "5";
 
 /// Reads a report, and refuses one whose event does not hold.

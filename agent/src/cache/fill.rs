@@ -12,7 +12,7 @@ use smol::stream::{Stream, StreamExt};
 use crate::clock;
 
 use super::index::Row;
-use super::{Cache, ContentHash, Shared, lock};
+use super::{Cache, ContentHash, Shared, lock, pins};
 
 /// How much is collected before a thread writes it.
 const WRITE_LEN: usize = 256 << 10;
@@ -154,6 +154,7 @@ impl Cache {
                 index.remove(orphan);
             }
             drop(index);
+            pins::refresh(&shared);
             lock(&shared.broken).remove(&sha256);
             // What is open may be a damaged file that this one takes the place of.
             lock(&shared.opened).remove(&sha256);

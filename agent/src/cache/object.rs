@@ -7,6 +7,7 @@ use std::os::unix::fs::FileExt;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 
+use hyper::body::Bytes;
 use pureboot_protocol::{ContentHash, Timestamp};
 use rustix::io::{Errno, ReadWriteFlags, preadv2};
 use smol::lock::Semaphore;
@@ -19,6 +20,15 @@ const CHUNK_LEN_MAX: usize = 256 << 10;
 const CHUNK_LEN_MIN: usize = 32 << 10;
 const CHUNKS_LEN_MAX: usize = 16 << 20;
 
+/// Where the bytes of an object are.
+#[derive(Clone)]
+pub(super) enum Content {
+    /// On disk.
+    File(Arc<File>),
+    /// Here: a pinned loader.
+    Memory(Bytes),
+}
+
 /// An object that can be read. Its clones share one open file, which stays readable when the object leaves the cache.
 #[derive(Clone)]
 pub struct Object {
@@ -28,7 +38,7 @@ pub struct Object {
     pub size_bytes: u64,
     /// When this site got it.
     pub modified: Timestamp,
-    file: Arc<File>,
+    content: Content,
     readers: Arc<Readers>,
 }
 
@@ -37,10 +47,10 @@ impl Object {
         sha256: ContentHash,
         size_bytes: u64,
         modified: Timestamp,
-        file: Arc<File>,
+        content: Content,
         readers: &Arc<Readers>,
     ) -> Self {
-        Self { sha256, size_bytes, modified, file, readers: Arc::clone(readers) }
+        Self { sha256, size_bytes, modified, content, readers: Arc::clone(readers) }
     }
 
     /// Reads `len` bytes at `offset`; fewer only where the file ends.
@@ -48,8 +58,11 @@ impl Object {
     /// # Errors
     /// The disk's.
     pub async fn read_at(&self, offset: u64, len: usize) -> io::Result<Vec<u8>> {
+        let file = match &self.content {
+            Content::File(file) => Arc::clone(file),
+            Content::Memory(bytes) => return Ok(part(bytes, offset, len).to_vec()),
+        };
         let permit = self.readers.permits.acquire_arc().await;
-        let file = Arc::clone(&self.file);
         smol::unblock(move || {
             let bytes = read_fully_at(&file, offset, len);
             drop(permit);
@@ -63,9 +76,13 @@ impl Object {
     /// # Errors
     /// The disk's.
     pub fn read_now(&self, offset: u64, len: usize) -> io::Result<Option<Vec<u8>>> {
+        let file = match &self.content {
+            Content::File(file) => file,
+            Content::Memory(bytes) => return Ok(Some(part(bytes, offset, len).to_vec())),
+        };
         let mut bytes = vec![0; len];
         let mut buffers = [IoSliceMut::new(&mut bytes)];
-        match preadv2(&*self.file, &mut buffers, offset, ReadWriteFlags::NOWAIT) {
+        match preadv2(&**file, &mut buffers, offset, ReadWriteFlags::NOWAIT) {
             Ok(0) => Ok(None),
             Ok(read_len) => {
                 bytes.truncate(read_len);
@@ -90,6 +107,12 @@ impl fmt::Debug for Object {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(f, "Object({}, {} bytes)", self.sha256, self.size_bytes)
     }
+}
+
+fn part(bytes: &[u8], offset: u64, len: usize) -> &[u8] {
+    let start = usize::try_from(offset).unwrap_or(usize::MAX).min(bytes.len());
+    let end = start.saturating_add(len).min(bytes.len());
+    bytes.get(start..end).unwrap_or_default()
 }
 
 fn read_fully_at(file: &File, offset: u64, len: usize) -> io::Result<Vec<u8>> {
@@ -117,6 +140,11 @@ impl Readers {
     pub(super) fn new() -> Arc<Self> {
         let permits = Arc::new(Semaphore::new(READS_MAX));
         Arc::new(Self { permits, streams: AtomicUsize::new(0) })
+    }
+
+    #[cfg(test)]
+    pub(super) fn permits(&self) -> &Arc<Semaphore> {
+        &self.permits
     }
 
     /// Streams that are being read.

@@ -126,6 +126,100 @@ fn f16_who_reads_an_object_reads_on_when_it_is_replaced_or_removed() {
     assert!(!site.object_path(b"old").exists());
 }
 
+/// Takes everything away that is on the disk.
+fn lose_the_disk(site: &Site) {
+    fs::rename(site.path("objects"), site.path("gone")).unwrap();
+    fs::remove_dir_all(site.path("gone")).unwrap();
+}
+
+#[test]
+fn a_loader_is_read_whatever_becomes_of_the_disk() {
+    let loader: Vec<u8> = (0..300_000u32).map(|number| number.to_le_bytes()[1]).collect();
+    let site = Site::with(&[(LOADER, &loader), (IMAGE, b"image")]);
+    for is_added_in_this_run in [false, true] {
+        site.run(async |cache| {
+            if is_added_in_this_run {
+                add(&cache, "bootloaders/b.efi", b"new").await.unwrap();
+            }
+            lose_the_disk(&site);
+            assert_eq!(read(&cache, LOADER).await, Some(loader.clone()));
+            assert_eq!(read(&cache, IMAGE).await, None);
+            if is_added_in_this_run {
+                assert_eq!(read(&cache, "bootloaders/b.efi").await, Some(b"new".to_vec()));
+            }
+            let object = cache.find(&key(LOADER)).await.expect("it is there");
+            assert_eq!(object.read_now(299_990, 100).unwrap().unwrap(), loader[299_990..]);
+            // For the next run.
+            fs::create_dir(site.path("objects")).unwrap();
+        });
+        site.run(async |cache| {
+            add(&cache, LOADER, &loader).await.unwrap();
+            add(&cache, IMAGE, b"image").await.unwrap();
+        });
+    }
+}
+
+#[test]
+fn a_loader_waits_for_no_disk_however_many_wait_for_it() {
+    let site = Site::with(&[(LOADER, b"loader"), (IMAGE, b"image")]);
+    site.run(async |cache| {
+        // As if the disk had been hanging since others began to open and to read.
+        let mut hanging = Vec::new();
+        for waiting in [&cache.opens, cache.readers.permits()] {
+            hanging.extend(std::iter::from_fn(|| waiting.try_acquire_arc()));
+        }
+        assert!(hanging.len() > OPENS_MAX);
+        assert_eq!(read(&cache, LOADER).await, Some(b"loader".to_vec()));
+        let image = smol::future::or(async { Some(read(&cache, IMAGE).await) }, async {
+            smol::Timer::after(std::time::Duration::from_millis(50)).await;
+            None
+        });
+        assert_eq!(image.await, None, "everything else waits");
+    });
+}
+
+#[test]
+fn a_loader_in_memory_is_the_one_that_its_name_stands_for() {
+    let site = Site::with(&[(LOADER, b"old")]);
+    site.run(async |cache| {
+        add(&cache, LOADER, b"new").await.unwrap();
+        assert_eq!(read(&cache, LOADER).await, Some(b"new".to_vec()));
+        assert!(lock(&cache.shared.pins).get(hash_of(b"old")).is_none());
+        cache.remove(&key(LOADER)).await.unwrap();
+        assert_eq!(read(&cache, LOADER).await, None);
+        assert!(lock(&cache.shared.pins).get(hash_of(b"new")).is_none());
+        // The same bytes under another name are no loader.
+        add(&cache, IMAGE, b"new").await.unwrap();
+        assert!(lock(&cache.shared.pins).get(hash_of(b"new")).is_none());
+    });
+}
+
+#[test]
+fn d7_a_loader_that_is_damaged_on_disk_does_not_come_into_memory() {
+    let site = Site::with(&[(LOADER, b"sound"), ("bootloaders/b.efi", b"well")]);
+    fs::write(site.object_path(b"sound"), b"rotte").unwrap();
+    site.run(async |cache| {
+        assert_eq!(read(&cache, LOADER).await, None);
+        assert_eq!(read(&cache, "bootloaders/b.efi").await, Some(b"well".to_vec()));
+    });
+}
+
+#[test]
+fn i7_loaders_in_memory_have_a_bound_and_the_small_ones_come_first() {
+    let mib = 1 << 20;
+    let site = Site::with(&[
+        ("bootloaders/large", &vec![1; 2 * mib]),
+        ("bootloaders/small", &vec![2; mib]),
+        ("bootloaders/medium", &vec![3; mib + mib / 2]),
+    ]);
+    site.run(async |cache| {
+        let is_pinned = |bytes: &[u8]| lock(&cache.shared.pins).get(hash_of(bytes)).is_some();
+        assert!(is_pinned(&vec![2; mib]) && is_pinned(&vec![3; mib + mib / 2]));
+        assert!(!is_pinned(&vec![1; 2 * mib]));
+        assert_eq!(read(&cache, "bootloaders/large").await, Some(vec![1; 2 * mib]));
+    });
+}
+
 #[test]
 fn c11_content_that_is_not_what_was_said_leaves_nothing() {
     let site = Site::with(&[(IMAGE, b"good")]);

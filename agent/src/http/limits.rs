@@ -10,6 +10,10 @@ pub(super) const HEAD_LEN_MAX: usize = 8_192;
 /// How many bytes of one connection hyper may hold in memory each way, besides the one piece of content being written.
 pub(super) const BUFFER_LEN_MAX: usize = 65_536;
 
+/// Bodies of content that are sent at a time. The rest of [`Limits::connections_max`] is left to scripts and loaders: a machine that
+/// waits for its image waits for minutes anyway, and one that waits for its loader gives up.
+pub const CONTENT_STREAMS_MAX: usize = 96;
+
 /// What one listener takes on.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Limits {

@@ -13,6 +13,8 @@ use hyper::http::request::Parts;
 use hyper::{Method, StatusCode};
 use pureboot_protocol::{Category, ContentKey};
 
+#[cfg(doc)]
+use crate::cache::PINNED_BYTES_MAX;
 use crate::cache::{Object, Reading};
 
 use super::range::http_date;
@@ -34,13 +36,26 @@ pub fn content_type(key: &ContentKey) -> &'static str {
     }
 }
 
+/// What is answered where content cannot be read: 503 with `Retry-After`, which iPXE obeys. Firmware that asks for a loader knows
+/// no waiting, so it is told at once that it has to try something else. (Loaders are [kept in memory](PINNED_BYTES_MAX); this is
+/// for one that does not fit there.)
+pub fn unread_status(key: &ContentKey) -> StatusCode {
+    match key.category() {
+        Category::Bootloaders => StatusCode::INTERNAL_SERVER_ERROR,
+        Category::Scripts | Category::Templates | Category::Images => {
+            StatusCode::SERVICE_UNAVAILABLE
+        }
+    }
+}
+
 /// Answers a GET or HEAD for an object: whole, one range of it, or why not.
 ///
 /// The first bytes are read before the head is sent, so a small file goes out in one write and a file that cannot be read is
-/// a 503. A file that ends early later on ends the connection: a body is never filled up.
+/// answered with the status `unread`. A file that ends early later on ends the connection: a body is never filled up.
 pub async fn object_response(
     request: &Parts,
     content_type: &'static str,
+    unread: StatusCode,
     object: Object,
 ) -> Response {
     let correlation_id = CorrelationId::in_extensions(&request.extensions);
@@ -59,14 +74,16 @@ pub async fn object_response(
     };
     let size_bytes = representation.size_bytes;
     let mut response = match select(&request.headers, &representation, is_get) {
-        Selection::Whole if is_get => bytes_of(object, 0..size_bytes, &correlation_id).await,
+        Selection::Whole if is_get => {
+            bytes_of(object, 0..size_bytes, unread, &correlation_id).await
+        }
         Selection::Whole => {
             // The server takes the body off, and leaves its length.
             Response::new(Body::Object(ObjectBody::new(object, 0..size_bytes)))
         }
         Selection::Part(range) => {
             let content_range = format!("bytes {}-{}/{size_bytes}", range.start, range.end - 1);
-            let mut response = bytes_of(object, range, &correlation_id).await;
+            let mut response = bytes_of(object, range, unread, &correlation_id).await;
             if response.status() == StatusCode::OK {
                 *response.status_mut() = StatusCode::PARTIAL_CONTENT;
                 insert(&mut response, header::CONTENT_RANGE, &content_range);
@@ -108,7 +125,12 @@ fn insert(response: &mut Response, name: header::HeaderName, text: &str) {
     }
 }
 
-async fn bytes_of(object: Object, range: Range<u64>, id: &CorrelationId) -> Response {
+async fn bytes_of(
+    object: Object,
+    range: Range<u64>,
+    unread: StatusCode,
+    id: &CorrelationId,
+) -> Response {
     let hash = object.sha256;
     let mut body = ObjectBody::new(object, range);
     match body.read_ahead().await {
@@ -116,9 +138,10 @@ async fn bytes_of(object: Object, range: Range<u64>, id: &CorrelationId) -> Resp
         Err(error) => {
             log::error!(error:%, correlation_id:% = id; "cannot read object {hash}");
             let detail = "the content cannot be read at the moment; its loss is in the agent's log";
-            let status = StatusCode::SERVICE_UNAVAILABLE;
-            let mut response = problem(status, "content_unreadable", detail, id);
-            insert(&mut response, header::RETRY_AFTER, "5");
+            let mut response = problem(unread, "content_unreadable", detail, id);
+            if unread == StatusCode::SERVICE_UNAVAILABLE {
+                insert(&mut response, header::RETRY_AFTER, "5");
+            }
             response
         }
     }

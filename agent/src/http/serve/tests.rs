@@ -10,7 +10,7 @@ use smol::stream;
 use crate::cache::{Cache, Expected};
 use crate::clock;
 use crate::http::testing::{Client, last_words, run, with_server};
-use crate::http::{Target, content_type, object_response, read_body, script};
+use crate::http::{Target, content_type, object_response, read_body, script, unread_status};
 
 use super::*;
 
@@ -48,7 +48,10 @@ impl Service for TestService {
                 let cache = self.cache.as_ref().expect("this test has a cache");
                 let Ok(key) = target.rest(1).parse::<ContentKey>() else { return not_found() };
                 match cache.find(&key).await {
-                    Some(object) => object_response(&parts, content_type(&key), object).await,
+                    Some(object) => {
+                        let unread = unread_status(&key);
+                        object_response(&parts, content_type(&key), unread, object).await
+                    }
                     None => not_found(),
                 }
             }
@@ -221,6 +224,42 @@ fn i6_a_file_that_ends_early_ends_the_connection_and_is_never_filled_up() {
         assert!(image.starts_with(&received[body..]));
         let again = Client::connect(address).await.get("/files/images/a.img", "").await;
         assert_eq!(again.status, 404, "the length is no longer what the index says");
+    });
+}
+
+#[test]
+fn a_loader_is_never_answered_503_and_is_sent_when_the_disk_is_gone() {
+    // More than the kernel's buffers take, so that a reader is not through.
+    let (small, large) = (pattern(300_000), pattern(24 << 20));
+    let contents: [(&str, &[u8]); 3] = [
+        ("bootloaders/a.efi", &small),
+        ("bootloaders/large.efi", &large),
+        ("images/a.img", &large[1..]),
+    ];
+    check_files(Limits::default(), &contents, async |address, directory| {
+        // Somebody reads the files that are not in memory, so that they are open and their length is not looked at again.
+        let mut readers = Vec::new();
+        for target in ["/files/bootloaders/large.efi", "/files/images/a.img"] {
+            let mut reader = Client::connect(address).await;
+            reader.send(format!("GET {target} HTTP/1.1\r\nHost: a\r\n\r\n")).await;
+            reader.stream.read_exact(&mut [0; 1]).await.unwrap();
+            readers.push(reader);
+        }
+        // The server has filled the kernel's buffers and waits for the readers; who reads on would see that the file is short.
+        Timer::after(Duration::from_millis(500)).await;
+        for bytes in [&small[..], &large, &large[1..]] {
+            let hash = sha256_of(bytes);
+            let path = directory.join("objects").join(&hash[..2]).join(&hash);
+            std::fs::OpenOptions::new().write(true).open(&path).unwrap().set_len(0).unwrap();
+        }
+        let mut client = Client::connect(address).await;
+        let loader = client.get("/files/bootloaders/a.efi", "").await;
+        assert_eq!((loader.status, loader.body == small), (200, true));
+        let image = client.get("/files/images/a.img", "").await;
+        assert_eq!((image.status, image.field("retry-after")), (503, Some("5")));
+        let loader = client.get("/files/bootloaders/large.efi", "").await;
+        assert_eq!((loader.status, loader.field("retry-after")), (500, None));
+        assert!(!loader.body.is_empty(), "BOOT §5.5");
     });
 }
 
