@@ -213,6 +213,7 @@ impl Shared {
             refusals: Arc::clone(&self.refusals),
             services,
             loaders: self.config.dhcp.loaders.clone(),
+            recorder: Rc::clone(&self.recorder),
             dhcp,
             counted: Cell::new(Counts { pending: 0, oldest_at: None }),
             started_at: clock::now(),

@@ -82,8 +82,9 @@ impl TftpConfig {
     }
 
     fn check(&self) -> anyhow::Result<()> {
-        let Self { transfers_per_address_max: transfers, requests_per_address_per_s: requests, .. } =
-            self;
+        let Self {
+            transfers_per_address_max: transfers, requests_per_address_per_s: requests, ..
+        } = self;
         if !TRANSFERS_PER_ADDRESS.contains(transfers) {
             let (min, max) = TRANSFERS_PER_ADDRESS.into_inner();
             bail!("tftp.transfers_per_address_max is {transfers}: give {min} to {max}");

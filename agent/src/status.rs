@@ -253,7 +253,10 @@ impl Report {
         }
         for Refused { reason, count, last_from, last_at } in &self.tftp_refused {
             let last = ago(now, *last_at);
-            row("refused", format!("{count} TFTP requests, last from {last_from} {last} ago: {reason}"));
+            row(
+                "refused",
+                format!("{count} TFTP requests, last from {last_from} {last} ago: {reason}"),
+            );
         }
         let oldest = self
             .queue_oldest_at

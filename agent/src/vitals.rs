@@ -8,14 +8,17 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use nix::sys::statvfs::statvfs;
-use pureboot_protocol::{Heartbeat, Service, SiteId, Timestamp};
+use pureboot_protocol::{ContentKey, Heartbeat, Service, SiteId, Timestamp};
 use smol::Timer;
 
+use crate::boot::library;
 use crate::cache::Cache;
 use crate::cache::manage::NodeCache;
 use crate::dhcp::loaders::{Loaders, Stock};
 use crate::dhcp::scribe::Notes;
 use crate::outbox::{Counts, Outbox};
+use crate::session::recorder::Recorder;
+use crate::session::step::What;
 use crate::status::{CacheReport, DhcpReport, Report};
 use crate::store::Store;
 use crate::tftp::refusals::Refusals;
@@ -52,6 +55,8 @@ pub struct Vitals {
     pub services: BTreeMap<&'static str, String>,
     /// Which files machines are sent for.
     pub loaders: Loaders,
+    /// What machines did.
+    pub recorder: Rc<Recorder>,
     /// What ProxyDHCP has written down; none where it is off.
     pub dhcp: Option<Rc<RefCell<Notes>>>,
     /// What waited when that was last counted.
@@ -89,10 +94,27 @@ impl Vitals {
         NodeCache { count: count(nodes.len()), oldest_entry: fetched.min() }
     }
 
-    /// Which loaders are there.
+    /// Which loaders are there. Where ProxyDHCP is off, somebody else says which machines are sent for: then one is missing if
+    /// a machine has asked for it.
     pub fn stock(&self) -> Stock {
         let held: BTreeSet<_> = self.cache.entries().into_iter().map(|entry| entry.key).collect();
-        self.loaders.stock(|key| held.contains(key))
+        let mut stock = self.loaders.stock(|key| held.contains(key));
+        if self.dhcp.is_none() {
+            let asked_for = self.asked_for_in_vain();
+            stock.missing.retain(|key| asked_for.contains(key));
+        }
+        stock
+    }
+
+    fn asked_for_in_vain(&self) -> BTreeSet<ContentKey> {
+        self.recorder.with_sessions(|sessions| {
+            let steps = sessions.newest_first().flat_map(|(session, _)| &session.steps);
+            let names = steps.filter_map(|step| match &step.what {
+                What::Missing { name, .. } => Some(name),
+                _ => None,
+            });
+            names.filter_map(|name| library::key(name)).collect()
+        })
     }
 
     fn dhcp(&self) -> Option<DhcpReport> {

@@ -112,7 +112,7 @@ fn is_autoexec(name: &str) -> bool {
 }
 
 /// The content that a name stands for. A name without category is a loader's: firmware has little room for names.
-fn key(name: &str) -> Option<ContentKey> {
+pub(crate) fn key(name: &str) -> Option<ContentKey> {
     name.parse().or_else(|_| ContentKey::new(Category::Bootloaders, name)).ok()
 }
 

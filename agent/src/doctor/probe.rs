@@ -385,7 +385,15 @@ fn judge_loaders(agent: &Agent, is_proxy_on: bool) -> Finding {
     };
     let stock = &report.loaders;
     let Some(missing) = stock.complaint() else {
-        return Finding::ok(name, format!("all {} are there", stock.held.len()));
+        let held = stock.held.len();
+        return Finding::ok(
+            name,
+            if is_proxy_on {
+                format!("all {held} are there")
+            } else {
+                format!("{held} are there, and no machine has asked for one that is not")
+            },
+        );
     };
     let finding = if stock.held.is_empty() && is_proxy_on {
         Finding::fail(name, format!("there is none; missing are {missing}"))
@@ -400,7 +408,8 @@ fn judge_refusals(agent: &Agent) -> Vec<Finding> {
     let Agent::Running { report, .. } = agent else { return Vec::new() };
     let finding = |refused: &Refused| {
         let Refused { reason, count, last_from, last_at } = refused;
-        let what = format!("{count} requests got no answer, the last from {last_from} at {last_at}");
+        let what =
+            format!("{count} requests got no answer, the last from {last_from} at {last_at}");
         let finding = Finding::warn("tftp requests", what).because(reason.to_string());
         match reason.cure() {
             Some(cure) => finding.cure(cure),

@@ -85,16 +85,7 @@ impl TransferId {
 
 /// Why a request gets no answer. The log gets this text.
 #[derive(
-    Debug,
-    Clone,
-    Copy,
-    PartialEq,
-    Eq,
-    PartialOrd,
-    Ord,
-    Serialize,
-    Deserialize,
-    thiserror::Error,
+    Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize, thiserror::Error,
 )]
 #[serde(rename_all = "snake_case")]
 pub enum Refusal {
@@ -137,9 +128,9 @@ impl Refusal {
             Self::ClientTransfers => Some(
                 "where many machines ask from one address (NAT), raise transfers_per_address_max in [tftp]",
             ),
-            Self::TotalRate | Self::Transfers => {
-                Some("machines ask again by themselves; if it goes on, look for who floods the agent")
-            }
+            Self::TotalRate | Self::Transfers => Some(
+                "machines ask again by themselves; if it goes on, look for who floods the agent",
+            ),
             Self::Source | Self::Destination | Self::Repeated => None,
         }
     }

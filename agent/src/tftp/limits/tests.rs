@@ -19,11 +19,7 @@ fn peer(client: u32, port: u16) -> SocketAddr {
     SocketAddr::from((Ipv4Addr::from_bits(0x0a00_0000 + client), port))
 }
 
-fn admit(
-    admission: &mut Admission,
-    peer: SocketAddr,
-    now: Instant,
-) -> Result<Admitted, Refusal> {
+fn admit(admission: &mut Admission, peer: SocketAddr, now: Instant) -> Result<Admitted, Refusal> {
     admission.handle_request(peer, b"request", Weight::Content, now)
 }
 
@@ -76,8 +72,7 @@ fn f17_a_flood_of_addresses_is_bounded_and_forgotten() {
     let mut answered = 0;
     for client in 0..50_000 {
         let now = now + Duration::from_micros(u64::from(client) * 20);
-        answered +=
-            u32::from(admission.handle_datagram(peer(client, 2000), LOCAL, now).is_ok());
+        answered += u32::from(admission.handle_datagram(peer(client, 2000), LOCAL, now).is_ok());
     }
     assert_eq!(answered, 3_999);
     assert!(admission.clients.len() <= 4_096);
@@ -94,7 +89,9 @@ fn f5_a_repeated_request_is_one_transfer() {
     let mut admission = everywhere(Limits::default(), now);
     let first = admit(&mut admission, peer(1, 2000), now).expect("room");
     assert_eq!(admit(&mut admission, peer(1, 2000), now), Err(Refusal::Repeated));
-    let other = admission.handle_request(peer(1, 2000), b"another file", Weight::Content, now).expect("room");
+    let other = admission
+        .handle_request(peer(1, 2000), b"another file", Weight::Content, now)
+        .expect("room");
     assert_eq!(other.ended, Some(first.id));
     // What ended for it may say so late.
     admission.handle_end(first.id);

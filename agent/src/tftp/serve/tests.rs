@@ -95,8 +95,14 @@ fn with_site(address: &str, test: impl AsyncFnOnce(Site)) {
     let listener = Listener::bind(address.parse().expect("an address")).expect("a free port");
     let (shelf, active) = (Rc::new(Shelf::default()), Rc::new(Cell::new(0)));
     let address = listener.local_addr();
-    let serving =
-        serve(listener, shelf.clone(), executor.clone(), Limits::default(), active.clone(), Arc::default());
+    let serving = serve(
+        listener,
+        shelf.clone(),
+        executor.clone(),
+        Limits::default(),
+        active.clone(),
+        Arc::default(),
+    );
     let server = executor.spawn(serving);
     future::block_on(executor.run(test(Site { address, shelf, active, server: Some(server) })));
 }
