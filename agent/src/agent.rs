@@ -267,6 +267,7 @@ impl Shared {
             booter,
             reporter: Rc::new(reporter),
             cache: self.cache.clone(),
+            quirks: self.config.dhcp.quirks.clone(),
             vitals: Rc::clone(vitals),
             recorder: Rc::clone(&self.recorder),
         });
@@ -306,7 +307,14 @@ impl Shared {
         let (scribe, changes) = Scribe::new(Rc::clone(&notes));
         self.spawn(scribe::keep(self.data_dir.lessons_file(), notes, changes));
         let observer = (LogObserver, (Rc::clone(&self.recorder), scribe));
-        self.spawn(dhcp::serve::run(listeners, answerer, seen, observer));
+        let recorder = Rc::clone(&self.recorder);
+        // Nobody has to remember what no entry asks for.
+        let is_asked_for = self.config.dhcp.quirks.iter().any(|quirk| quirk.user_agent.is_some());
+        let user_agents_of = move |mac| match is_asked_for {
+            true => recorder.user_agents_of(mac),
+            false => Vec::new(),
+        };
+        self.spawn(dhcp::serve::run(listeners, answerer, seen, user_agents_of, observer));
     }
 
     /// Machines whose loader is not there get an offer that leads nowhere, so somebody should know before they do.

@@ -75,7 +75,10 @@ pub struct Context {
 #[serde(untagged)]
 pub enum Script {
     /// The first one: has the machine ask what it boots.
-    Autoexec,
+    Autoexec {
+        /// What it starts before that; if it cannot, it asks nevertheless.
+        loader: Option<ContentKey>,
+    },
     /// The machine is not known and cannot be discovered now; it asks again, for a while.
     Unknown {
         /// The machine.
@@ -166,7 +169,7 @@ impl Script {
     /// The name of its template.
     pub(crate) fn template(&self) -> &'static str {
         match self {
-            Self::Autoexec => "autoexec",
+            Self::Autoexec { .. } => "autoexec",
             Self::Unknown { .. } => "unknown",
             Self::Discovered { .. } => "discovered",
             Self::Install { .. } => "install",

@@ -33,8 +33,40 @@ pub(crate) fn cases() -> Vec<Case> {
         case!(double_slashes_are_collapsed_without_redirect),
         case!(no_spelling_of_a_path_is_redirected),
         case!(every_entrance_leads_to_the_machines_script),
+        case!(an_ipxe_that_the_operator_names_loads_the_sites_own_first_and_once),
         case!(fifty_machines_at_once_get_their_scripts),
     ]
+}
+
+fn an_ipxe_that_the_operator_names_loads_the_sites_own_first_and_once() -> Result<()> {
+    let mut site = Site::start()?;
+    let loader = noise(70_000);
+    site.agent.cache_add("bootloaders/undionly.kpxe", &loader)?;
+    site.agent.stop();
+    let settings = site.agent.data_dir().join("agent.toml");
+    let text = std::fs::read_to_string(&settings)?
+        + "\n[[dhcp.quirk]]\nuser_agent = \"iPXE/1.0.0\"\nfile = \"undionly.kpxe\"\n";
+    std::fs::write(&settings, text)?;
+    site.agent.start()?;
+    let ask = |agent: &str| {
+        let url = site.agent.url("/boot.ipxe");
+        let answer = http::send(minreq::get(url).with_header("User-Agent", agent))?;
+        Ok::<_, anyhow::Error>(answer.expect(200)?.text())
+    };
+    let (old, new) = ("iPXE/1.0.0+ (09c5)", "iPXE/1.21.1+ (g4e456)");
+    ensure!(!ask(new)?.contains("undionly"), "an iPXE that nobody named loads another first");
+    let script = ask(old)?;
+    let line = script.lines().find(|line| line.starts_with("chain http"));
+    let line = line.with_context(|| format!("it loads nothing first:\n{script}"))?;
+    let url = line.split(' ').nth(1).context("a URL")?;
+    ensure!(http::get(url)?.expect(200)?.body == loader, "{url} is not the loader");
+    // It was the same iPXE after all: the machine is not sent round in a circle.
+    let script = ask(old)?;
+    ensure!(!script.contains("undionly"), "it loads it again:\n{script}");
+    let boots = site.agent.run(&["boots"])?.stdout;
+    let boots = String::from_utf8_lossy(&boots);
+    ensure!(boots.contains("over HTTP it calls itself") && boots.contains(old), "{boots}");
+    Ok(())
 }
 
 fn url_of(agent: &Agent, name: &str) -> String {

@@ -16,7 +16,8 @@ pub fn check(data: &[u8]) {
         let mut answerer = Answerer::new(Loaders::default(), 8080, []);
         let start = clock::monotonic();
         for second in [0, 4, 12] {
-            let arrival = Arrival { datagram: data, source: LEASED, port, address: US };
+            let arrival =
+                Arrival { datagram: data, source: LEASED, port, address: US, user_agents: &[] };
             match answerer.handle_packet(&arrival, start + Duration::from_secs(second)) {
                 Ok(reply) => {
                     check_reply(data, &reply);

@@ -7,8 +7,8 @@ use std::rc::Rc;
 use std::time::{Duration, Instant};
 
 use pureboot_protocol::{
-    BootId, BootRecord, BootRequest, ChangePayload, Lifecycle, Mac, NodeEvent, NodeEventKind,
-    NodeId, RegisterNode, Timestamp,
+    BootId, BootRecord, BootRequest, ChangePayload, ContentKey, Lifecycle, Mac, NodeEvent,
+    NodeEventKind, NodeId, RegisterNode, Timestamp,
 };
 use pureboot_templates::BaseUrl;
 use smol::Timer;
@@ -87,9 +87,10 @@ impl Booter {
         Self { store, outbox, standing, questions, renderer, sightings, recorder }
     }
 
-    /// The first script of a boot session, which has the machine ask again and say more about itself.
-    pub fn autoexec(&self, base: BaseUrl, session: BootId) -> String {
-        self.renderer.autoexec(&self.scene(base, session))
+    /// The first script of a boot session, which has the machine ask again and say more about itself; before that it tries to
+    /// start `loader`.
+    pub fn autoexec(&self, base: BaseUrl, session: BootId, loader: Option<ContentKey>) -> String {
+        self.renderer.autoexec(&self.scene(base, session), loader)
     }
 
     /// The script for a machine whose question cannot be understood.

@@ -5,7 +5,7 @@ use std::rc::Rc;
 use std::time::Duration;
 
 use hyper::body::Incoming;
-use hyper::header::{self, HeaderValue};
+use hyper::header::{self, HeaderMap, HeaderValue};
 use hyper::http::request::Parts;
 use hyper::{Method, Request, StatusCode};
 use pureboot_protocol::{
@@ -17,12 +17,13 @@ use serde::de::DeserializeOwned;
 use smol::LocalExecutor;
 
 use crate::boot::booter::Booter;
-use crate::boot::library::role;
+use crate::boot::library::{self, role};
 use crate::boot::report::{self, NodeReport, Report};
 use crate::boot::reporter::{Refused, Reporter, Taken};
 use crate::boot::request::{self, RequestError};
 use crate::cache::Cache;
 use crate::clock;
+use crate::dhcp::quirks::operator::OperatorQuirk;
 use crate::http::{
     CONTENT_STREAMS_MAX, Connection, CorrelationId, Response, Service, Target, content_type,
     invalid, json, object_response, problem, read_body, script, text, unread_status,
@@ -52,6 +53,8 @@ pub struct BootService {
     pub reporter: Rc<Reporter>,
     /// Files.
     pub cache: Cache,
+    /// What the operator knows about clients.
+    pub quirks: Vec<OperatorQuirk>,
     /// Health.
     pub vitals: Rc<Vitals>,
     /// Hears what machines read and report.
@@ -76,15 +79,20 @@ impl Service for BootService {
             return method_not_allowed(request.method(), "GET, HEAD", &id);
         }
         let query = request.uri().query().unwrap_or_default().to_owned();
+        let agent = user_agent(request.headers());
         match segments.as_slice() {
-            [name @ ("autoexec.ipxe" | "boot.ipxe")] => self.autoexec(name, connection),
-            ["boot", mac] => self.boot(request::parse_path(mac, &query), &query, connection).await,
+            [name @ ("autoexec.ipxe" | "boot.ipxe")] => self.autoexec(name, connection, &agent),
+            ["boot", mac] => {
+                self.boot(request::parse_path(mac, &query), &query, connection, &agent).await
+            }
             ["api", "v1", "boot"] => {
-                self.boot(request::parse_query(&query), &query, connection).await
+                self.boot(request::parse_query(&query), &query, connection, &agent).await
             }
             ["files", _, ..] => {
                 let session = request::session(&query);
-                self.file(&target.rest(1), session, request, connection, &id).await
+                let response = self.file(&target.rest(1), session, request, connection, &id).await;
+                self.recorder.note_user_agent(session, None, address(connection), &agent);
+                response
             }
             ["started"] => self.started(request::session(&query), &request, &id).await,
             ["objects", sha256] => self.object(sha256, request, &id).await,
@@ -97,15 +105,31 @@ impl Service for BootService {
 }
 
 impl BootService {
-    fn autoexec(&self, name: &str, connection: Connection) -> Response {
+    fn autoexec(&self, name: &str, connection: Connection, agent: &str) -> Response {
         let (session, step) =
             self.recorder.begin_first_script(address(connection), Protocol::Http, name);
-        let text = self.booter.autoexec(base(connection), session);
+        self.recorder.note_user_agent(Some(session), None, address(connection), agent);
+        let loader = self.loader_before(session, agent);
+        if let Some(loader) = &loader {
+            log::info!(session:%, loader:%, agent; "'{agent}' is told to load {loader} first: [[dhcp.quirk]]");
+        }
+        let text = self.booter.autoexec(base(connection), session, loader);
         if let Some(step) = step {
             // It fits into one write; whether that arrives shows in what follows.
             self.recorder.end_transfer(step, Ending::Whole, text.len() as u64);
         }
         script(text)
+    }
+
+    /// What the operator has a client load before it asks what to boot; once in a boot session, so that a loader which calls itself
+    /// the same is no loop.
+    fn loader_before(&self, session: BootId, agent: &str) -> Option<ContentKey> {
+        let mac = self.recorder.machine_of(session).flatten();
+        let loader = self.quirks.iter().find_map(|quirk| quirk.loader_for(mac, agent))?.key();
+        let has_tried = self.recorder.with_sessions(|sessions| {
+            sessions.has_asked_for(session, |name| library::key(name).as_ref() == Some(loader))
+        });
+        (!has_tried).then(|| loader.clone())
     }
 
     /// Always 200: firmware shows a script to whoever stands before it, and a status to nobody.
@@ -114,13 +138,15 @@ impl BootService {
         request: Result<BootRequest, RequestError>,
         query: &str,
         connection: Connection,
+        agent: &str,
     ) -> Response {
         script(match request {
             Ok(request) => {
-                let address = connection.peer.map(|peer| peer.ip());
-                self.booter
-                    .script(request, request::session(query), address, base(connection))
-                    .await
+                let (mac, session) = (request.mac, request::session(query));
+                let peer = connection.peer.map(|peer| peer.ip());
+                let text = self.booter.script(request, session, peer, base(connection)).await;
+                self.recorder.note_user_agent(None, Some(mac), address(connection), agent);
+                text
             }
             Err(error) => self.booter.error(base(connection), &error.to_string()),
         })
@@ -411,6 +437,12 @@ fn reaches_the_end(response: &Response) -> bool {
 /// Whether a path asks for a script, whatever stands where the address should be.
 fn is_boot_question(path: &str) -> bool {
     path.strip_prefix("/boot/").is_some_and(|mac| !mac.contains('/'))
+}
+
+/// What the client calls itself; empty if it does not, or not in ASCII.
+fn user_agent(fields: &HeaderMap) -> String {
+    let agent = fields.get(header::USER_AGENT).and_then(|agent| agent.to_str().ok());
+    agent.unwrap_or_default().to_owned()
 }
 
 /// Where the machine is.

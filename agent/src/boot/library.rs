@@ -48,7 +48,7 @@ impl Library for BootLibrary {
             let base = BaseUrl::from(SocketAddr::new(request.local, self.http_port));
             let (session, step) = self.recorder.begin_first_script(address, Protocol::Tftp, name);
             self.recorder.note_open(request.peer, step);
-            let script = self.booter.autoexec(base, session).into_bytes();
+            let script = self.booter.autoexec(base, session, None).into_bytes();
             return Ok(Some(BootFile::Script(script)));
         }
         let key = key(name);

@@ -4,7 +4,7 @@
 
 use pureboot_protocol::{
     BootId, BootMethod, COMMAND_LINE_LEN_MAX, CommandLine, CommandLineError, CommandLineTemplate,
-    FillError, HardwareFact, Mac, Platform, Variable, Workflow,
+    ContentKey, FillError, HardwareFact, Mac, Platform, Variable, Workflow,
 };
 use pureboot_templates::{BaseUrl, CompileError, Context, DiskImage, RenderError, Script, Scripts};
 
@@ -81,10 +81,10 @@ impl Renderer {
         Ok(Self { scripts: Scripts::new()? })
     }
 
-    /// The first script: has the machine ask what it boots.
-    pub fn autoexec(&self, scene: &Scene) -> String {
+    /// The first script: has the machine ask what it boots, after it has tried to start `loader`.
+    pub fn autoexec(&self, scene: &Scene, loader: Option<ContentKey>) -> String {
         self.scripts
-            .render(&scene.context(&[]), &Script::Autoexec)
+            .render(&scene.context(&[]), &Script::Autoexec { loader })
             .unwrap_or_else(|error| self.error(scene, &error.to_string()))
     }
 

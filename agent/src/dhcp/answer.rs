@@ -7,6 +7,7 @@ mod emit;
 
 use std::fmt;
 use std::net::{Ipv4Addr, SocketAddrV4};
+use std::rc::Rc;
 use std::time::Instant;
 
 use dhcproto::v4::{CLIENT_PORT, MessageType, SERVER_PORT};
@@ -16,7 +17,7 @@ use self::emit::{destination, emit};
 use super::arch::{self, Claims, Correction, Family, Identity, Unserved};
 use super::loaders::{LoaderFile, LoaderKind, Loaders};
 use super::packet::{ParseError, Request};
-use super::quirks::operator::OperatorQuirk;
+use super::quirks::operator::{OperatorQuirk, Traits};
 use super::quirks::{self, Learned, Lesson, OfferMode, Sight};
 use super::recent::Recent;
 
@@ -56,6 +57,8 @@ pub struct Arrival<'a> {
     pub port: Port,
     /// Our address on the interface that it came in on.
     pub address: Ipv4Addr,
+    /// What programs of the machine have called themselves over HTTP.
+    pub user_agents: &'a [Box<str>],
 }
 
 /// Whom a packet is about.
@@ -223,10 +226,18 @@ impl fmt::Display for Silence {
 #[derive(Debug)]
 pub struct Answerer {
     loaders: Loaders,
-    quirks: Vec<OperatorQuirk>,
+    quirks: Vec<Rc<OperatorQuirk>>,
     http_port: u16,
     learned: Learned,
     recent: Recent,
+}
+
+/// A request, and what it was recognised by.
+struct Asked<'a> {
+    request: &'a Request,
+    sign: Option<IpxeSign>,
+    /// The operator's entry for this machine.
+    quirk: Option<Rc<OperatorQuirk>>,
 }
 
 /// The choice that an answer carries out.
@@ -251,7 +262,7 @@ impl Answerer {
     /// Obeys the operator's entries before everything else.
     #[must_use]
     pub fn with_quirks(self, quirks: Vec<OperatorQuirk>) -> Self {
-        Self { quirks, ..self }
+        Self { quirks: quirks.into_iter().map(Rc::new).collect(), ..self }
     }
 
     /// Takes note that a machine has fetched something by TFTP or HTTP.
@@ -277,7 +288,9 @@ impl Answerer {
         if matches!(sight, Some(Sight::Leased | Sight::WentOn)) {
             self.recent.note_gone_on(request.mac);
         }
-        match self.answer(&request, arrival, sign, now) {
+        let quirk = self.operator_quirk(&request, arrival.user_agents);
+        let asked = Asked { request: &request, sign, quirk };
+        match self.answer(&asked, arrival, now) {
             Ok((Choice { boot, file, .. }, destination, packet)) => {
                 Ok(Reply { packet, destination, client, boot, file, lesson })
             }
@@ -287,11 +300,11 @@ impl Answerer {
 
     fn answer(
         &mut self,
-        request: &Request,
+        asked: &Asked<'_>,
         arrival: &Arrival<'_>,
-        sign: Option<IpxeSign>,
         now: Instant,
     ) -> Result<(Choice, Destination, Vec<u8>), Reason> {
+        let request = asked.request;
         if !is_booting(request) {
             let class = request.class.get(..CLASS_LEN_SHOWN).unwrap_or(&request.class);
             return Err(Reason::NotBooting(class.escape_ascii().to_string()));
@@ -305,53 +318,49 @@ impl Answerer {
         if !self.recent.admit(request.mac, now) {
             return Err(Reason::TooOften);
         }
-        let choice = self.choose(request, sign, arrival.address, now)?;
+        let choice = self.choose(asked, arrival.address, now)?;
         if kind == MessageType::Offer {
-            self.note_offer(request, &choice.boot, now);
+            self.note_offer(asked, &choice.boot, now);
         }
         let packet = emit(request, kind, &choice, arrival.address);
         Ok((choice, destination, packet))
     }
 
-    fn note_offer(&mut self, request: &Request, boot: &Boot, now: Instant) {
+    fn note_offer(&mut self, asked: &Asked<'_>, boot: &Boot, now: Instant) {
+        let request = asked.request;
         if let Boot::Loader { identity, .. } = boot {
             let transaction = (request.xid, request.secs);
             let is_full_class = !is_bare_class(request);
             self.recent.note_start(request.mac, identity.loader, transaction, is_full_class, now);
         }
         // What the operator has settled teaches nothing.
-        let is_settled = self.operator_quirk(request).is_some_and(|quirk| quirk.mode.is_some());
+        let is_settled = asked.quirk.as_ref().is_some_and(|quirk| quirk.mode.is_some());
         if let Some(mode) = boot.mode().filter(|_| !is_settled) {
             self.learned.learn(request.mac, Sight::Offered(mode), now);
         }
     }
 
     /// What the machine is told to load.
-    fn choose(
-        &mut self,
-        request: &Request,
-        sign: Option<IpxeSign>,
-        us: Ipv4Addr,
-        now: Instant,
-    ) -> Result<Choice, Reason> {
-        if self.operator_quirk(request).is_some_and(|quirk| quirk.refuse) {
+    fn choose(&mut self, asked: &Asked<'_>, us: Ipv4Addr, now: Instant) -> Result<Choice, Reason> {
+        let Asked { request, quirk, .. } = asked;
+        if quirk.as_ref().is_some_and(|quirk| quirk.refuse) {
             return Err(Reason::RefusedByOperator);
         }
-        if let Some(sign) = sign {
+        if let Some(sign) = asked.sign {
             self.recent.note_ipxe(request.mac);
             let family = arch::family_of(&request.class).unwrap_or(Family::Pxe);
             return Ok(self.script(sign, family, us));
         }
-        let named = self.operator_quirk(request).and_then(|quirk| quirk.file.clone());
+        let named = quirk.as_ref().and_then(|quirk| quirk.file.as_ref());
         let identified = arch::identify(&Claims {
             mac: request.mac,
             class: &request.class,
             codes: &request.codes,
             undi: request.undi,
         });
-        let identity = match (identified, &named) {
+        let identity = match (identified, named) {
             (Ok(identity), _) => identity,
-            (Err(_), Some(file)) => return Ok(self.named(request, file, us)),
+            (Err(_), Some(file)) => return Ok(self.named(asked, file, us)),
             (Err(unserved), None) => return Err(unserved.into()),
         };
         // EDK2 comes to port 4011 with another transaction, which is not another start.
@@ -365,26 +374,26 @@ impl Answerer {
             return Ok(self.script(IpxeSign::Loop, identity.family, us));
         }
         let file = named
-            .as_ref()
             .or_else(|| self.loaders.get(identity.loader))
             .ok_or(Reason::NoLoader(identity.loader))?;
         let Identity { family, code, .. } = identity;
-        let (file, mode) = self.offer(request, family, code, file, us);
+        let (file, mode) = self.offer(asked, family, code, file, us);
         Ok(Choice { boot: Boot::Loader { identity, mode }, family, file })
     }
 
     /// The file that the operator names for a machine of which nothing else is known than that it boots.
-    fn named(&self, request: &Request, file: &LoaderFile, us: Ipv4Addr) -> Choice {
+    fn named(&self, asked: &Asked<'_>, file: &LoaderFile, us: Ipv4Addr) -> Choice {
+        let request = asked.request;
         let family = arch::family_of(&request.class).unwrap_or(Family::Pxe);
         let code = request.codes.first().copied();
-        let (file, mode) = self.offer(request, family, code, file, us);
+        let (file, mode) = self.offer(asked, family, code, file, us);
         Choice { boot: Boot::Named { code, mode }, family, file }
     }
 
     /// How `file` is named to a machine, and in which form of offer.
     fn offer(
         &self,
-        request: &Request,
+        asked: &Asked<'_>,
         family: Family,
         code: Option<u16>,
         file: &LoaderFile,
@@ -392,7 +401,7 @@ impl Answerer {
     ) -> (String, Option<OfferMode>) {
         match family {
             Family::Http => (self.loader_url(us, file), None),
-            Family::Pxe => (file.to_string(), Some(self.mode(request, code))),
+            Family::Pxe => (file.to_string(), Some(self.mode(asked, code))),
         }
     }
 
@@ -408,16 +417,23 @@ impl Answerer {
         }
     }
 
-    fn mode(&self, request: &Request, code: Option<u16>) -> OfferMode {
-        let settled = self.operator_quirk(request).and_then(|quirk| quirk.mode);
+    fn mode(&self, asked: &Asked<'_>, code: Option<u16>) -> OfferMode {
+        let request = asked.request;
+        let settled = asked.quirk.as_ref().and_then(|quirk| quirk.mode);
         settled.or_else(|| self.learned.mode(request.mac)).unwrap_or_else(|| {
             let quirk = quirks::find(request.mac, &request.class, code);
             quirk.map_or(OfferMode::Direct, |quirk| quirk.mode)
         })
     }
 
-    fn operator_quirk(&self, request: &Request) -> Option<&OperatorQuirk> {
-        self.quirks.iter().find(|quirk| quirk.matches(request.mac, &request.class, &request.codes))
+    fn operator_quirk(
+        &self,
+        request: &Request,
+        user_agents: &[Box<str>],
+    ) -> Option<Rc<OperatorQuirk>> {
+        let Request { mac, class, user_class, codes, .. } = request;
+        let traits = Traits { mac: *mac, class, user_class, codes, user_agents };
+        self.quirks.iter().find(|quirk| quirk.matches(&traits)).cloned()
     }
 
     fn script(&self, sign: IpxeSign, family: Family, us: Ipv4Addr) -> Choice {

@@ -22,7 +22,9 @@ fn complaint(missing: &str, existing: &[String]) -> String {
         [] => "none but the loopback".to_owned(),
         names => names.join(", "),
     };
-    format!("there is no interface {missing}: correct interfaces in [dhcp], this host has {existing}")
+    format!(
+        "there is no interface {missing}: correct interfaces in [dhcp], this host has {existing}"
+    )
 }
 
 #[cfg(test)]

@@ -11,6 +11,8 @@ use dhcproto::v4::{Flags, HType, MessageType, Opcode, OptionCode};
 use pureboot_protocol::{Mac, MacError};
 
 const ETHERNET_ADDRESS_LEN: u8 = 6;
+/// Where an Ethernet address lies (RFC 2131 §2).
+const CHADDR: std::ops::Range<usize> = 28..34;
 /// iPXE's own options, sent in every one of its requests whatever its vendor class.
 const IPXE_OPTIONS: u8 = 175;
 
@@ -74,7 +76,9 @@ pub struct Request {
     pub wanted: Vec<u8>,
     /// Whether there are options of iPXE (175).
     pub has_ipxe_options: bool,
-    /// Whether the user class (77) is that of iPXE, raw or with a length before it (RFC 3004).
+    /// Option 77 as it came; empty if absent.
+    pub user_class: Vec<u8>,
+    /// Whether the user class is that of iPXE, raw or with a length before it (RFC 3004).
     pub has_ipxe_class: bool,
 }
 
@@ -104,6 +108,7 @@ impl Request {
         let mut take = |code: OptionCode| options.remove(&code.into());
         let codes = take(OptionCode::ClientSystemArchitecture).unwrap_or_default();
         let codes = codes.chunks_exact(2).filter_map(|code| code.try_into().ok());
+        let user_class = take(OptionCode::UserClass).unwrap_or_default();
         Ok(Self {
             kind,
             mac,
@@ -122,9 +127,15 @@ impl Request {
             machine_id: take(OptionCode::ClientMachineIdentifier),
             relay_info: take(OptionCode::RelayAgentInformation),
             wanted: take(OptionCode::ParameterRequestList).unwrap_or_default(),
-            has_ipxe_class: take(OptionCode::UserClass).is_some_and(|class| is_ipxe_class(&class)),
+            has_ipxe_class: is_ipxe_class(&user_class),
+            user_class,
             has_ipxe_options: options.contains_key(&IPXE_OPTIONS),
         })
+    }
+
+    /// The machine that a datagram seems to be of; what is no request is of none, and nothing is checked.
+    pub fn mac_of(datagram: &[u8]) -> Option<Mac> {
+        Mac::from_bytes(*datagram.get(CHADDR)?.first_chunk()?).ok()
     }
 
     /// Whether the request asks for an option.
@@ -155,17 +166,20 @@ pub(crate) fn collect_options(header: &Message<'_>, datagram: &[u8]) -> BTreeMap
     options
 }
 
-fn is_ipxe_class(class: &[u8]) -> bool {
-    const IPXE: &[u8] = b"iPXE";
-    let mut rest = class;
+/// What the user class may be: the option as it is, and those that it is made of where each has its length before it (RFC 3004).
+pub fn user_classes(option: &[u8]) -> Vec<&[u8]> {
+    let mut classes = vec![option];
+    let mut rest = option;
     while let [len, tail @ ..] = rest {
         let Some((instance, others)) = tail.split_at_checked(usize::from(*len)) else { break };
-        if instance == IPXE {
-            return true;
-        }
+        classes.push(instance);
         rest = others;
     }
-    class == IPXE
+    classes
+}
+
+fn is_ipxe_class(class: &[u8]) -> bool {
+    user_classes(class).contains(&&b"iPXE"[..])
 }
 
 #[cfg(test)]

@@ -22,7 +22,7 @@ use socket2::{Domain, Protocol, Socket, Type};
 
 use super::answer::{Answerer, Arrival, Port, Reason, Reply, Silence};
 use super::interfaces;
-use super::packet::ParseError;
+use super::packet::{ParseError, Request};
 use super::quirks::Lesson;
 use crate::clock;
 
@@ -199,11 +199,13 @@ pub fn bind(interfaces: &[String]) -> anyhow::Result<Vec<Listener>> {
     Ok(listeners)
 }
 
-/// Answers on the listeners for ever. `fetches` brings the machines that load something by TFTP or HTTP.
+/// Answers on the listeners for ever. `fetches` brings the machines that load something by TFTP or HTTP; `user_agents_of` remembers
+/// without waiting for anything what programs of a machine have called themselves over HTTP.
 pub async fn run(
     mut listeners: Vec<Listener>,
     mut answerer: Answerer,
     fetches: Receiver<Mac>,
+    user_agents_of: impl Fn(Mac) -> Vec<Box<str>>,
     mut observer: impl Observer,
 ) {
     let mut buffer = [0; DATAGRAM_LEN_MAX];
@@ -240,7 +242,10 @@ pub async fn run(
                 match received {
                     Ok((len, SocketAddr::V4(source))) => {
                         let datagram = buffer.get(..len).unwrap_or_default();
-                        answer(listener, &mut answerer, datagram, source, &mut observer).await;
+                        let user_agents =
+                            Request::mac_of(datagram).map(&user_agents_of).unwrap_or_default();
+                        let came = Came { datagram, source, user_agents: &user_agents };
+                        answer(listener, &mut answerer, came, &mut observer).await;
                     }
                     Ok((_, SocketAddr::V6(_))) => {}
                     Err(error) => {
@@ -289,13 +294,20 @@ fn poll_receive(
     Poll::Pending
 }
 
+/// A datagram that came.
+struct Came<'a> {
+    datagram: &'a [u8],
+    source: SocketAddrV4,
+    user_agents: &'a [Box<str>],
+}
+
 async fn answer(
     listener: &mut Listener,
     answerer: &mut Answerer,
-    datagram: &[u8],
-    source: SocketAddrV4,
+    came: Came<'_>,
     observer: &mut impl Observer,
 ) {
+    let Came { datagram, source, user_agents } = came;
     let now = clock::monotonic();
     let Some(address) = listener.address(now) else {
         let interface = &listener.interface;
@@ -303,7 +315,7 @@ async fn answer(
         return;
     };
     let interface = listener.interface.as_str();
-    let arrival = Arrival { datagram, source, port: listener.port, address };
+    let arrival = Arrival { datagram, source, port: listener.port, address, user_agents };
     let lesson = match answerer.handle_packet(&arrival, now) {
         Ok(reply) => {
             let to = reply.destination.address();

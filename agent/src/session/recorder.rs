@@ -88,6 +88,25 @@ impl Recorder {
         self.observe(&self.reader(named, address), What::Missing { by, name: name.into() });
     }
 
+    /// A program of the machine at `address` has said over HTTP what it is called; `named` is the session that its URL named, `mac`
+    /// the machine if the URL did. What is no text is nothing that anybody could look for.
+    pub fn note_user_agent(
+        &self,
+        named: Option<BootId>,
+        mac: Option<Mac>,
+        address: IpAddr,
+        agent: &str,
+    ) {
+        let reader = self.reader(named, address);
+        let who = Who { mac: mac.or(reader.mac), ..reader };
+        self.sessions.borrow_mut().note_user_agent(&who, agent, moment());
+    }
+
+    /// What the programs of a machine have called themselves over HTTP.
+    pub fn user_agents_of(&self, mac: Mac) -> Vec<Box<str>> {
+        self.sessions.borrow().user_agents_of(mac).to_vec()
+    }
+
     /// The machine of a session, if the session is remembered here; the inner none: nothing has named it yet.
     pub fn machine_of(&self, boot: BootId) -> Option<Option<Mac>> {
         self.sessions.borrow().machine_of(boot)

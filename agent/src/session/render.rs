@@ -52,6 +52,10 @@ impl BootView {
     /// The whole timeline, each line with its end.
     pub fn render(&self) -> String {
         let mut text = format!("{}\n  boot session {}\n", self.header(), self.session.id);
+        if !self.session.user_agents.is_empty() {
+            let agents = printable(&self.session.user_agents.join(", "));
+            _ = writeln!(text, "  over HTTP it calls itself {agents}");
+        }
         let folded = self.session.steps_folded;
         for (at, step) in self.session.steps.iter().enumerate() {
             if folded > 0 && at == STEPS_FIRST {

@@ -17,7 +17,7 @@ use self::join::{Rule, Seen};
 use self::live::{Live, millis, reached, short};
 use self::room::Room;
 pub use self::room::{ASKING_BYTES_MAX, ASKING_MAX, BYTES_MAX, SESSIONS_MAX};
-use super::step::{Answer, Ending, Phase, Session, What};
+use super::step::{Answer, Ending, Phase, Session, Transfer, What};
 
 /// How many sessions may be one machine's, so that one that boots over and over does not push out the others.
 pub const SESSIONS_PER_MACHINE_MAX: usize = 100;
@@ -27,6 +27,10 @@ pub const STEPS_MAX: usize = 64;
 pub(super) const STEPS_FIRST: usize = 16;
 /// The longest text of a step, in bytes.
 pub const TEXT_LEN_MAX: usize = 255;
+/// How many names of programs a session keeps, and how much of each, in bytes: firmware, loader, kernel and installer have one each.
+pub const USER_AGENTS_MAX: usize = 4;
+/// The longest of them.
+pub const USER_AGENT_LEN_MAX: usize = 64;
 /// How long a session is left alone after its last step before it is written down: most of a boot is then one line.
 const QUIET: Duration = Duration::from_secs(20);
 /// How long a session that does not come to rest may go without being written down.
@@ -117,6 +121,33 @@ impl Sessions {
                 *given = Some(answer);
             }
         });
+    }
+
+    /// A program of the machine has said over HTTP what it is called.
+    pub fn note_user_agent(&mut self, who: &Who, agent: &str, moment: Moment) {
+        let Some(live) = self.find(who).and_then(|age| self.ring.get_mut(&age)) else { return };
+        if live.learn_user_agent(agent) {
+            self.revision += 1;
+            live.touch(self.revision, moment.now);
+            self.room.count(live);
+        }
+    }
+
+    /// What the programs of a machine called themselves in the last session in which one of them said it.
+    pub fn user_agents_of(&self, mac: Mac) -> &[Box<str>] {
+        let sessions = self.ring.values().rev().map(|live| &live.session);
+        let mut of_machine = sessions.filter(|session| session.mac == Some(mac));
+        let last = of_machine.find(|session| !session.user_agents.is_empty());
+        last.map_or(&[], |session| &session.user_agents)
+    }
+
+    /// Whether a session has asked for a file by a name for which `is` says yes, found or not.
+    pub fn has_asked_for(&self, id: BootId, is: impl Fn(&str) -> bool) -> bool {
+        let live = self.ids.get(&id).and_then(|age| self.ring.get(age));
+        live.into_iter().flat_map(|live| &live.session.steps).any(|step| match &step.what {
+            What::Transfer(Transfer { name, .. }) | What::Missing { name, .. } => is(name),
+            _ => false,
+        })
     }
 
     /// The machine that a session is of, if the session is here; the inner none: nothing has named it yet.

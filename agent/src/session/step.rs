@@ -20,6 +20,9 @@ pub struct Session {
     pub started_at: Timestamp,
     /// How far it has come.
     pub reached: Phase,
+    /// What its programs call themselves over HTTP (`User-Agent`), in the order in which they were first seen.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub user_agents: Vec<Box<str>>,
     /// How many steps are missing from the middle of `steps`.
     pub steps_folded: u32,
     /// What was seen, in the order in which it began.

@@ -66,7 +66,8 @@ fn write_image() -> Script {
 fn every_script() -> Vec<Script> {
     let mac = "52:54:00:12:34:56".parse().expect("an address");
     vec![
-        Script::Autoexec,
+        Script::Autoexec { loader: None },
+        Script::Autoexec { loader: Some("bootloaders/undionly.kpxe".parse().expect("a key")) },
         Script::Unknown { mac },
         Script::Discovered { mac },
         install(
@@ -95,6 +96,7 @@ fn every_script() -> Vec<Script> {
 fn case(script: &Script) -> String {
     let template = script.template();
     match script {
+        Script::Autoexec { loader: Some(_) } => format!("{template}_loader"),
         Script::Install { image: Some(_), .. } => format!("{template}_image"),
         Script::Sanboot { source, .. } if *source == iscsi() => format!("{template}_iscsi"),
         _ => template.to_owned(),

@@ -9,9 +9,8 @@ use anyhow::{Context, Result, ensure};
 use pureboot_tests::dhcp::{Ask, Client, DISCOVER, Heard, INFORM, REQUEST, SERVERS, mac_bytes};
 use pureboot_tests::dnsmasq::{self, Says};
 use pureboot_tests::namespace::{BOX_ADDRESS, Namespace};
-use pureboot_tests::process;
-use pureboot_tests::random_mac;
 use pureboot_tests::site::Site;
+use pureboot_tests::{http, process, random_mac, wait};
 
 use super::scene::*;
 use crate::need::Need;
@@ -43,6 +42,7 @@ pub(super) fn cases() -> Vec<Case> {
         case!(each_kind_of_machine_is_told_its_own_file, Need::Root, Need::Namespaces),
         case!(an_unknown_architecture_gets_silence_and_a_report, Need::Root, Need::Namespaces),
         case!(a_loader_that_comes_back_a_third_time_gets_the_script, Need::Root, Need::Namespaces),
+        case!(a_file_is_chosen_by_what_a_machine_said_over_http, Need::Root, Need::Namespaces),
         case!(
             dnsmasq_with_the_companion_snippet_names_the_same_files,
             Need::Root,
@@ -224,6 +224,32 @@ fn a_loader_that_comes_back_a_third_time_gets_the_script() -> Result<()> {
             })?;
         }
         lan.ensure_logged(&["/boot.ipxe: loop guard: the same loader three times in two minutes"])
+    })
+}
+
+fn a_file_is_chosen_by_what_a_machine_said_over_http() -> Result<()> {
+    Lan::with(&[], |lan| {
+        lan.site.agent.stop();
+        let settings = lan.site.agent.data_dir().join("agent.toml");
+        let quirk =
+            "\n[[dhcp.quirk]]\nuser_agent = \"UefiHttpBoot/9\"\nfile = \"sb/shimx64.efi\"\n";
+        fs::write(&settings, fs::read_to_string(&settings)? + quirk)?;
+        lan.site.agent.start()?;
+        let mac = random_mac();
+        let discover = || Ok::<_, anyhow::Error>(Ask::firmware(DISCOVER, mac_bytes(&mac)?, X64, 7));
+        let before = ask(lan, &discover()?)?;
+        ensure!(before.file() == X64_NAME, "it is told {} before it said anything", before.file());
+        let url = lan.site.agent.url(&format!("/boot/{mac}"));
+        let said = minreq::get(url).with_header("User-Agent", "UefiHttpBoot/9.1");
+        http::send(said)?.expect(200)?;
+        ensure!(ask(lan, &discover()?)?.file() == "sb/shimx64.efi", "what it said is forgotten");
+        // The journal of boot sessions keeps it.
+        lan.site.agent.program()?.terminate()?;
+        lan.site.agent.stop();
+        lan.site.agent.start()?;
+        wait::until("what it said is known again", ANSWER_LIMIT, || {
+            Ok((ask(lan, &discover()?)?.file() == "sb/shimx64.efi").then_some(()))
+        })
     })
 }
 

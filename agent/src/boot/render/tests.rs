@@ -165,7 +165,7 @@ fn every_decision_has_its_script() {
 
 #[test]
 fn the_first_script_asks_the_agent() {
-    let text = renderer().autoexec(&scene());
+    let text = renderer().autoexec(&scene(), None);
     let ask = format!("{}/api/v1/boot?mac=${{netX/mac}}&", scene().base);
     assert!(text.contains(&ask), "{text}");
 }

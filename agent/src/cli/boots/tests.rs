@@ -13,6 +13,7 @@ fn view() -> BootView {
         address: None,
         started_at: Timestamp::from_unix_ms(0),
         reached: Phase::Asking,
+        user_agents: Vec::new(),
         steps_folded: 0,
         steps: vec![step],
     };

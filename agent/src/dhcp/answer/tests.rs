@@ -72,7 +72,7 @@ fn answerer() -> Answerer {
 
 fn arrival(datagram: &[u8], port: Port) -> Arrival<'_> {
     let source = if port == Port::Dhcp { ANYBODY } else { LEASED };
-    Arrival { datagram, source, port, address: US }
+    Arrival { datagram, source, port, address: US, user_agents: &[] }
 }
 
 /// The answer that a fresh answerer gives on port 67.

@@ -11,6 +11,7 @@ use serde::{Deserialize, Serialize};
 use super::OfferMode;
 use crate::dhcp::arch;
 use crate::dhcp::loaders::LoaderFile;
+use crate::dhcp::packet::user_classes;
 
 /// How many entries are read; each is compared with each request.
 pub const OPERATOR_QUIRKS_MAX: usize = 256;
@@ -70,6 +71,12 @@ pub struct OperatorQuirk {
     /// Beginning of the vendor class (option 60).
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub vendor_class: Option<String>,
+    /// Beginning of the user class (option 77), or of one of those that it is made of (RFC 3004).
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub user_class: Option<String>,
+    /// Beginning of what one of its programs calls itself over HTTP (`User-Agent`), as it was last heard.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub user_agent: Option<String>,
     /// Architectures (option 93) as the machine says them.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub arch: Vec<u16>,
@@ -91,7 +98,9 @@ pub enum OperatorQuirkError {
     #[error("there are more than {OPERATOR_QUIRKS_MAX} entries [[dhcp.quirk]]")]
     TooMany,
     /// It would be about every machine.
-    #[error("entry {0} of [[dhcp.quirk]] matches every machine: give it oui, vendor_class or arch")]
+    #[error(
+        "entry {0} of [[dhcp.quirk]] matches every machine: give it oui, vendor_class, user_class, user_agent or arch"
+    )]
     MatchesAll(usize),
     /// It does nothing.
     #[error("entry {0} of [[dhcp.quirk]] changes nothing: give it mode, file or refuse = true")]
@@ -112,15 +121,54 @@ pub enum OperatorQuirkError {
     Contradiction(usize),
 }
 
+/// What is known of a machine that asks by DHCP.
+#[derive(Debug, Clone, Copy)]
+pub struct Traits<'a> {
+    /// Its address.
+    pub mac: Mac,
+    /// Option 60.
+    pub class: &'a [u8],
+    /// Option 77 as it came.
+    pub user_class: &'a [u8],
+    /// Option 93.
+    pub codes: &'a [u16],
+    /// What its programs have called themselves over HTTP.
+    pub user_agents: &'a [Box<str>],
+}
+
 impl OperatorQuirk {
     /// Whether it is about a machine that says this of itself.
-    pub fn matches(&self, mac: Mac, class: &[u8], codes: &[u16]) -> bool {
-        let is_oui =
-            self.oui.is_empty() || self.oui.iter().any(|oui| mac.as_bytes().starts_with(&oui.0));
+    pub fn matches(&self, traits: &Traits<'_>) -> bool {
+        let Traits { mac, class, user_class, codes, user_agents } = traits;
         let is_class =
             self.vendor_class.as_ref().is_none_or(|prefix| class.starts_with(prefix.as_bytes()));
+        let is_user_class = self.user_class.as_ref().is_none_or(|prefix| {
+            user_classes(user_class).iter().any(|class| class.starts_with(prefix.as_bytes()))
+        });
         let is_arch = self.arch.is_empty() || self.arch.iter().any(|code| codes.contains(code));
-        is_oui && is_class && is_arch
+        self.is_of(Some(*mac)) && is_class && is_user_class && is_arch && self.is_said(user_agents)
+    }
+
+    /// The file that an iPXE is to load before anything else which asks for its first script and calls itself `user_agent`.
+    pub fn loader_for(&self, mac: Option<Mac>, user_agent: &str) -> Option<&LoaderFile> {
+        // The other keys are about what is said by DHCP, which nobody says here.
+        let is_about_http = self.user_agent.is_some()
+            && self.vendor_class.is_none()
+            && self.user_class.is_none()
+            && self.arch.is_empty();
+        let is_meant = is_about_http && self.is_of(mac) && self.is_said(&[user_agent.into()]);
+        self.file.as_ref().filter(|_| is_meant)
+    }
+
+    fn is_of(&self, mac: Option<Mac>) -> bool {
+        let starts = |oui: &Oui| mac.is_some_and(|mac| mac.as_bytes().starts_with(&oui.0));
+        self.oui.is_empty() || self.oui.iter().any(starts)
+    }
+
+    fn is_said(&self, user_agents: &[Box<str>]) -> bool {
+        let is_said =
+            |prefix: &String| user_agents.iter().any(|it| it.starts_with(prefix.as_str()));
+        self.user_agent.as_ref().is_none_or(is_said)
     }
 
     /// Whether it is about architectures alone for which there is nothing to start.
@@ -133,7 +181,9 @@ impl OperatorQuirk {
     fn check(&self, number: usize) -> Result<(), OperatorQuirkError> {
         let matches_all = self.oui.is_empty()
             && self.arch.is_empty()
-            && self.vendor_class.as_ref().is_none_or(String::is_empty);
+            && [&self.vendor_class, &self.user_class, &self.user_agent]
+                .into_iter()
+                .all(|prefix| prefix.as_ref().is_none_or(String::is_empty));
         let offers = self.mode.is_some() || self.file.is_some();
         match (matches_all, self.refuse, offers) {
             (true, _, _) => Err(OperatorQuirkError::MatchesAll(number)),
@@ -191,7 +241,51 @@ mod tests {
             ("9c:b6:54:00:00:01", class, &[], false),
         ] {
             let mac = mac.parse().expect("an address");
-            assert_eq!(quirk.matches(mac, class, codes), is_match, "{mac} {codes:?}");
+            let traits = Traits { mac, class, codes, user_class: b"", user_agents: &[] };
+            assert_eq!(quirk.matches(&traits), is_match, "{mac} {codes:?}");
+        }
+    }
+
+    #[test]
+    fn a_user_class_is_found_raw_and_with_lengths_and_a_user_agent_among_all_that_were_heard() {
+        let agents = ["UefiHttpBoot/1.0".into(), "iPXE/1.0.0+ (09c5)".into()];
+        let traits = |user_class: &'static [u8]| Traits {
+            mac: "9c:b6:54:00:00:01".parse().expect("an address"),
+            class: b"PXEClient",
+            user_class,
+            codes: &[7],
+            user_agents: &agents,
+        };
+        for (lines, user_class, is_match) in [
+            ("user_class = \"acme\"", &b"acme-rack"[..], true),
+            ("user_class = \"acme\"", b"\x03foo\x09acme-rack", true),
+            ("user_class = \"acme\"", b"\x09acme-rack", true),
+            ("user_class = \"acme\"", b"xacme", false),
+            ("user_class = \"acme\"", b"", false),
+            ("user_agent = \"iPXE/1.0.0\"", b"", true),
+            ("user_agent = \"UefiHttpBoot\"", b"", true),
+            ("user_agent = \"PXE/1.0.0\"", b"", false),
+            ("user_agent = \"iPXE/1.0.0\"\narch = [9]", b"", false),
+        ] {
+            let quirk = parse(&format!("{lines}\nrefuse = true")).expect(lines);
+            assert_eq!(quirk.matches(&traits(user_class)), is_match, "{lines} {user_class:?}");
+        }
+    }
+
+    #[test]
+    fn a_loader_goes_before_the_script_of_an_ipxe_that_is_named_by_its_user_agent_alone() {
+        let mac = "9c:b6:54:00:00:01".parse().ok();
+        for (lines, mac, is_meant) in [
+            ("user_agent = \"iPXE/1.0\"", None, true),
+            ("user_agent = \"iPXE/1.0\"\noui = [\"9c:b6:54\"]", mac, true),
+            ("user_agent = \"iPXE/1.0\"\noui = [\"9c:b6:54\"]", None, false),
+            ("user_agent = \"iPXE/1.2\"", mac, false),
+            ("user_agent = \"iPXE/1.0\"\narch = [7]", mac, false),
+            ("oui = [\"9c:b6:54\"]", mac, false),
+        ] {
+            let quirk = parse(&format!("{lines}\nfile = \"new.kpxe\"")).expect(lines);
+            let file = quirk.loader_for(mac, "iPXE/1.0.0+").map(LoaderFile::as_str);
+            assert_eq!(file, is_meant.then_some("new.kpxe"), "{lines}");
         }
     }
 
@@ -202,8 +296,14 @@ mod tests {
             ("vendor_class = \"\"\nrefuse = true", "matches every machine"),
             ("arch = [7]", "changes nothing"),
             ("arch = [7]\nrefuse = true\nmode = \"direct\"", "mean nothing"),
-            ("arch = [7]\nmode = \"both\"", "'both' is no mode: it is direct, boot_server or pi_menu"),
-            ("arch = [2, 0x7fff]\nmode = \"direct\"", "entry 1 of [[dhcp.quirk]] has no effect: there is no loader for architecture 2 or 32767, so give it a file"),
+            (
+                "arch = [7]\nmode = \"both\"",
+                "'both' is no mode: it is direct, boot_server or pi_menu",
+            ),
+            (
+                "arch = [2, 0x7fff]\nmode = \"direct\"",
+                "entry 1 of [[dhcp.quirk]] has no effect: there is no loader for architecture 2 or 32767, so give it a file",
+            ),
             ("arch = [7]\nfile = \"../a\"", "file"),
             ("oui = [\"9c:b6\"]\nrefuse = true", "'9c:b6'"),
             ("oui = [\"9c:b6:5x\"]\nrefuse = true", "'9c:b6:5x'"),

@@ -23,6 +23,7 @@ fn session(number: u16) -> Session {
         address: "10.73.0.50".parse().ok(),
         started_at: Timestamp::from_unix_ms(1_000 * i64::from(number)),
         reached: Phase::Asking,
+        user_agents: Vec::new(),
         steps_folded: 0,
         steps: Vec::new(),
     }
@@ -46,7 +47,10 @@ fn what_is_written_is_read_back_and_the_last_word_counts() {
     journal.append(&[session(2), session(1)]).unwrap();
     let later = Session { reached: Phase::CalledBack, ..session(2) };
     journal.append(std::slice::from_ref(&later)).unwrap();
-    assert_eq!(journal.load().unwrap(), Loaded { sessions: vec![session(1), later], skipped: vec![] });
+    assert_eq!(
+        journal.load().unwrap(),
+        Loaded { sessions: vec![session(1), later], skipped: vec![] }
+    );
 }
 
 #[test]

@@ -5,7 +5,7 @@ use std::time::{Duration, Instant};
 use pureboot_protocol::{BootId, NodeEventKind};
 
 use super::room::Counted;
-use super::{Moment, STEPS_FIRST, STEPS_MAX, TEXT_LEN_MAX};
+use super::{Moment, STEPS_FIRST, STEPS_MAX, TEXT_LEN_MAX, USER_AGENT_LEN_MAX, USER_AGENTS_MAX};
 use crate::session::step::{Ending, Offer, Phase, Role, Session, Step, Transfer, What};
 
 /// A session and what is needed to continue it.
@@ -35,6 +35,7 @@ impl Live {
             address: None,
             started_at: moment.at,
             reached: Phase::Asking,
+            user_agents: Vec::new(),
             steps_folded: 0,
             steps: Vec::new(),
         };
@@ -106,7 +107,12 @@ impl Live {
     }
 
     /// Whether the step was there to be ended.
-    pub(super) fn end(&mut self, number: u32, now: Instant, change: impl FnOnce(&mut What)) -> bool {
+    pub(super) fn end(
+        &mut self,
+        number: u32,
+        now: Instant,
+        change: impl FnOnce(&mut What),
+    ) -> bool {
         let since_start = millis(now.saturating_duration_since(self.began));
         let steps = &mut self.session.steps;
         let Some(step) = steps.iter_mut().rev().find(|step| step.number == number) else {
@@ -130,6 +136,19 @@ impl Live {
         self.last = now;
         self.changed = revision;
         self.unsaved_since.get_or_insert(now);
+    }
+
+    /// Learns what a program of the machine calls itself; answers whether that is news.
+    pub(super) fn learn_user_agent(&mut self, agent: &str) -> bool {
+        let known = &mut self.session.user_agents;
+        let agent = agent.get(..agent.floor_char_boundary(USER_AGENT_LEN_MAX)).unwrap_or(agent);
+        let is_news = !agent.is_empty()
+            && known.len() < USER_AGENTS_MAX
+            && !known.iter().any(|it| **it == *agent);
+        if is_news {
+            known.push(agent.into());
+        }
+        is_news
     }
 
     /// Whether it is one packet so far, which anybody can send in anybody's name.
@@ -197,11 +216,9 @@ fn take_over(last: &mut What, next: What) {
 /// Cuts the texts that come from outside.
 fn shorten(what: What) -> What {
     match what {
-        What::Offered(offer) => What::Offered(Offer {
-            file: short(&offer.file),
-            how: short(&offer.how),
-            ..offer
-        }),
+        What::Offered(offer) => {
+            What::Offered(Offer { file: short(&offer.file), how: short(&offer.how), ..offer })
+        }
         What::Unsent { xid, error } => What::Unsent { xid, error: short(&error) },
         What::Refused { xid, port, reason } => What::Refused { xid, port, reason: short(&reason) },
         What::Transfer(transfer) => {
@@ -230,7 +247,9 @@ pub(super) fn cost(session: &Session) -> usize {
         What::Leased { .. } => 0,
     };
     let texts: usize = session.steps.iter().map(|step| text(&step.what)).sum();
-    2 * size_of::<Live>() + session.steps.len() * size_of::<Step>() + texts
+    let agents: usize =
+        session.user_agents.iter().map(|agent| size_of_val(agent) + agent.len()).sum();
+    2 * size_of::<Live>() + session.steps.len() * size_of::<Step>() + texts + agents
 }
 
 pub(super) fn millis(duration: Duration) -> u64 {

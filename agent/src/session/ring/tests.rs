@@ -15,6 +15,35 @@ fn check(script: &str, expected: Expect) {
 }
 
 #[test]
+fn what_a_machine_calls_itself_is_remembered_by_its_last_session_in_which_it_said_so() {
+    let mut bench = Bench::new();
+    bench.obey("0 dhcp A 1 script");
+    let mut say = |line: &str, agent: &str| {
+        bench.obey(line);
+        let who = Who { mac: "52:54:00:00:00:00".parse().ok(), ..Who::default() };
+        let moment = bench.moment();
+        bench.sessions.note_user_agent(&who, agent, moment);
+        bench.sessions.user_agents_of(who.mac.unwrap()).join(", ")
+    };
+    assert_eq!(say("10 ask A 5", ""), "");
+    assert_eq!(say("11 now", "iPXE/1.0.0+"), "iPXE/1.0.0+");
+    assert_eq!(say("12 now", "iPXE/1.0.0+"), "iPXE/1.0.0+");
+    assert_eq!(say("13 now", "curl/8"), "iPXE/1.0.0+, curl/8");
+    // The next boot, which says nothing by HTTP yet.
+    assert_eq!(say("900000 dhcp A 2 script", ""), "iPXE/1.0.0+, curl/8");
+    assert_eq!(say("900010 ask A 5", "iPXE/1.21.1"), "iPXE/1.21.1");
+    for n in 0..10 {
+        say("900011 now", &format!("{n}{}", "é".repeat(100)));
+    }
+    let live = bench.sessions.ring.values().next_back().unwrap();
+    assert_eq!(live.session.user_agents.len(), USER_AGENTS_MAX);
+    assert!(live.session.user_agents.iter().all(|it| it.len() <= USER_AGENT_LEN_MAX));
+    bench.obey("900012 restart");
+    let mac = "52:54:00:00:00:00".parse().unwrap();
+    assert_eq!(bench.sessions.user_agents_of(mac)[0], "iPXE/1.21.1".into());
+}
+
+#[test]
 fn a_whole_boot_is_one_session_under_one_id() {
     check(
         "0 dhcp A 1 loader

@@ -59,6 +59,32 @@ fn a_file_of_the_operator_is_served_to_machines_that_have_no_loader_of_their_own
 }
 
 #[test]
+fn what_a_machine_called_itself_over_http_counts_for_its_next_question() {
+    let quirks =
+        "[[quirk]]\nuser_agent = \"UefiHttpBoot/1.0\"\nmode = \"boot_server\"\nfile = \"a.efi\"";
+    let ask = Ask::new(DISCOVER, PXE_X64, Some(7)).bytes();
+    for (agents, file) in [
+        (&[][..], "snponly-x64.efi"),
+        (&["iPXE/1.21.1".into()], "snponly-x64.efi"),
+        (&["iPXE/1.21.1".into(), "UefiHttpBoot/1.0".into()], "a.efi"),
+    ] {
+        let arrival = Arrival { user_agents: agents, ..arrival(&ask, Port::Dhcp) };
+        let reply = quirky(quirks).handle_packet(&arrival, monotonic()).unwrap();
+        assert_eq!(reply.file, file, "{agents:?}");
+        assert_eq!(option(&reply.packet, 43).is_none(), file == "a.efi");
+    }
+}
+
+#[test]
+fn a_user_class_of_the_operator_is_obeyed() {
+    let quirks = "[[quirk]]\nuser_class = \"acme\"\nrefuse = true";
+    let ask = Ask::new(DISCOVER, PXE_X64, Some(7));
+    assert!(asked(&mut quirky(quirks), &ask).is_ok());
+    let refused = asked(&mut quirky(quirks), &ask.with(77, b"\x09acme-rack"));
+    assert_eq!(refused.unwrap_err(), Reason::RefusedByOperator);
+}
+
+#[test]
 fn a_mode_alone_serves_nobody_who_has_no_loader() {
     let quirks = "[[quirk]]\narch = [2]\nmode = \"direct\"";
     let reply = asked(&mut quirky(quirks), &Ask::new(DISCOVER, PXE_BIOS, Some(2)));
