@@ -1,14 +1,17 @@
 //! Boot sessions: what the agent has seen of a machine, from its first packet to its call-back, in one timeline.
 
 use std::fs;
-use std::net::Ipv4Addr;
+use std::io::{Read, Write};
+use std::net::{Ipv4Addr, TcpStream};
+use std::thread;
 use std::time::Duration;
 
 use anyhow::{Context, Result, bail, ensure};
+use pureboot_tests::disk::{ReadOnlyFile, SmallDisk};
 use pureboot_tests::process::Program;
-use pureboot_tests::site::{Agent, Site, boot_of, text};
+use pureboot_tests::site::{Agent, Ports, Site, boot_of, text};
 use pureboot_tests::tftp::{Client, read_request, refuse_options};
-use pureboot_tests::{http, noise, process, random_mac, wait};
+use pureboot_tests::{http, noise, process, random_mac, sha256, wait};
 use serde_json::{Value, json};
 
 use crate::need::Need;
@@ -21,7 +24,10 @@ pub(crate) fn cases() -> Vec<Case> {
             Need::Program("curl", "curl")
         ),
         case!(steps_are_shown_while_they_are_seen),
+        case!(a_file_that_cannot_be_read_is_seen_and_explained),
         case!(d8_a_restart_keeps_what_was_seen_whatever_became_of_the_file),
+        case!(d3_a_full_disk_costs_no_boot_and_leaves_no_half_a_line, Need::Root),
+        case!(d4_a_journal_that_turns_read_only_costs_no_boot, Need::Root),
     ]
 }
 
@@ -162,6 +168,42 @@ fn steps_are_shown_while_they_are_seen() -> Result<()> {
     }
 }
 
+fn a_file_that_cannot_be_read_is_seen_and_explained() -> Result<()> {
+    const LARGE_LEN: usize = 24 << 20;
+    let site = site()?;
+    let mac = random_mac();
+    let image = noise(LARGE_LEN);
+    site.agent.cache_add("images/broken.img", &image)?;
+    let boot = load(&site)?;
+    ask(&site, &mac, &boot)?;
+    // Somebody reads it slowly, so that the agent has it open; then the disk loses it.
+    let path = format!("/files/images/broken.img?boot={boot}");
+    let mut reader = TcpStream::connect(site.agent.boot())?;
+    write!(reader, "GET /files/images/broken.img HTTP/1.1\r\nHost: agent\r\n\r\n")?;
+    reader.read_exact(&mut [0; 1])?;
+    // The agent has filled the kernel's buffers and waits for the reader.
+    thread::sleep(Duration::from_millis(500));
+    let hash = sha256(&image);
+    let shard = hash.get(..2).context("a hash")?;
+    let object = site.agent.data_dir().join("cache/objects").join(shard).join(&hash);
+    fs::OpenOptions::new().write(true).open(&object)?.set_len(0)?;
+    http::get(&site.agent.url(&path))?.expect(503)?;
+    site.agent.report(&mac, &boot, "install_failed", None)?;
+
+    let seen = sessions(&site.agent, &mac)?;
+    let session = seen.last().with_context(|| format!("no session of {mac}"))?;
+    let unread = "transfer http content unread".to_owned();
+    ensure!(steps(session).contains(&unread), "steps {:#?}", steps(session));
+    let output = site.agent.run(&["boots", "--mac", &mac])?;
+    let said = String::from_utf8_lossy(&output.stdout);
+    let line = said.lines().find_map(|line| line.strip_prefix("  doctor: "));
+    let line = line.with_context(|| format!("no line of the doctor in:\n{said}"))?;
+    for words in ["'images/broken.img', which the agent could not read", "; look at"] {
+        ensure!(line.contains(words), "no '{words}' in: {line}");
+    }
+    Ok(())
+}
+
 fn d8_a_restart_keeps_what_was_seen_whatever_became_of_the_file() -> Result<()> {
     let mut site = site()?;
     let mac = random_mac();
@@ -189,5 +231,69 @@ fn d8_a_restart_keeps_what_was_seen_whatever_became_of_the_file() -> Result<()> 
     let sessions = sessions(&site.agent, &mac)?;
     let [session] = sessions.as_slice() else { bail!("not one session: {sessions:?}") };
     ensure!(steps(session).last().is_some_and(|step| step == "reported first_boot"), "{session}");
+    Ok(())
+}
+
+/// A site whose agent has a small disk of its own; it has just started for the first time, and no machine has booted.
+fn site_on_a_small_disk() -> Result<(Site, SmallDisk)> {
+    let mut site = Site::prepare("agent")?;
+    let disk = SmallDisk::mount(site.agent.data_dir(), 32)?;
+    let token = site.make_token()?;
+    site.agent.init(&site.id, &site.controller.url(), &token, Ports::LOOPBACK)?;
+    site.agent.start()?;
+    site.wait_until_online()?;
+    Ok((site, disk))
+}
+
+/// A machine boots, and the agent is told to end; returns its log.
+fn boot_and_end(site: &mut Site, mac: &str) -> Result<String> {
+    site.agent.script(mac)?;
+    let seen = sessions(&site.agent, mac)?;
+    ensure!(seen.len() == 1, "{} sessions of {mac}", seen.len());
+    let program = site.agent.program()?;
+    let (status, _) = program.terminate()?;
+    let log = program.log();
+    ensure!(status.success(), "the agent ended with {status}:\n{log}");
+    site.agent.stop();
+    Ok(log)
+}
+
+fn ensure_told_once(log: &str, file: &str) -> Result<()> {
+    let about = |line: &&str| line.contains("cannot be written down") && line.contains(file);
+    let told = log.lines().filter(about).count();
+    ensure!(told == 1, "the log tells {told} times of {file}:\n{log}");
+    Ok(())
+}
+
+fn d3_a_full_disk_costs_no_boot_and_leaves_no_half_a_line() -> Result<()> {
+    let (mut site, disk) = site_on_a_small_disk()?;
+    disk.fill()?;
+    let log = boot_and_end(&mut site, &random_mac())?;
+    ensure_told_once(&log, "boots.jsonl")?;
+    let journal = site.agent.data_dir().join("boots.jsonl");
+    let left = fs::metadata(&journal).map_or(0, |metadata| metadata.len());
+    ensure!(left == 0, "{left} bytes of a line are left");
+    // With room again, the next run keeps what it sees.
+    disk.free()?;
+    site.agent.start()?;
+    let mac = random_mac();
+    boot_and_end(&mut site, &mac)?;
+    site.agent.start()?;
+    wait::until("the session is back", FOLLOW_LIMIT, || Ok(sessions(&site.agent, &mac)?.pop()))?;
+    let log = site.agent.program()?.log();
+    ensure!(!log.contains("no boot sessions"), "a line is none:\n{log}");
+    Ok(())
+}
+
+fn d4_a_journal_that_turns_read_only_costs_no_boot() -> Result<()> {
+    let mut site = Site::start()?;
+    let journal = ReadOnlyFile::mount(&site.agent.data_dir().join("boots.jsonl"))?;
+    let log = boot_and_end(&mut site, &random_mac())?;
+    ensure_told_once(&log, "boots.jsonl")?;
+    ensure!(log.contains("Read-only file system"), "the reason is another one:\n{log}");
+    // The next run starts all the same.
+    site.agent.start()?;
+    site.agent.script(&random_mac())?;
+    drop(journal);
     Ok(())
 }

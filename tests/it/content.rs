@@ -9,6 +9,7 @@ use std::time::Duration;
 
 use anyhow::{Context, Result, ensure};
 use pureboot_tests::controller::{Controller, Options};
+use pureboot_tests::disk::SmallDisk;
 use pureboot_tests::process::{self, Program};
 use pureboot_tests::site::{ARRIVAL_LIMIT, Site, text};
 use pureboot_tests::{noise, s3_server, sha256, wait};
@@ -95,30 +96,10 @@ fn i7_memory_does_not_grow_with_the_size_of_a_file() -> Result<()> {
     Ok(())
 }
 
-/// A file system of 4 MiB, until it is dropped.
-struct SmallDisk(std::path::PathBuf);
-
-impl SmallDisk {
-    fn mount(dir: &Path) -> Result<Self> {
-        fs::create_dir(dir)?;
-        let mut command = process::system("mount")?;
-        command.args(["-t", "tmpfs", "-o", "size=4m,mode=700", "pureboot-test"]).arg(dir);
-        process::succeed(command)?;
-        Ok(Self(dir.to_owned()))
-    }
-}
-
-impl Drop for SmallDisk {
-    fn drop(&mut self) {
-        _ = process::system("umount")
-            .map(|mut command| command.arg("--lazy").arg(&self.0).status());
-    }
-}
-
 fn d2_a_full_disk_is_told_and_leaves_what_was_there() -> Result<()> {
     let dir = tempfile::tempdir()?;
     let place = dir.path().join("content");
-    let _disk = SmallDisk::mount(&place)?;
+    let _disk = SmallDisk::mount(&place, 4)?;
     let arguments = vec!["--content".to_owned(), place.display().to_string()];
     let options = Options { arguments, ..Options::default() };
     let controller = Controller::start_with(dir.path(), options)?;

@@ -7,6 +7,7 @@ pub mod capture;
 pub mod controller;
 pub mod dhcp;
 pub mod disguise;
+pub mod disk;
 pub mod dnsmasq;
 pub mod http;
 pub mod namespace;

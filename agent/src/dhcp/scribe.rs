@@ -108,6 +108,7 @@ impl Observer for Scribe {
 
 /// Keeps the lessons in the file `path` for as long as there are changes.
 pub async fn keep(path: PathBuf, notes: Rc<RefCell<Notes>>, changes: Receiver<()>) {
+    let mut is_failing = false;
     while changes.recv().await.is_ok() {
         // Written again until it is on disk; the machines do not wait for it.
         loop {
@@ -115,9 +116,12 @@ pub async fn keep(path: PathBuf, notes: Rc<RefCell<Notes>>, changes: Receiver<()
             let target = path.clone();
             let written = smol::unblock(move || data_dir::write_private(&target, &text)).await;
             Timer::after(SAVE_REST).await;
-            match written.context("what machines have taught is not kept") {
+            let was_failing = std::mem::replace(&mut is_failing, written.is_err());
+            match written.context("what machines have taught is not kept, it is tried again") {
                 Ok(()) => break,
-                Err(error) => log::warn!("{error:#}"),
+                // FAULTS D3, D4: a disk stays full for long; one line is enough.
+                Err(error) if !was_failing => log::warn!("{error:#}"),
+                Err(error) => log::debug!("{error:#}"),
             }
         }
     }
