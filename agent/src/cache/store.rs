@@ -189,7 +189,10 @@ fn open_database(path: &Path) -> rusqlite::Result<(Connection, Option<Index>)> {
     if check != "ok" || (application_id != APPLICATION_ID && tables > 0) {
         return Err(rusqlite::Error::InvalidQuery);
     }
-    connection.pragma_update(None, "application_id", APPLICATION_ID)?;
+    // FAULTS D3: an index that is there is opened without a write, so that an agent starts on a full disk.
+    if application_id != APPLICATION_ID {
+        connection.pragma_update(None, "application_id", APPLICATION_ID)?;
+    }
     connection.execute_batch(SCHEMA)?;
     let version: i32 = connection.query_row("PRAGMA user_version", [], |row| row.get(0))?;
     let index = if version == VERSION { Some(load(&connection)?) } else { None };
