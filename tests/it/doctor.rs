@@ -8,6 +8,7 @@ use std::thread;
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, ensure};
+use pureboot_tests::disk::SmallDisk;
 use pureboot_tests::dnsmasq::{self, Says};
 use pureboot_tests::namespace::{BOX_ADDRESS, Namespace};
 use pureboot_tests::process::{self, Program};
@@ -38,6 +39,11 @@ pub(crate) fn cases() -> Vec<Case> {
         case!(a_controller_that_is_away_is_told_from_one_that_is_not_trusted),
         case!(a_rogue_dhcp_server_is_named_with_its_file, Need::Root, Need::Namespaces, DNSMASQ),
         case!(what_a_machine_teaches_survives_kill_9_and_shows, Need::Root, Need::Namespaces),
+        case!(
+            d3_lessons_hold_while_the_disk_is_full_and_are_kept_when_there_is_room,
+            Need::Root,
+            Need::Namespaces
+        ),
     ]
 }
 
@@ -296,53 +302,107 @@ fn lessons(agent: &Agent) -> Result<Vec<Value>> {
     Ok(lessons.with_context(|| format!("no lessons in {status}"))?.clone())
 }
 
-fn what_a_machine_teaches_survives_kill_9_and_shows() -> Result<()> {
-    let namespace = Namespace::new()?;
-    let machine = namespace.add_host(MACHINE)?;
-    let [a, b, c, ..] = random().to_be_bytes();
-    let mac = [0x52, 0x54, 0, a, b, c];
-    let text = format!("52:54:00:{a:02x}:{b:02x}:{c:02x}");
-    let socket = machine.enter(|| {
-        let socket = Socket::new(Domain::IPV4, Type::DGRAM, None)?;
-        socket.set_broadcast(true)?;
-        socket.bind_device(Some(b"eth0"))?;
-        socket.bind(&std::net::SocketAddr::from(([0, 0, 0, 0], 68)).into())?;
-        socket.set_read_timeout(Some(Duration::from_secs(5)))?;
-        Ok(socket)
-    })?;
-    let ask = |xid, secs, architecture| {
+/// Firmware on a machine of its own which takes no notice of offers.
+struct Stubborn {
+    _machine: Namespace,
+    socket: Socket,
+    mac: [u8; 6],
+    /// The same as text.
+    name: String,
+}
+
+impl Stubborn {
+    fn new(namespace: &Namespace) -> Result<Self> {
+        let machine = namespace.add_host(MACHINE)?;
+        let socket = machine.enter(|| {
+            let socket = Socket::new(Domain::IPV4, Type::DGRAM, None)?;
+            socket.set_broadcast(true)?;
+            socket.bind_device(Some(b"eth0"))?;
+            socket.bind(&std::net::SocketAddr::from(([0, 0, 0, 0], 68)).into())?;
+            socket.set_read_timeout(Some(Duration::from_secs(5)))?;
+            Ok(socket)
+        })?;
+        let [a, b, c, ..] = random().to_be_bytes();
+        let name = format!("52:54:00:{a:02x}:{b:02x}:{c:02x}");
+        Ok(Self { _machine: machine, socket, mac: [0x52, 0x54, 0, a, b, c], name })
+    }
+
+    fn ask(&self, xid: u32, secs: u8, architecture: u8) -> Result<()> {
         let everybody = std::net::SocketAddr::from(([255; 4], 67)).into();
-        socket.send_to(&discover(mac, xid, secs, architecture), &everybody)
-    };
-    namespace.enter(|| {
-        let mut site = Site::start_at(PORTS)?;
-        enable_proxydhcp(&mut site, &[])?;
+        self.socket.send_to(&discover(self.mac, xid, secs, architecture), &everybody)?;
+        Ok(())
+    }
+
+    /// Ignores two offers, and so gets the third in the other form; returns what the agent has learned.
+    fn teach(&self, agent: &Agent) -> Result<Vec<Value>> {
         let mut forms = Vec::new();
         for (xid, secs) in [(1, 0), (2, 2), (3, 4)] {
-            ask(xid, secs, 7)?;
-            forms.push(offer(&socket, xid)?);
+            self.ask(xid, secs, 7)?;
+            forms.push(offer(&self.socket, xid)?);
             thread::sleep(Duration::from_millis(2_300));
         }
         ensure!(forms == [true, true, false], "option 43 in the offers: {forms:?}");
-        let taught = lessons(&site.agent)?;
-        let is_about = |lesson: &Value| lesson.get("mac").and_then(Value::as_str) == Some(&text);
+        let taught = lessons(agent)?;
+        let is_about =
+            |lesson: &Value| lesson.get("mac").and_then(Value::as_str) == Some(&self.name);
         ensure!(taught.len() == 1 && taught.iter().all(is_about), "{taught:?}");
+        Ok(taught)
+    }
+}
+
+fn d3_lessons_hold_while_the_disk_is_full_and_are_kept_when_there_is_room() -> Result<()> {
+    /// More than the pause after an attempt to write.
+    const SAVE_LIMIT: Duration = Duration::from_secs(15);
+    let namespace = Namespace::new()?;
+    let stubborn = Stubborn::new(&namespace)?;
+    namespace.enter(|| {
+        let mut site = Site::prepare("agent")?;
+        let disk = SmallDisk::mount(site.agent.data_dir(), 32)?;
+        let token = site.make_token()?;
+        site.agent.init(&site.id, &site.controller.url(), &token, PORTS)?;
+        site.agent.start()?;
+        site.wait_until_online()?;
+        enable_proxydhcp(&mut site, &[])?;
+        disk.fill()?;
+        stubborn.teach(&site.agent)?;
+        let file = site.agent.data_dir().join("state").join("lessons.json");
+        ensure!(!file.exists(), "it was written to a full disk");
+        thread::sleep(SAVE_LIMIT);
+        let log = site.agent.program()?.log();
+        let told = log.lines().filter(|line| line.contains("lessons.json")).count();
+        ensure!(told == 1, "the log tells {told} times of a full disk:\n{log}");
+        disk.free()?;
+        wait::until("the lesson is on disk", SAVE_LIMIT, || {
+            let held = fs::read_to_string(&file);
+            Ok(held.is_ok_and(|held| held.contains(&stubborn.name)).then_some(()))
+        })
+    })
+}
+
+fn what_a_machine_teaches_survives_kill_9_and_shows() -> Result<()> {
+    let namespace = Namespace::new()?;
+    let stubborn = Stubborn::new(&namespace)?;
+    let text = &stubborn.name;
+    namespace.enter(|| {
+        let mut site = Site::start_at(PORTS)?;
+        enable_proxydhcp(&mut site, &[])?;
+        let taught = stubborn.teach(&site.agent)?;
         let file = site.agent.data_dir().join("state").join("lessons.json");
         wait::until("the lesson is on disk", Duration::from_secs(5), || {
-            Ok(fs::read_to_string(&file).is_ok_and(|held| held.contains(&text)).then_some(()))
+            Ok(fs::read_to_string(&file).is_ok_and(|held| held.contains(text)).then_some(()))
         })?;
 
         site.agent.stop();
         site.agent.start()?;
         ensure!(lessons(&site.agent)? == taught, "it is not the same after the restart");
-        ask(9, 0, 7)?;
-        ensure!(!offer(&socket, 9)?, "option 43 was sent to a machine that ignores it");
+        stubborn.ask(9, 0, 7)?;
+        ensure!(!offer(&stubborn.socket, 9)?, "option 43 was sent to a machine that ignores it");
         let status = site.agent.run(&["status"])?;
         let status = String::from_utf8_lossy(&status.stdout).into_owned();
         ensure!(status.contains(&format!("{text} ignored two offers")), "{status}");
 
         // A machine that nothing can start is told of, too.
-        ask(10, 0, 2)?;
+        stubborn.ask(10, 0, 2)?;
         wait::until("the refusal is told", Duration::from_secs(5), || {
             let status = site.agent.run(&["status"])?;
             let status = String::from_utf8_lossy(&status.stdout).into_owned();
