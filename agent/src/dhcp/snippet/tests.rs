@@ -27,6 +27,22 @@ fn odhcpd_is_told_to_leave_it_to_dnsmasq() {
     check("odhcpd", &few(), expect_file!["expected/odhcpd.sh"]);
 }
 
+/// There is no odhcpd in Debian to try this on. What it hands to dnsmasq is the text that a real dnsmasq is tested with
+/// (`tests/it/netboot/wire.rs`), and the rest is a script that a shell can read.
+#[test]
+fn the_text_for_odhcpd_is_a_shell_script_around_that_for_dnsmasq() {
+    let loaders = Loaders::default();
+    let agent = Agent { address: Ipv4Addr::new(10, 9, 0, 2), http_port: 8080, loaders: &loaders };
+    let [odhcpd, dnsmasq] =
+        [DhcpServer::Odhcpd, DhcpServer::Dnsmasq].map(|server| render(server, &agent));
+    let (_, after) = odhcpd.split_once("<<'EOF'\n").expect("a here-document");
+    let (inside, _) = after.split_once("\nEOF\n").expect("its end");
+    assert_eq!(inside, dnsmasq.trim_end());
+    let read =
+        std::process::Command::new("sh").args(["-n", "-c", &odhcpd]).output().expect("a shell");
+    assert!(read.status.success(), "{}", String::from_utf8_lossy(&read.stderr));
+}
+
 #[test]
 fn isc_dhcpd_is_told_by_conditions() {
     check("isc", &few(), expect_file!["expected/dhcpd.conf"]);
