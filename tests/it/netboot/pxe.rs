@@ -45,6 +45,18 @@ pub(super) fn cases() -> Vec<Case> {
             BIOS_LOADER,
         ),
         case!(
+            an_ipxe_in_the_rom_that_the_operator_names_loads_the_sites_own_first,
+            Need::Long,
+            Need::Root,
+            Need::Namespaces,
+            QEMU,
+            DNSMASQ,
+            AS,
+            OBJCOPY,
+            ROM,
+            BIOS_LOADER,
+        ),
+        case!(
             ovmf_boots_by_an_offer_with_option_43,
             Need::Root,
             Need::Namespaces,
@@ -129,6 +141,26 @@ fn seabios_boots_by_an_offer_with_option_43() -> Result<()> {
         ensure!(files == [BIOS_NAME], "it asked by TFTP for {files:?}");
         lan.ensure_logged(&[&mac, "to load undionly.kpxe: bios over TFTP "])?;
         lan.ensure_logged(&[&mac, "/boot.ipxe: iPXE (option 175)"])
+    })
+}
+
+fn an_ipxe_in_the_rom_that_the_operator_names_loads_the_sites_own_first() -> Result<()> {
+    Lan::with(&[], |lan| {
+        // The site's own is of the same release, so that it is named too: it must not be sent round in a circle.
+        let file = BIOS_NAME;
+        lan.add_settings(&format!("[[dhcp.quirk]]\nuser_agent = \"iPXE/1.\"\nfile = \"{file}\""))?;
+        let _leases = lan.start_dhcp(Says::Nothing)?;
+        let mac = random_mac();
+        let nonce = order_installation(&lan.site, Kernel::Bios, &mac)?;
+        add_loader(&lan.site, file, UNDIONLY)?;
+        let mut machine = power_on(&lan.site, Firmware::SeaBios, &mac)?;
+        ensure_installs(&lan.site, &mut machine, &mac, &nonce, SEABIOS_LIMIT)?;
+        lan.ensure_logged(&["'iPXE/1.", &format!("is told to load bootloaders/{file} first")])?;
+        let seen = boots::sessions(&lan.site.agent, &mac)?;
+        let steps: Vec<_> = seen.iter().flat_map(boots::steps).collect();
+        let loads = steps.iter().filter(|step| *step == "transfer http loader whole").count();
+        ensure!(seen.len() == 1 && loads == 1, "{} sessions: {steps:#?}", seen.len());
+        Ok(())
     })
 }
 

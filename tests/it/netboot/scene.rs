@@ -80,6 +80,15 @@ impl Lan<'_> {
         self.other.enter(|| dnsmasq::start("eth0", says, dir))
     }
 
+    /// Adds lines to the agent's settings, and starts it anew.
+    pub(super) fn add_settings(&mut self, lines: &str) -> Result<()> {
+        self.site.agent.stop();
+        let path = self.site.agent.data_dir().join("agent.toml");
+        let settings = fs::read_to_string(&path)?;
+        fs::write(&path, format!("{settings}\n{lines}\n"))?;
+        self.site.agent.start()
+    }
+
     /// Everything that the agent has written to its log since its start.
     pub(super) fn log(&mut self) -> Result<String> {
         Ok(self.site.agent.program()?.log())

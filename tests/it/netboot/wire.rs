@@ -229,12 +229,9 @@ fn a_loader_that_comes_back_a_third_time_gets_the_script() -> Result<()> {
 
 fn a_file_is_chosen_by_what_a_machine_said_over_http() -> Result<()> {
     Lan::with(&[], |lan| {
-        lan.site.agent.stop();
-        let settings = lan.site.agent.data_dir().join("agent.toml");
-        let quirk =
-            "\n[[dhcp.quirk]]\nuser_agent = \"UefiHttpBoot/9\"\nfile = \"sb/shimx64.efi\"\n";
-        fs::write(&settings, fs::read_to_string(&settings)? + quirk)?;
-        lan.site.agent.start()?;
+        lan.add_settings(
+            "[[dhcp.quirk]]\nuser_agent = \"UefiHttpBoot/9\"\nfile = \"sb/shimx64.efi\"",
+        )?;
         let mac = random_mac();
         let discover = || Ok::<_, anyhow::Error>(Ask::firmware(DISCOVER, mac_bytes(&mac)?, X64, 7));
         let before = ask(lan, &discover()?)?;
