@@ -144,6 +144,8 @@ mod tests {
         for damaged in ["", "{", "[]", "\0\0\0", &text[..text.len() - 1], "{\"format\":1}"] {
             assert!(matches!(Lessons::parse(damaged), Err(LessonsError::Form(_))), "{damaged}");
         }
+        let error = anyhow::Error::from(Lessons::parse("{").expect_err("half a file"));
+        assert_eq!(format!("{error:#}").matches("EOF").count(), 1, "{error:#}");
         let newer = text.replace("\"format\":1", "\"format\":2");
         assert!(matches!(Lessons::parse(&newer), Err(LessonsError::Format(2))));
     }
