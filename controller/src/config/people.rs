@@ -8,6 +8,30 @@ use crate::auth::rank::Rank;
 use crate::auth::scope::Scope;
 use crate::auth::token;
 
+/// Declares the arguments of a command that works on the database: its own, and those that say which database and how the
+/// outcome is printed.
+macro_rules! on_database {
+    ($(#[$($meta:tt)*])* struct $name:ident { $($fields:tt)* }) => {
+        #[derive(Debug, FromArgs)]
+        $(#[$($meta)*])*
+        pub(crate) struct $name {
+            $($fields)*
+
+            /// the controller's data directory; the controller may be running
+            #[argh(option)]
+            pub(crate) data_dir: PathBuf,
+
+            /// where the database is, as for serve
+            #[argh(option)]
+            pub(crate) database: Option<String>,
+
+            /// print JSON
+            #[argh(switch)]
+            pub(crate) json: bool,
+        }
+    };
+}
+
 /// Look after the people who may sign in.
 #[derive(Debug, FromArgs)]
 #[argh(
@@ -32,167 +56,90 @@ pub(crate) enum UserCommand {
     Remove(UserRemove),
 }
 
-/// Make an account. The password is asked for, or read from a file or a pipe.
-#[derive(Debug, FromArgs)]
-#[argh(subcommand, name = "add")]
-pub(crate) struct UserAdd {
-    /// the name to sign in with
-    #[argh(positional)]
-    pub(crate) name: String,
+on_database! {
+    /// Make an account. The password is asked for, or read from a file or a pipe.
+    #[argh(subcommand, name = "add")]
+    struct UserAdd {
+        /// the name to sign in with
+        #[argh(positional)]
+        pub(crate) name: String,
 
-    /// what the person may do: viewer, operator or admin (default: viewer)
-    #[argh(option, default = "Rank::Viewer")]
-    pub(crate) role: Rank,
+        /// what the person may do: viewer, operator or admin (default: viewer)
+        #[argh(option, default = "Rank::Viewer")]
+        pub(crate) role: Rank,
 
-    /// the same as --role admin
-    #[argh(switch)]
-    pub(crate) admin: bool,
+        /// the same as --role admin
+        #[argh(switch)]
+        pub(crate) admin: bool,
 
-    /// file with the password in its first line; without it the terminal is asked, or a pipe on stdin is read
-    #[argh(option)]
-    pub(crate) password_file: Option<PathBuf>,
-
-    /// the controller's data directory; the controller may be running
-    #[argh(option)]
-    pub(crate) data_dir: PathBuf,
-
-    /// where the database is, as for serve
-    #[argh(option)]
-    pub(crate) database: Option<String>,
-
-    /// print JSON
-    #[argh(switch)]
-    pub(crate) json: bool,
+        /// file with the password in its first line; without it the terminal is asked, or a pipe on stdin is read
+        #[argh(option)]
+        pub(crate) password_file: Option<PathBuf>,
+    }
 }
 
-/// List the accounts.
-#[derive(Debug, FromArgs)]
-#[argh(subcommand, name = "list")]
-pub(crate) struct UserList {
-    /// the controller's data directory; the controller may be running
-    #[argh(option)]
-    pub(crate) data_dir: PathBuf,
-
-    /// where the database is, as for serve
-    #[argh(option)]
-    pub(crate) database: Option<String>,
-
-    /// print JSON
-    #[argh(switch)]
-    pub(crate) json: bool,
+on_database! {
+    /// List the accounts.
+    #[argh(subcommand, name = "list")]
+    struct UserList {}
 }
 
-/// Give somebody another password; all sessions of that person end.
-#[derive(Debug, FromArgs)]
-#[argh(subcommand, name = "passwd")]
-pub(crate) struct UserPasswd {
-    /// whose
-    #[argh(positional)]
-    pub(crate) name: String,
+on_database! {
+    /// Give somebody another password; all sessions of that person end.
+    #[argh(subcommand, name = "passwd")]
+    struct UserPasswd {
+        /// whose
+        #[argh(positional)]
+        pub(crate) name: String,
 
-    /// file with the password in its first line; without it the terminal is asked, or a pipe on stdin is read
-    #[argh(option)]
-    pub(crate) password_file: Option<PathBuf>,
-
-    /// the controller's data directory; the controller may be running
-    #[argh(option)]
-    pub(crate) data_dir: PathBuf,
-
-    /// where the database is, as for serve
-    #[argh(option)]
-    pub(crate) database: Option<String>,
-
-    /// print JSON
-    #[argh(switch)]
-    pub(crate) json: bool,
+        /// file with the password in its first line; without it the terminal is asked, or a pipe on stdin is read
+        #[argh(option)]
+        pub(crate) password_file: Option<PathBuf>,
+    }
 }
 
-/// Let somebody do more or less.
-#[derive(Debug, FromArgs)]
-#[argh(subcommand, name = "role")]
-pub(crate) struct UserRole {
-    /// who
-    #[argh(positional)]
-    pub(crate) name: String,
+on_database! {
+    /// Let somebody do more or less.
+    #[argh(subcommand, name = "role")]
+    struct UserRole {
+        /// who
+        #[argh(positional)]
+        pub(crate) name: String,
 
-    /// viewer, operator or admin
-    #[argh(positional)]
-    pub(crate) role: Rank,
-
-    /// the controller's data directory; the controller may be running
-    #[argh(option)]
-    pub(crate) data_dir: PathBuf,
-
-    /// where the database is, as for serve
-    #[argh(option)]
-    pub(crate) database: Option<String>,
-
-    /// print JSON
-    #[argh(switch)]
-    pub(crate) json: bool,
+        /// viewer, operator or admin
+        #[argh(positional)]
+        pub(crate) role: Rank,
+    }
 }
 
-/// Let somebody in no more; all sessions and tokens of that person end at once and for good.
-#[derive(Debug, FromArgs)]
-#[argh(subcommand, name = "disable")]
-pub(crate) struct UserDisable {
-    /// whom
-    #[argh(positional)]
-    pub(crate) name: String,
-
-    /// the controller's data directory; the controller may be running
-    #[argh(option)]
-    pub(crate) data_dir: PathBuf,
-
-    /// where the database is, as for serve
-    #[argh(option)]
-    pub(crate) database: Option<String>,
-
-    /// print JSON
-    #[argh(switch)]
-    pub(crate) json: bool,
+on_database! {
+    /// Let somebody in no more; all sessions and tokens of that person end at once and for good.
+    #[argh(subcommand, name = "disable")]
+    struct UserDisable {
+        /// whom
+        #[argh(positional)]
+        pub(crate) name: String,
+    }
 }
 
-/// Let somebody in again.
-#[derive(Debug, FromArgs)]
-#[argh(subcommand, name = "enable")]
-pub(crate) struct UserEnable {
-    /// whom
-    #[argh(positional)]
-    pub(crate) name: String,
-
-    /// the controller's data directory; the controller may be running
-    #[argh(option)]
-    pub(crate) data_dir: PathBuf,
-
-    /// where the database is, as for serve
-    #[argh(option)]
-    pub(crate) database: Option<String>,
-
-    /// print JSON
-    #[argh(switch)]
-    pub(crate) json: bool,
+on_database! {
+    /// Let somebody in again.
+    #[argh(subcommand, name = "enable")]
+    struct UserEnable {
+        /// whom
+        #[argh(positional)]
+        pub(crate) name: String,
+    }
 }
 
-/// Remove an account with its sessions and tokens.
-#[derive(Debug, FromArgs)]
-#[argh(subcommand, name = "remove")]
-pub(crate) struct UserRemove {
-    /// whose
-    #[argh(positional)]
-    pub(crate) name: String,
-
-    /// the controller's data directory; the controller may be running
-    #[argh(option)]
-    pub(crate) data_dir: PathBuf,
-
-    /// where the database is, as for serve
-    #[argh(option)]
-    pub(crate) database: Option<String>,
-
-    /// print JSON
-    #[argh(switch)]
-    pub(crate) json: bool,
+on_database! {
+    /// Remove an account with its sessions and tokens.
+    #[argh(subcommand, name = "remove")]
+    struct UserRemove {
+        /// whose
+        #[argh(positional)]
+        pub(crate) name: String,
+    }
 }
 
 /// Look after the API tokens that programs call with.
@@ -215,77 +162,44 @@ pub(crate) enum TokenCommand {
     Revoke(TokenRevoke),
 }
 
-/// Make an API token and print it, this once.
-#[derive(Debug, FromArgs)]
-#[argh(subcommand, name = "new")]
-pub(crate) struct TokenNew {
-    /// what it is for (default: command line)
-    #[argh(option, default = "String::from(\"command line\")")]
-    pub(crate) name: String,
+on_database! {
+    /// Make an API token and print it, this once.
+    #[argh(subcommand, name = "new")]
+    struct TokenNew {
+        /// what it is for (default: command line)
+        #[argh(option, default = "String::from(\"command line\")")]
+        pub(crate) name: String,
 
-    /// what it may do: viewer, operator or admin (default: operator)
-    #[argh(option, default = "Rank::Operator")]
-    pub(crate) role: Rank,
+        /// what it may do: viewer, operator or admin (default: operator)
+        #[argh(option, default = "Rank::Operator")]
+        pub(crate) role: Rank,
 
-    /// limit it to this part of what the role may do: read, nodes:write, sites:write, content:write or admin; can be repeated
-    #[argh(option)]
-    pub(crate) scope: Vec<Scope>,
+        /// limit it to this part of what the role may do: read, nodes:write, sites:write, content:write or admin; can be repeated
+        #[argh(option)]
+        pub(crate) scope: Vec<Scope>,
 
-    /// days until it ends, 1 to 3650 (default: 90)
-    #[argh(option, default = "token::DAYS_DEFAULT")]
-    pub(crate) expires_days: u32,
+        /// days until it ends, 1 to 3650 (default: 90)
+        #[argh(option, default = "token::DAYS_DEFAULT")]
+        pub(crate) expires_days: u32,
 
-    /// the person that it belongs to and ends with; without it, it belongs to nobody
-    #[argh(option)]
-    pub(crate) user: Option<String>,
-
-    /// the controller's data directory; the controller may be running
-    #[argh(option)]
-    pub(crate) data_dir: PathBuf,
-
-    /// where the database is, as for serve
-    #[argh(option)]
-    pub(crate) database: Option<String>,
-
-    /// print JSON
-    #[argh(switch)]
-    pub(crate) json: bool,
+        /// the person that it belongs to and ends with; without it, it belongs to nobody
+        #[argh(option)]
+        pub(crate) user: Option<String>,
+    }
 }
 
-/// List the tokens. The secrets themselves are known to nobody here.
-#[derive(Debug, FromArgs)]
-#[argh(subcommand, name = "list")]
-pub(crate) struct TokenList {
-    /// the controller's data directory; the controller may be running
-    #[argh(option)]
-    pub(crate) data_dir: PathBuf,
-
-    /// where the database is, as for serve
-    #[argh(option)]
-    pub(crate) database: Option<String>,
-
-    /// print JSON
-    #[argh(switch)]
-    pub(crate) json: bool,
+on_database! {
+    /// List the tokens. The secrets themselves are known to nobody here.
+    #[argh(subcommand, name = "list")]
+    struct TokenList {}
 }
 
-/// End a token at once.
-#[derive(Debug, FromArgs)]
-#[argh(subcommand, name = "revoke")]
-pub(crate) struct TokenRevoke {
-    /// its id, as `token list` shows it
-    #[argh(positional)]
-    pub(crate) id: String,
-
-    /// the controller's data directory; the controller may be running
-    #[argh(option)]
-    pub(crate) data_dir: PathBuf,
-
-    /// where the database is, as for serve
-    #[argh(option)]
-    pub(crate) database: Option<String>,
-
-    /// print JSON
-    #[argh(switch)]
-    pub(crate) json: bool,
+on_database! {
+    /// End a token at once.
+    #[argh(subcommand, name = "revoke")]
+    struct TokenRevoke {
+        /// its id, as `token list` shows it
+        #[argh(positional)]
+        pub(crate) id: String,
+    }
 }
