@@ -7,12 +7,17 @@ use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::str::FromStr;
 
-use anyhow::{bail, ensure};
 use argh::FromArgs;
 
 pub use crate::config::people::{TokenArguments, UserArguments};
 pub use crate::limit::LimitConfig;
+pub use crate::remote::Ask;
 pub use database::{Database, ServerUrl};
+
+use crate::remote::{
+    AgentArguments, AuditArguments, ContentArguments, GroupArguments, NodeArguments,
+    SecretArguments, SiteArguments, TemplateArguments, WorkflowArguments,
+};
 
 /// How long the audit is kept where nothing is said, in days: a year, and the time to look back at it.
 pub(crate) const AUDIT_DAYS: u32 = 400;
@@ -21,7 +26,11 @@ pub(crate) const AUDIT_DAYS: u32 = 400;
 #[derive(Debug, FromArgs)]
 #[argh(
     example = "{command_name} serve --listen 0.0.0.0:8443 --data-dir /var/lib/pureboot \\\n    --tls-cert-file cert.pem --tls-key-file key.pem",
-    error_code(1, "it could not start, or the arguments are wrong")
+    example = "{command_name} site ls --url https://boot.example.org --token-file token",
+    note = "site, group, node, workflow, template, content, secret, audit and agent ask a running controller, from any machine; serve, \
+            user and token work on a database, on the controller's own machine.",
+    error_code(1, "it could not be done, or the controller refused it"),
+    error_code(2, "the arguments are wrong")
 )]
 pub struct Arguments {
     #[argh(subcommand)]
@@ -34,6 +43,26 @@ enum Command {
     Serve(Serve),
     User(UserArguments),
     Token(TokenArguments),
+    Site(SiteArguments),
+    Group(GroupArguments),
+    Node(NodeArguments),
+    Workflow(WorkflowArguments),
+    Template(TemplateArguments),
+    Content(ContentArguments),
+    Secret(SecretArguments),
+    Audit(AuditArguments),
+    Agent(AgentArguments),
+}
+
+/// Arguments that cannot be meant. Whoever typed them reads this text.
+#[derive(Debug, PartialEq, Eq, thiserror::Error)]
+#[error("{0}")]
+pub struct UsageError(String);
+
+impl UsageError {
+    pub(crate) fn new(text: impl ToString) -> Self {
+        Self(text.to_string())
+    }
 }
 
 /// Serve the API until SIGTERM or SIGINT.
@@ -111,6 +140,8 @@ pub enum Config {
     User(UserArguments),
     /// Look after tokens.
     Token(TokenArguments),
+    /// Ask a running controller.
+    Ask(Box<dyn Ask>),
 }
 
 /// How the API is served.
@@ -229,20 +260,29 @@ impl TryFrom<Arguments> for Config {
         let serve = match arguments.command {
             Command::User(arguments) => return Ok(Self::User(arguments)),
             Command::Token(arguments) => return Ok(Self::Token(arguments)),
+            Command::Site(arguments) => return Ok(Self::Ask(Box::new(arguments))),
+            Command::Group(arguments) => return Ok(Self::Ask(Box::new(arguments))),
+            Command::Node(arguments) => return Ok(Self::Ask(Box::new(arguments))),
+            Command::Workflow(arguments) => return Ok(Self::Ask(Box::new(arguments))),
+            Command::Template(arguments) => return Ok(Self::Ask(Box::new(arguments))),
+            Command::Content(arguments) => return Ok(Self::Ask(Box::new(arguments))),
+            Command::Secret(arguments) => return Ok(Self::Ask(Box::new(arguments))),
+            Command::Audit(arguments) => return Ok(Self::Ask(Box::new(arguments))),
+            Command::Agent(arguments) => return Ok(Self::Ask(Box::new(arguments))),
             Command::Serve(serve) => serve,
         };
-        ensure!(
-            serve.audit_days > 0,
-            "--audit-days 0 would forget everything; keep at least 1 day"
-        );
+        let refused = |text| Err(UsageError::new(text).into());
+        if serve.audit_days == 0 {
+            return refused("--audit-days 0 would forget everything; keep at least 1 day");
+        }
         let tls = match (serve.tls_cert_file, serve.tls_key_file) {
             (Some(cert_file), Some(key_file)) => Some(TlsFiles { cert_file, key_file }),
             (None, None) => None,
-            (Some(_), None) => bail!("--tls-cert-file needs --tls-key-file beside it"),
-            (None, Some(_)) => bail!("--tls-key-file needs --tls-cert-file beside it"),
+            (Some(_), None) => return refused("--tls-cert-file needs --tls-key-file beside it"),
+            (None, Some(_)) => return refused("--tls-key-file needs --tls-cert-file beside it"),
         };
         if serve.content_file_max_gb == 0 {
-            bail!("--content-file-max-gb must be at least 1");
+            return refused("--content-file-max-gb must be at least 1");
         }
         let in_data_dir = |name| serve.data_dir.join(name);
         let content = ContentConfig {

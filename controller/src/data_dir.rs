@@ -15,7 +15,8 @@ use crate::random;
 use crate::store::{NewToken, Store};
 use crate::vault::KEY_LEN;
 
-const TOKEN_FILE: &str = "operator-token";
+/// The file in the data directory that keeps the operator's token.
+pub(crate) const TOKEN_FILE: &str = "operator-token";
 const KEY_FILE: &str = "secrets.key";
 /// More than a token or a key has, in bytes.
 const SECRET_LEN_MAX: u64 = 128;
@@ -167,22 +168,7 @@ impl DataDir {
 
     /// The secret in a file, if there is one.
     fn kept(&self, name: &str) -> anyhow::Result<Option<Secret>> {
-        let path = self.file(name);
-        let metadata = match path.symlink_metadata() {
-            Err(error) if error.kind() == ErrorKind::NotFound => return Ok(None),
-            metadata => metadata.with_context(|| format!("cannot look at {}", path.display()))?,
-        };
-        if !metadata.is_file() {
-            bail!("{} is not a regular file; move it away", path.display());
-        }
-        if metadata.permissions().mode() & 0o077 != 0 {
-            bail!("{0} can be read by others; `chmod 600 {0}`", path.display());
-        }
-        let mut text = String::new();
-        let read =
-            File::open(&path).and_then(|file| file.take(SECRET_LEN_MAX).read_to_string(&mut text));
-        read.with_context(|| format!("cannot read {}", path.display()))?;
-        Ok(Some(Secret::new(text.trim().to_owned())))
+        private_text(&self.file(name))
     }
 
     /// Puts `secret` into the file, whole or not at all, and never readable by others.
@@ -208,6 +194,28 @@ impl DataDir {
     fn file(&self, name: &str) -> PathBuf {
         self.path.join(name)
     }
+}
+
+/// The secret in the file at `path`, if there is one.
+///
+/// # Errors
+/// It is no regular file, others can read it, or nobody can.
+pub(crate) fn private_text(path: &Path) -> anyhow::Result<Option<Secret>> {
+    let metadata = match path.symlink_metadata() {
+        Err(error) if error.kind() == ErrorKind::NotFound => return Ok(None),
+        metadata => metadata.with_context(|| format!("cannot look at {}", path.display()))?,
+    };
+    if !metadata.is_file() {
+        bail!("{} is not a regular file; move it away", path.display());
+    }
+    if metadata.permissions().mode() & 0o077 != 0 {
+        bail!("{0} can be read by others; `chmod 600 {0}`", path.display());
+    }
+    let mut text = String::new();
+    let read =
+        File::open(path).and_then(|file| file.take(SECRET_LEN_MAX).read_to_string(&mut text));
+    read.with_context(|| format!("cannot read {}", path.display()))?;
+    Ok(Some(Secret::new(text.trim().to_owned())))
 }
 
 #[cfg(test)]

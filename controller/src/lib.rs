@@ -3,7 +3,8 @@
 //! A request comes in by `serve`, passes the layers and the guard of `router`, where every route stands on one page with
 //! who may call it, and reaches its handler in `api`. Handlers take their arguments by `extract`, refuse with `error`,
 //! and reach the database by `store` only; `auth` knows who calls, `audit` keeps what they did, `limit` how much of it.
-//! `people` is what of that can be done at the command line. What a node may do is decided in `node`, and how a
+//! `people` is what of that can be done at the command line of the controller's own machine; `remote` asks a running controller
+//! from any machine, and knows of the rest only what the API says. What a node may do is decided in `node`, and how a
 //! site is in `site_health`, which know neither.
 
 pub mod config;
@@ -28,10 +29,13 @@ mod node;
 mod openapi;
 mod people;
 mod random;
+mod remote;
 mod router;
 mod serve;
 mod site_health;
 mod store;
+mod table;
+mod terminal;
 mod tls;
 mod together;
 mod vault;
@@ -65,7 +69,16 @@ pub fn run(config: Config) -> anyhow::Result<()> {
         Config::Serve(config) => runtime.block_on(serve_until_signal(config)),
         Config::User(arguments) => runtime.block_on(people::run_user(arguments)),
         Config::Token(arguments) => runtime.block_on(people::run_token(arguments)),
+        Config::Ask(ask) => quietly(runtime.block_on(ask.run())),
     }
+}
+
+/// Whoever reads no further, as `head` does, has what it wanted.
+fn quietly(outcome: anyhow::Result<()>) -> anyhow::Result<()> {
+    outcome.or_else(|error| match error.downcast_ref::<std::io::Error>() {
+        Some(io) if io.kind() == std::io::ErrorKind::BrokenPipe => Ok(()),
+        _ => Err(error),
+    })
 }
 
 async fn serve_until_signal(config: ServeConfig) -> anyhow::Result<()> {
@@ -148,6 +161,12 @@ fn url(address: SocketAddr, is_tls: bool) -> String {
 fn print_line(line: &str) -> anyhow::Result<()> {
     let mut stdout = std::io::stdout().lock();
     writeln!(stdout, "{line}").and_then(|()| stdout.flush()).context("cannot write to stdout")
+}
+
+/// A word for the person at the command line, beside what stdout carries.
+#[expect(clippy::print_stderr, reason = "the one place where commands say what is no result")]
+fn print_note(line: &str) {
+    eprintln!("pureboot-controller: {line}");
 }
 
 fn now() -> Timestamp {

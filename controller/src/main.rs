@@ -1,17 +1,49 @@
-//! Reads the arguments, runs, and turns an error into exit code 1.
+//! Reads the arguments, runs, and turns an error into an exit code.
 
+use std::env;
+use std::ffi::OsString;
 use std::process::ExitCode;
 
-use pureboot_controller::config::{Arguments, Config};
+use argh::{EarlyExit, FromArgs};
+use pureboot_controller::config::{Arguments, Config, UsageError};
 
+/// The arguments are wrong.
+const USAGE: u8 = 2;
+
+#[expect(clippy::print_stderr, reason = "the one place that tells why the program ends")]
 fn main() -> ExitCode {
-    let arguments: Arguments = argh::from_env();
+    let arguments = match arguments() {
+        Ok(arguments) => arguments,
+        Err(exit) => return leave(&exit),
+    };
     match Config::try_from(arguments).and_then(pureboot_controller::run) {
         Ok(()) => ExitCode::SUCCESS,
-        #[expect(clippy::print_stderr, reason = "the one place that tells why the program ends")]
         Err(error) => {
             eprintln!("pureboot-controller: {error:#}");
-            ExitCode::FAILURE
+            if error.is::<UsageError>() { ExitCode::from(USAGE) } else { ExitCode::FAILURE }
+        }
+    }
+}
+
+fn arguments() -> Result<Arguments, EarlyExit> {
+    let given = env::args_os().skip(1).map(OsString::into_string).collect::<Result<Vec<_>, _>>();
+    let given =
+        given.map_err(|text| EarlyExit::from(format!("{} is not UTF-8", text.display())))?;
+    let given: Vec<_> = given.iter().map(String::as_str).collect();
+    Arguments::from_args(&["pureboot-controller"], &given)
+}
+
+/// Shows the help that was asked for, or what is wrong with the arguments.
+#[expect(clippy::print_stdout, clippy::print_stderr, reason = "nothing else has been started")]
+fn leave(exit: &EarlyExit) -> ExitCode {
+    match exit.status {
+        Ok(()) => {
+            println!("{}", exit.output.trim_end());
+            ExitCode::SUCCESS
+        }
+        Err(()) => {
+            eprintln!("{}\n`pureboot-controller help` tells more.", exit.output.trim_end());
+            ExitCode::from(USAGE)
         }
     }
 }

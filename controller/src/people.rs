@@ -1,8 +1,6 @@
 //! People and tokens at the command line of the controller's own machine. Whoever can open the database decides over it, so
 //! nobody is asked who they are; what they do is in the audit with the name that the system knows them by.
 
-mod table;
-mod terminal;
 mod tokens;
 mod users;
 

@@ -8,9 +8,9 @@ use crate::auth;
 use crate::auth::scope::Scopes;
 use crate::auth::token::{self, DAYS, DAYS_TEXT};
 use crate::config::people::{TokenArguments, TokenCommand, TokenList, TokenNew, TokenRevoke};
-use crate::people::{Desk, all, moment, table, users};
+use crate::people::{Desk, all, moment, users};
 use crate::store::{NewToken, Token};
-use crate::{now, print_line};
+use crate::{now, print_line, table};
 
 /// Does what is asked.
 ///
@@ -106,5 +106,5 @@ async fn list(desk: &Desk) -> anyhow::Result<()> {
     };
     let rows: Vec<_> = tokens.iter().map(row).collect();
     let head = ["NAME", "OWNER", "ROLE", "SCOPES", "STATE", "EXPIRES", "LAST USED", "ID"];
-    table::lines(head, &rows).iter().try_for_each(|line| print_line(line))
+    table::lines(&head, &rows).iter().try_for_each(|line| print_line(line))
 }

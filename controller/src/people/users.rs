@@ -10,9 +10,9 @@ use crate::config::people::{
     UserAdd, UserArguments, UserCommand, UserDisable, UserEnable, UserList, UserPasswd, UserRemove,
     UserRole,
 };
-use crate::people::{Desk, all, moment, table, terminal};
+use crate::people::{Desk, all, moment};
 use crate::store::{NewUser, User, UserPatch};
-use crate::{now, print_line};
+use crate::{now, print_line, table, terminal};
 
 /// Does what is asked.
 ///
@@ -81,7 +81,7 @@ async fn list(desk: &Desk) -> anyhow::Result<()> {
         [user.name.clone(), role, state.to_owned(), seen, user.id.to_string()]
     };
     let rows: Vec<_> = users.iter().map(row).collect();
-    let lines = table::lines(["NAME", "ROLE", "STATE", "LAST LOGIN", "ID"], &rows);
+    let lines = table::lines(&["NAME", "ROLE", "STATE", "LAST LOGIN", "ID"], &rows);
     lines.iter().try_for_each(|line| print_line(line))
 }
 

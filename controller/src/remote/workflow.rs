@@ -1,0 +1,176 @@
+//! `workflow …`.
+
+use crate::remote::arguments::{asks, noun};
+use crate::remote::client::Query;
+use crate::remote::fields::Field;
+use crate::remote::resolve::{TEMPLATE, WORKFLOW};
+use crate::remote::screen::Column;
+
+noun! {
+    /// Look after workflows: what to install and how.
+    #[argh(
+        subcommand,
+        name = "workflow",
+        example = "{command_name} add debian method=kernel kernel=images/debian/linux initrd=images/debian/initrd.gz"
+    )]
+    WorkflowArguments, WorkflowCommand {
+        Add(Add),
+        Ls(Ls),
+        Show(Show),
+        Set(Set),
+        Rm(Rm),
+    }
+}
+
+const FIELDS: &[Field] = &[
+    Field::word("name"),
+    Field::text("description"),
+    Field::number("timeout_minutes"),
+    Field::named_by_key("templates", &TEMPLATE),
+    Field::word("method"),
+    Field::word("kernel").or_none(),
+    Field::list("initrd"),
+    Field::text("command_line"),
+    Field::word("source").or_none(),
+    Field::number("drive").or_none(),
+    Field::word("target").or_none(),
+    Field::word("image").or_none(),
+    Field::word("disk").or_none(),
+];
+
+const COLUMNS: &[Column] = &[
+    Column::plain("NAME", "name"),
+    Column::plain("METHOD", "method"),
+    Column::plain("KERNEL", "kernel"),
+    Column::plain("IMAGE", "image"),
+    Column::plain("VERSION", "version"),
+    Column::plain("UPDATED", "updated_at"),
+    Column::plain("ID", "id"),
+];
+
+/// Whether a workflow may name content that the controller does not have.
+fn leniency(allows_missing: bool) -> Query<'static> {
+    match allows_missing {
+        true => vec![("allow_missing", "true".to_owned())],
+        false => Query::new(),
+    }
+}
+
+asks! {
+    /// Make a workflow.
+    #[argh(
+        subcommand,
+        name = "add",
+        example = "{command_name} debian method=kernel kernel=images/debian/linux initrd=images/debian/initrd.gz \\\n    'command_line=ip=dhcp auto=true' templates=preseed.cfg:debian-preseed",
+        note = "The fields are those of `workflow set`."
+    )]
+    struct Add {
+        /// its name
+        #[argh(positional)]
+        name: String,
+
+        /// what else to set: FIELD=VALUE, can be repeated
+        #[argh(positional)]
+        fields: Vec<String>,
+
+        /// take content that is at the sites only, or comes later
+        #[argh(switch)]
+        allow_missing: bool,
+    }
+}
+
+impl Add {
+    async fn run(self) -> anyhow::Result<()> {
+        let session = self.session()?;
+        let body =
+            session.body(FIELDS, &self.fields, [("name", self.name.as_str().into())]).await?;
+        session.make(&WORKFLOW, leniency(self.allow_missing), &body).await
+    }
+}
+
+asks! {
+    /// List the workflows.
+    #[argh(subcommand, name = "ls", example = "{command_name}")]
+    struct Ls {}
+}
+
+impl Ls {
+    async fn run(self) -> anyhow::Result<()> {
+        self.session()?.show_list(&[WORKFLOW.path], Query::new(), None, COLUMNS).await
+    }
+}
+
+asks! {
+    /// Show a workflow.
+    #[argh(subcommand, name = "show", example = "{command_name} debian")]
+    struct Show {
+        /// its name or id
+        #[argh(positional)]
+        workflow: String,
+
+        /// print this field alone
+        #[argh(option)]
+        field: Option<String>,
+    }
+}
+
+impl Show {
+    async fn run(self) -> anyhow::Result<()> {
+        let session = self.session()?;
+        let workflow = session.find(&WORKFLOW, &self.workflow).await?;
+        session.screen.thing(&workflow, &["name", "id", "method"], self.field.as_deref())
+    }
+}
+
+asks! {
+    /// Change a workflow.
+    #[argh(
+        subcommand,
+        name = "set",
+        example = "{command_name} debian timeout_minutes=90 'command_line=ip=dhcp console=ttyS0'",
+        note = "Fields: name, description, timeout_minutes, templates (FILE:TEMPLATE, with commas between), method (kernel, sanboot, chain, \
+                image) and those of the method: kernel, initrd, command_line; source, drive; target; kernel, initrd, command_line, image, \
+                disk. Content is named CATEGORY/PATH. FIELD= takes the value away."
+    )]
+    struct Set {
+        /// its name or id
+        #[argh(positional)]
+        workflow: String,
+
+        /// what to set: FIELD=VALUE, can be repeated
+        #[argh(positional)]
+        fields: Vec<String>,
+
+        /// take content that is at the sites only, or comes later
+        #[argh(switch)]
+        allow_missing: bool,
+    }
+}
+
+impl Set {
+    async fn run(self) -> anyhow::Result<()> {
+        let session = self.session()?;
+        let body = session.body(FIELDS, &self.fields, []).await?;
+        session.change(&WORKFLOW, &self.workflow, leniency(self.allow_missing), &body).await
+    }
+}
+
+asks! {
+    /// Delete a workflow that nobody has.
+    #[argh(subcommand, name = "rm", example = "{command_name} debian --yes")]
+    struct Rm {
+        /// its name or id
+        #[argh(positional)]
+        workflow: String,
+
+        /// do not ask
+        #[argh(switch)]
+        yes: bool,
+    }
+}
+
+impl Rm {
+    async fn run(self) -> anyhow::Result<()> {
+        self.session()?.delete(&WORKFLOW, &self.workflow, self.yes).await
+    }
+}
