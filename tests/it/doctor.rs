@@ -171,14 +171,14 @@ fn a_port_that_another_program_holds_is_named_with_its_process() -> Result<()> {
 }
 
 /// An authority with a certificate for 127.0.0.1 that holds now, or has expired.
-struct Authority {
-    ca: String,
-    certificate: String,
-    key: String,
+pub(crate) struct Authority {
+    pub(crate) ca: String,
+    pub(crate) certificate: String,
+    pub(crate) key: String,
 }
 
 impl Authority {
-    fn new(is_expired: bool) -> Result<Self> {
+    pub(crate) fn new(is_expired: bool) -> Result<Self> {
         let mut params = CertificateParams::new(Vec::new())?;
         params.is_ca = IsCa::Ca(BasicConstraints::Unconstrained);
         let issuer = CertifiedIssuer::self_signed(params, KeyPair::generate()?)?;

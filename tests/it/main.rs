@@ -4,6 +4,7 @@
 //! it; where that is missing the trial is ignored, and the reason is printed.
 
 mod boots;
+mod cli;
 mod content;
 mod controllers;
 mod credentials;
@@ -88,6 +89,7 @@ fn main() {
         doctor::cases(),
         controllers::cases(),
         content::cases(),
+        cli::cases(),
         openapi::cases(),
         hostile::cases(),
         netboot::cases(),

@@ -1,0 +1,360 @@
+//! The operator's command line, as the program that operators start.
+
+use std::fs;
+use std::net::TcpListener;
+use std::os::unix::fs::PermissionsExt;
+use std::path::{Path, PathBuf};
+use std::process::{Command, Output};
+use std::time::Duration;
+
+use anyhow::{Context, Result, anyhow, bail, ensure};
+use pureboot_tests::controller::{Controller, Options};
+use pureboot_tests::process::{self, Program};
+use pureboot_tests::{noise, sha256};
+use serde_json::{Value, json};
+
+use crate::doctor::Authority;
+use crate::{Case, case};
+
+pub(crate) fn cases() -> Vec<Case> {
+    vec![
+        case!(what_is_printed_for_programs_is_what_the_api_says),
+        case!(names_stand_for_ids_and_a_name_that_two_have_is_refused),
+        case!(a_long_list_is_shown_to_its_end),
+        case!(exit_codes_tell_done_refused_and_misused_apart),
+        case!(what_cannot_be_undone_wants_a_yes),
+        case!(content_goes_up_and_comes_back_as_it_was),
+        case!(a_secret_is_read_from_a_file_and_shown_nowhere),
+        case!(a_private_authority_is_believed_and_no_other),
+        case!(a_token_follows_no_redirect),
+    ]
+}
+
+/// What a command may take, on a busy machine.
+const COMMAND_LIMIT: Duration = Duration::from_secs(60);
+
+/// An operator at the command line.
+struct Operator<'a> {
+    controller: &'a Controller,
+}
+
+impl Operator<'_> {
+    fn command(&self, arguments: &[&str]) -> Result<Command> {
+        let mut command = Command::new(process::own("pureboot-controller")?);
+        command.args(arguments).env("PUREBOOT_URL", self.controller.url());
+        command.env("PUREBOOT_TOKEN", self.controller.token());
+        Ok(command)
+    }
+
+    /// The exit code, and what was said on stdout and stderr.
+    fn run(&self, arguments: &[&str]) -> Result<(Option<i32>, String)> {
+        let Output { status, stdout, stderr } =
+            process::output(self.command(arguments)?, COMMAND_LIMIT)?;
+        Ok((status.code(), String::from_utf8([stdout, stderr].concat())?))
+    }
+
+    /// What is printed by a command that must succeed.
+    fn done(&self, arguments: &[&str]) -> Result<String> {
+        process::succeed(self.command(arguments)?)
+    }
+
+    fn json(&self, arguments: &[&str]) -> Result<Value> {
+        let said = self.done(&[arguments, &["--json"]].concat())?;
+        serde_json::from_str(&said).with_context(|| format!("{arguments:?} printed {said}"))
+    }
+
+    /// What is said by a command that must be refused with `code`.
+    fn refused(&self, code: i32, arguments: &[&str]) -> Result<String> {
+        let (status, said) = self.run(arguments)?;
+        ensure!(status == Some(code), "{arguments:?} ended with {status:?}: {said}");
+        Ok(said)
+    }
+}
+
+fn what_is_printed_for_programs_is_what_the_api_says() -> Result<()> {
+    let dir = tempfile::tempdir()?;
+    let controller = Controller::start(dir.path())?;
+    let operator = Operator { controller: &controller };
+    let site = operator.json(&["site", "add", "berlin", "autonomy_level=limited", "tags=a,b"])?;
+    ensure!(site.get("tags") == Some(&json!(["a", "b"])), "{site}");
+    operator.done(&["group", "add", "web", "parent=/berlin", "auto_provision=no"])?;
+    let workflow = operator.json(&[
+        "workflow",
+        "add",
+        "debian",
+        "method=kernel",
+        "kernel=images/k",
+        "--allow-missing",
+    ])?;
+    operator.done(&["node", "add", "525400000001", "hostname=web1", "site=berlin", "group=web"])?;
+    operator.done(&["node", "workflow", "web1", "debian"])?;
+    operator.done(&["node", "tag", "web1", "rack1", "ssd"])?;
+    let file = dir.path().join("preseed.cfg");
+    fs::write(&file, "d-i host string {{ node.hostname }}\n")?;
+    let file = file.to_str().context("a path of ASCII")?;
+    operator.done(&["template", "add", "preseed", "--kind", "preseed", file])?;
+    let group = operator.json(&["group", "show", "web"])?;
+    let id =
+        |value: &Value| value.get("id").and_then(Value::as_str).map(str::to_owned).context("no id");
+    let (site_id, group_id, workflow_id) = (id(&site)?, id(&group)?, id(&workflow)?);
+    for (arguments, path) in [
+        (&["site", "ls"][..], "/sites"),
+        (&["group", "ls"], "/groups"),
+        (&["node", "ls"], "/nodes"),
+        (&["node", "stats"], "/nodes/stats"),
+        (&["node", "stalled"], "/nodes/stalled"),
+        (&["workflow", "ls"], "/workflows"),
+        (&["template", "ls"], "/templates"),
+        (&["content", "ls"], "/content"),
+        (&["secret", "ls"], "/secrets"),
+        (&["agent", "ls"], "/agents"),
+        (&["site", "conflicts"], "/sync/conflicts"),
+        (&["site", "show", "berlin"], &format!("/sites/{site_id}")),
+        (&["site", "health", "berlin"], &format!("/sites/{site_id}/health")),
+        (&["site", "parked", "berlin"], &format!("/sites/{site_id}/parked")),
+        (&["group", "show", "web"], &format!("/groups/{group_id}")),
+        (&["workflow", "show", "debian"], &format!("/workflows/{workflow_id}")),
+        (
+            &["node", "ls", "--group", "web", "--tag", "ssd"],
+            &format!("/nodes?group_id={group_id}&tag=ssd"),
+        ),
+        (&["node", "ls", "--site", "berlin", "--below"], &format!("/sites/{site_id}/nodes")),
+    ] {
+        let (printed, said) = (operator.json(arguments)?, controller.get(path)?);
+        ensure!(printed == said, "{arguments:?} printed {printed}, and {path} says {said}");
+    }
+    let table = operator.done(&["node", "ls"])?;
+    let [head, row] = table.lines().collect::<Vec<_>>()[..] else {
+        bail!("expected a head and a row: {table}")
+    };
+    ensure!(head.starts_with("MAC ADDRESS        HOSTNAME  STATE"), "{head}");
+    ensure!(
+        row.starts_with("52:54:00:00:00:01  web1      discovered  /berlin  /berlin/web  debian"),
+        "{row}"
+    );
+    let text = operator.done(&["template", "preview", "preseed", "--node", "web1"])?;
+    ensure!(text == "d-i host string web1\n", "{text}");
+    Ok(())
+}
+
+fn names_stand_for_ids_and_a_name_that_two_have_is_refused() -> Result<()> {
+    let dir = tempfile::tempdir()?;
+    let controller = Controller::start(dir.path())?;
+    let operator = Operator { controller: &controller };
+    for mac in ["52:54:00:00:00:01", "52:54:00:00:00:02"] {
+        operator.done(&["node", "add", mac, "hostname=twin"])?;
+    }
+    let node = operator.json(&["node", "show", "52-54-00-00-00-02"])?;
+    let id = node.get("id").and_then(Value::as_str).context("no id")?;
+    for word in [id, id.get(..13).context("a UUID")?, "525400000002", "52:54:00:00:00:02"] {
+        let mac = operator.done(&["node", "show", word, "--field", "mac_address"])?;
+        ensure!(mac.trim() == "52:54:00:00:00:02", "{word} is {mac}");
+    }
+    let said = operator.refused(1, &["node", "set", "twin", "tags=a"])?;
+    ensure!(said.contains("52:54:00:00:00:01") && said.contains("52:54:00:00:00:02"), "{said}");
+    let said = operator.refused(1, &["node", "show", "nobody"])?;
+    ensure!(said.contains("`node ls`"), "{said}");
+    Ok(())
+}
+
+fn a_long_list_is_shown_to_its_end() -> Result<()> {
+    /// More than one answer of the API holds.
+    const NODES: usize = 510;
+    let dir = tempfile::tempdir()?;
+    let arguments = vec!["--rate-per-credential".to_owned(), "0".to_owned()];
+    let controller =
+        Controller::start_with(dir.path(), Options { arguments, ..Options::default() })?;
+    for number in 0..NODES {
+        let mac = format!("52:54:00:00:{:02x}:{:02x}", number >> 8, number & 0xff);
+        controller.post("/nodes", &json!({ "mac_address": mac }))?;
+    }
+    let operator = Operator { controller: &controller };
+    let lines = operator.done(&["node", "ls"])?.lines().count();
+    ensure!(lines == NODES + 1, "{lines} lines");
+    let audit = operator.done(&["audit", "--limit", "505"])?.lines().count();
+    ensure!(audit == 506, "{audit} lines");
+    Ok(())
+}
+
+fn exit_codes_tell_done_refused_and_misused_apart() -> Result<()> {
+    let dir = tempfile::tempdir()?;
+    let mut controller = Controller::start(dir.path())?;
+    let operator = Operator { controller: &controller };
+    ensure!(operator.run(&["site", "ls"])?.0 == Some(0), "a list is no failure");
+    ensure!(operator.run(&["site", "ls", "--help"])?.0 == Some(0), "help is no failure");
+    for (arguments, expected) in [
+        (&["site", "bogus"][..], "bogus"),
+        (&["site", "show"], "site"),
+        (&["site", "add", "x", "colour=red"], "the fields are name"),
+        (&["node", "state", "x", "asleep"], "none of discovered"),
+        (&["site", "ls", "--url", "boot.example.org"], "http://"),
+        (&["content", "put", "/", "images/x"], "-r uploads"),
+    ] {
+        let said = operator.refused(2, arguments)?;
+        ensure!(said.contains(expected), "{arguments:?}: {said}");
+    }
+    operator.done(&["site", "add", "berlin"])?;
+    let said = operator.refused(1, &["site", "add", "berlin"])?;
+    ensure!(said.contains("name_taken, correlation id"), "{said}");
+    let said = operator.refused(1, &["site", "set", "berlin", "heartbeat_interval=1"])?;
+    ensure!(said.contains("\n  heartbeat_interval: 1 is not within"), "{said}");
+    let mut command = operator.command(&["site", "ls"])?;
+    command.env("PUREBOOT_TOKEN", "0123456789abcdef");
+    let output = process::output(command, COMMAND_LIMIT)?;
+    let said = String::from_utf8_lossy(&output.stderr).into_owned();
+    ensure!(output.status.code() == Some(1) && said.contains("unauthenticated"), "{said}");
+    ensure!(!said.contains("0123456789abcdef"), "the token is told: {said}");
+    controller.stop();
+    let said = Operator { controller: &controller }.refused(1, &["site", "ls"])?;
+    ensure!(said.contains("cannot reach the controller at http://"), "{said}");
+    Ok(())
+}
+
+fn what_cannot_be_undone_wants_a_yes() -> Result<()> {
+    let dir = tempfile::tempdir()?;
+    let controller = Controller::start(dir.path())?;
+    let operator = Operator { controller: &controller };
+    operator.done(&["site", "add", "berlin"])?;
+    operator.done(&["node", "add", "52:54:00:00:00:01"])?;
+    for arguments in [
+        &["site", "rm", "berlin"][..],
+        &["node", "retire", "525400000001"],
+        &["node", "state", "525400000001", "retired"],
+    ] {
+        let said = operator.refused(1, arguments)?;
+        ensure!(said.contains("--yes"), "{arguments:?}: {said}");
+    }
+    operator.done(&["site", "show", "berlin"])?;
+    operator.done(&["site", "rm", "berlin", "--yes"])?;
+    operator.refused(1, &["site", "show", "berlin"])?;
+    operator.done(&["node", "retire", "525400000001", "--yes"])?;
+    let state = operator.done(&["node", "show", "525400000001", "--field", "state"])?;
+    ensure!(state.trim() == "retired", "{state}");
+    Ok(())
+}
+
+fn content_goes_up_and_comes_back_as_it_was() -> Result<()> {
+    let dir = tempfile::tempdir()?;
+    let controller = Controller::start(dir.path())?;
+    let operator = Operator { controller: &controller };
+    let tree = dir.path().join("netboot");
+    fs::create_dir_all(tree.join("sub"))?;
+    let (linux, initrd) = (noise(3_000_001), noise(10));
+    fs::write(tree.join("linux"), &linux)?;
+    fs::write(tree.join("sub/initrd.gz"), &initrd)?;
+    fs::write(tree.join("sub/empty"), [])?;
+    let tree = tree.to_str().context("a path of ASCII")?;
+    let said = operator.done(&["content", "put", "-r", tree, "images/debian"])?;
+    ensure!(said.contains(&sha256(&linux)) && said.lines().count() == 3, "{said}");
+    let listed = operator.json(&["content", "ls", "images/debian/"])?;
+    let hashes: Vec<_> =
+        listed.as_array().into_iter().flatten().filter_map(|e| e.get("sha256")).collect();
+    ensure!(hashes == [&sha256(&linux), &sha256(&[]), &sha256(&initrd)], "{listed}");
+    let again = operator.done(&["content", "put", "-r", tree, "images/debian"])?;
+    ensure!(again.lines().all(|line| line.ends_with("is there already")), "{again}");
+    let copy = dir.path().join("copy");
+    operator.done(&["content", "get", "images/debian/linux", &copy.display().to_string()])?;
+    ensure!(fs::read(&copy)? == linux, "another file came back");
+    let names: Vec<_> =
+        fs::read_dir(dir.path())?.filter_map(|entry| Some(entry.ok()?.file_name())).collect();
+    ensure!(!names.iter().any(|name| name.display().to_string().ends_with(".part")), "{names:?}");
+    let output = process::output(
+        operator.command(&["content", "get", "images/debian/sub/initrd.gz", "--stdout"])?,
+        COMMAND_LIMIT,
+    )?;
+    ensure!(output.stdout == initrd, "stdout carries something else");
+    operator.done(&["content", "rm", "images/debian/linux", "--yes"])?;
+    operator.refused(1, &["content", "get", "images/debian/linux", &copy.display().to_string()])?;
+    ensure!(fs::read(&copy)? == linux, "a fetch that fails leaves what was there");
+    operator.refused(2, &["content", "put", &format!("{tree}/linux"), "linux"])?;
+    Ok(())
+}
+
+fn a_secret_is_read_from_a_file_and_shown_nowhere() -> Result<()> {
+    let dir = tempfile::tempdir()?;
+    let controller = Controller::start(dir.path())?;
+    let operator = Operator { controller: &controller };
+    let file = dir.path().join("value");
+    fs::write(&file, "hunter2-hunter2\n")?;
+    let file = file.display().to_string();
+    operator.done(&["site", "add", "berlin"])?;
+    let mut said = operator.done(&["secret", "set", "root", "--value-file", &file])?;
+    said += &operator.done(&[
+        "secret",
+        "set",
+        "root",
+        "--value-file",
+        &file,
+        "--group",
+        "berlin",
+        "--json",
+    ])?;
+    said += &operator.done(&["secret", "ls", "--json"])?;
+    said += &operator.done(&["audit", "--json"])?;
+    ensure!(said.contains("root") && !said.contains("hunter2"), "{said}");
+    operator.done(&["secret", "rm", "root", "--group", "berlin", "--yes"])?;
+    ensure!(operator.json(&["secret", "ls"])?.as_array().map(Vec::len) == Some(1), "both are gone");
+    Ok(())
+}
+
+fn a_private_authority_is_believed_and_no_other() -> Result<()> {
+    let dir = tempfile::tempdir()?;
+    let (ours, theirs) = (Authority::new(false)?, Authority::new(false)?);
+    let file = |name: &str, text: &str| -> Result<PathBuf> {
+        let path = dir.path().join(name);
+        fs::write(&path, text)?;
+        Ok(path)
+    };
+    let (certificate, key) = (file("cert.pem", &ours.certificate)?, file("key.pem", &ours.key)?);
+    let (ours, theirs) = (file("ours.pem", &ours.ca)?, file("theirs.pem", &theirs.ca)?);
+    let data_dir = dir.path().join("data");
+    let mut command = Command::new(process::own("pureboot-controller")?);
+    command.args(["serve", "--listen", "127.0.0.1:0", "--data-dir"]).arg(&data_dir);
+    command.arg("--tls-cert-file").arg(certificate).arg("--tls-key-file").arg(key);
+    let program = Program::spawn("controller", command, dir.path())?;
+    let url = program.line("listening on ", Duration::from_secs(20))?;
+    let ask = |authority: Option<&Path>| -> Result<Output> {
+        let mut command = Command::new(process::own("pureboot-controller")?);
+        command.args(["site", "ls", "--url", &url, "--data-dir"]).arg(&data_dir);
+        if let Some(authority) = authority {
+            command.arg("--ca-file").arg(authority);
+        }
+        process::output(command, COMMAND_LIMIT)
+    };
+    let output = ask(Some(&ours))?;
+    ensure!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
+    for authority in [Some(theirs.as_path()), None] {
+        let output = ask(authority)?;
+        let said = String::from_utf8_lossy(&output.stderr);
+        ensure!(output.status.code() == Some(1) && said.contains("certificate"), "{said}");
+    }
+    let token = data_dir.join("operator-token");
+    fs::set_permissions(&token, fs::Permissions::from_mode(0o644))?;
+    let said = String::from_utf8_lossy(&ask(Some(&ours))?.stderr).into_owned();
+    ensure!(said.contains("chmod 600"), "{said}");
+    Ok(())
+}
+
+fn a_token_follows_no_redirect() -> Result<()> {
+    let elsewhere = TcpListener::bind("127.0.0.1:0")?;
+    elsewhere.set_nonblocking(true)?;
+    let there = format!("http://{}/api/v1/sites", elsewhere.local_addr()?);
+    let server =
+        tiny_http::Server::http("127.0.0.1:0").map_err(|error| anyhow!("no server: {error}"))?;
+    let url = format!("http://{}", server.server_addr());
+    let location = there.clone();
+    let redirector = std::thread::spawn(move || -> Result<()> {
+        let request = server.recv_timeout(COMMAND_LIMIT)?.context("nobody asks")?;
+        let location = tiny_http::Header::from_bytes("Location", location.as_bytes());
+        let location = location.map_err(|()| anyhow!("a header"))?;
+        Ok(request.respond(tiny_http::Response::empty(307).with_header(location))?)
+    });
+    let mut command = Command::new(process::own("pureboot-controller")?);
+    command.args(["site", "ls", "--url", &url]).env("PUREBOOT_TOKEN", "0123456789abcdef");
+    let output = process::output(command, COMMAND_LIMIT)?;
+    let said = String::from_utf8_lossy(&output.stderr);
+    ensure!(output.status.code() == Some(1) && said.contains(&there), "{said}");
+    redirector.join().map_err(|_| anyhow!("the redirector panicked"))??;
+    ensure!(elsewhere.accept().is_err(), "somebody came after the redirect");
+    Ok(())
+}
