@@ -22,6 +22,7 @@ mod offline;
 mod openapi;
 mod tftp;
 mod tidy;
+mod tour;
 
 use std::io::Write;
 
@@ -90,6 +91,7 @@ fn main() {
         controllers::cases(),
         content::cases(),
         cli::cases(),
+        tour::cases(),
         openapi::cases(),
         hostile::cases(),
         netboot::cases(),
