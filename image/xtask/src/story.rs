@@ -201,16 +201,15 @@ fn show_status(site: &mut Site) -> Result<()> {
 
 /// What a person can try while the programs stay up.
 pub(crate) fn invite(site: &Site) -> Result<()> {
-    let token = site.controller.data_dir().join("operator-token");
     println!("\nTo try in another terminal:");
     quote(&format!("curl {}", site.agent.url("/boot/52:54:00:00:00:01")));
     quote(&format!("curl {}", site.agent.url("/health")));
     quote(&format!("curl -O {}", site.agent.url("/files/bootloaders/undionly.kpxe")));
     quote(&format!(
-        // Through standard input: what stands on a command line can be read by every user of the machine.
-        "printf 'header = \"Authorization: Bearer %s\"' \"$(cat {})\" | curl --config - {}/api/v1/nodes",
-        token.display(),
-        site.controller.url()
+        "{} node ls --url {} --data-dir {}",
+        pureboot_tests::process::own("pureboot-controller")?.display(),
+        site.controller.url(),
+        site.controller.data_dir().display()
     ));
     quote(&format!(
         "{} status --data-dir {}",
