@@ -73,8 +73,8 @@ pub(crate) fn choose(noun: &Noun, word: &str, rows: Vec<Value>) -> Result<Value,
 
 fn fit(noun: &Noun, word: &str, row: &Value) -> Option<Fit> {
     let id = text(row, "id");
-    let is_named =
-        |same: fn(&str, &str) -> bool| noun.names.iter().any(|field| same(text(row, field), word));
+    let names = || noun.names.iter().filter_map(|field| row.get(field)?.as_str());
+    let is_named = |same: fn(&str, &str) -> bool| names().any(|name| same(name, word));
     if id == word {
         Some(Fit::Id)
     } else if is_named(|name, word| name == word) {
