@@ -332,6 +332,39 @@ mod tests {
         assert_eq!(serve.content.signing_key_file, PathBuf::from("/d/signing-key"));
     }
 
+    /// The commands below `command`, as its help lists them.
+    fn below(command: &[&str]) -> Vec<String> {
+        let help = help(command);
+        let commands = help.split_once("\nCommands:\n").map_or("", |(_, commands)| commands);
+        let lines = commands.lines().take_while(|line| !line.is_empty());
+        let names = lines.filter_map(|line| {
+            line.strip_prefix("  ")?.split_whitespace().next().filter(|_| !line.starts_with("   "))
+        });
+        names.map(str::to_owned).collect()
+    }
+
+    fn help(command: &[&str]) -> String {
+        let arguments = [command, &["--help"]].concat();
+        let exit = Arguments::from_args(&["pureboot-controller"], &arguments).expect_err("help");
+        assert_eq!(exit.status, Ok(()), "{command:?}: {}", exit.output);
+        exit.output
+    }
+
+    #[test]
+    fn every_command_that_asks_a_controller_has_an_example() {
+        let nouns = below(&[]);
+        assert!(nouns.contains(&"site".to_owned()) && nouns.len() == 12, "{nouns:?}");
+        // These work on the controller's own machine.
+        let nouns =
+            nouns.iter().filter(|noun| !["serve", "user", "token"].contains(&noun.as_str()));
+        for noun in nouns {
+            assert!(help(&[noun]).contains("\nExamples:\n"), "{noun}");
+            for verb in below(&[noun]) {
+                assert!(help(&[noun, &verb]).contains("\nExamples:\n"), "{noun} {verb}");
+            }
+        }
+    }
+
     #[test]
     fn a_place_for_content_is_a_directory_or_a_bucket() {
         let bucket = |bucket: &str, prefix: &str| ContentPlace::S3 {

@@ -164,9 +164,9 @@ fn print_line(line: &str) -> anyhow::Result<()> {
 }
 
 /// A word for the person at the command line, beside what stdout carries.
-#[expect(clippy::print_stderr, reason = "the one place where commands say what is no result")]
 fn print_note(line: &str) {
-    eprintln!("pureboot-controller: {line}");
+    // The result does not depend on whether anybody reads it.
+    _ = writeln!(std::io::stderr(), "pureboot-controller: {line}");
 }
 
 fn now() -> Timestamp {

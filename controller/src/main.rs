@@ -2,6 +2,7 @@
 
 use std::env;
 use std::ffi::OsString;
+use std::io::{self, Write};
 use std::process::ExitCode;
 
 use argh::{EarlyExit, FromArgs};
@@ -10,7 +11,6 @@ use pureboot_controller::config::{Arguments, Config, UsageError};
 /// The arguments are wrong.
 const USAGE: u8 = 2;
 
-#[expect(clippy::print_stderr, reason = "the one place that tells why the program ends")]
 fn main() -> ExitCode {
     let arguments = match arguments() {
         Ok(arguments) => arguments,
@@ -19,7 +19,7 @@ fn main() -> ExitCode {
     match Config::try_from(arguments).and_then(pureboot_controller::run) {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => {
-            eprintln!("pureboot-controller: {error:#}");
+            _ = writeln!(io::stderr(), "pureboot-controller: {error:#}");
             if error.is::<UsageError>() { ExitCode::from(USAGE) } else { ExitCode::FAILURE }
         }
     }
@@ -34,15 +34,16 @@ fn arguments() -> Result<Arguments, EarlyExit> {
 }
 
 /// Shows the help that was asked for, or what is wrong with the arguments.
-#[expect(clippy::print_stdout, clippy::print_stderr, reason = "nothing else has been started")]
 fn leave(exit: &EarlyExit) -> ExitCode {
+    let text = exit.output.trim_end();
+    // Whoever reads no further has what it wanted.
     match exit.status {
         Ok(()) => {
-            println!("{}", exit.output.trim_end());
+            _ = writeln!(io::stdout(), "{text}");
             ExitCode::SUCCESS
         }
         Err(()) => {
-            eprintln!("{}\n`pureboot-controller help` tells more.", exit.output.trim_end());
+            _ = writeln!(io::stderr(), "{text}\n`pureboot-controller help` tells more.");
             ExitCode::from(USAGE)
         }
     }
