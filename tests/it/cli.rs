@@ -5,6 +5,7 @@ use std::net::TcpListener;
 use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Output};
+use std::thread::JoinHandle;
 use std::time::Duration;
 
 use anyhow::{Context, Result, anyhow, bail, ensure};
@@ -27,6 +28,7 @@ pub(crate) fn cases() -> Vec<Case> {
         case!(a_secret_is_read_from_a_file_and_shown_nowhere),
         case!(a_private_authority_is_believed_and_no_other),
         case!(a_token_follows_no_redirect),
+        case!(what_comes_as_something_else_is_not_kept),
     ]
 }
 
@@ -186,6 +188,7 @@ fn exit_codes_tell_done_refused_and_misused_apart() -> Result<()> {
         (&["site", "bogus"][..], "bogus"),
         (&["site", "show"], "site"),
         (&["site", "add", "x", "colour=red"], "the fields are name"),
+        (&["site", "set", "x"], "at least one FIELD=VALUE"),
         (&["node", "state", "x", "asleep"], "none of discovered"),
         (&["site", "ls", "--url", "boot.example.org"], "http://"),
         (&["content", "put", "/", "images/x"], "-r uploads"),
@@ -335,26 +338,52 @@ fn a_private_authority_is_believed_and_no_other() -> Result<()> {
     Ok(())
 }
 
+/// Starts a server that is no controller and answers one request with `response` and a field more; returns its URL.
+fn answer_once<R: std::io::Read + Send + 'static>(
+    response: tiny_http::Response<R>,
+    field: &str,
+    value: &str,
+) -> Result<(String, JoinHandle<Result<()>>)> {
+    let server =
+        tiny_http::Server::http("127.0.0.1:0").map_err(|error| anyhow!("no server: {error}"))?;
+    let url = format!("http://{}", server.server_addr());
+    let field = tiny_http::Header::from_bytes(field, value).map_err(|()| anyhow!("no field"))?;
+    let answering = std::thread::spawn(move || -> Result<()> {
+        let request = server.recv_timeout(COMMAND_LIMIT)?.context("nobody asks")?;
+        Ok(request.respond(response.with_header(field))?)
+    });
+    Ok((url, answering))
+}
+
+fn what_comes_as_something_else_is_not_kept() -> Result<()> {
+    let dir = tempfile::tempdir()?;
+    let file = dir.path().join("linux");
+    // SHA-256 of something else.
+    let digest = format!("sha-256=:{}=:", "A".repeat(43));
+    let response = tiny_http::Response::from_string("damaged on the way");
+    let (url, server) = answer_once(response, "Repr-Digest", &digest)?;
+    let mut command = Command::new(process::own("pureboot-controller")?);
+    command.args(["content", "get", "images/linux", "--url", &url]).arg(&file);
+    command.env("PUREBOOT_TOKEN", "0123456789abcdef");
+    let output = process::output(command, COMMAND_LIMIT)?;
+    let said = String::from_utf8_lossy(&output.stderr);
+    ensure!(output.status.code() == Some(1) && said.contains("fetch it again"), "{said}");
+    server.join().map_err(|_| anyhow!("the server panicked"))??;
+    ensure!(fs::read_dir(dir.path())?.next().is_none(), "what is damaged is kept");
+    Ok(())
+}
+
 fn a_token_follows_no_redirect() -> Result<()> {
     let elsewhere = TcpListener::bind("127.0.0.1:0")?;
     elsewhere.set_nonblocking(true)?;
     let there = format!("http://{}/api/v1/sites", elsewhere.local_addr()?);
-    let server =
-        tiny_http::Server::http("127.0.0.1:0").map_err(|error| anyhow!("no server: {error}"))?;
-    let url = format!("http://{}", server.server_addr());
-    let location = there.clone();
-    let redirector = std::thread::spawn(move || -> Result<()> {
-        let request = server.recv_timeout(COMMAND_LIMIT)?.context("nobody asks")?;
-        let location = tiny_http::Header::from_bytes("Location", location.as_bytes());
-        let location = location.map_err(|()| anyhow!("a header"))?;
-        Ok(request.respond(tiny_http::Response::empty(307).with_header(location))?)
-    });
+    let (url, server) = answer_once(tiny_http::Response::empty(307), "Location", &there)?;
     let mut command = Command::new(process::own("pureboot-controller")?);
     command.args(["site", "ls", "--url", &url]).env("PUREBOOT_TOKEN", "0123456789abcdef");
     let output = process::output(command, COMMAND_LIMIT)?;
     let said = String::from_utf8_lossy(&output.stderr);
     ensure!(output.status.code() == Some(1) && said.contains(&there), "{said}");
-    redirector.join().map_err(|_| anyhow!("the redirector panicked"))??;
+    server.join().map_err(|_| anyhow!("the server panicked"))??;
     ensure!(elsewhere.accept().is_err(), "somebody came after the redirect");
     Ok(())
 }

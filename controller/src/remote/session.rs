@@ -7,6 +7,7 @@ use pureboot_protocol::Mac;
 use reqwest::Method;
 use serde_json::Value;
 
+use crate::config::UsageError;
 use crate::remote::arguments::Connection;
 use crate::remote::client::{Client, Query};
 use crate::remote::fields::{self, Entry, Field};
@@ -130,6 +131,11 @@ impl Session {
         query: Query<'_>,
         body: &Value,
     ) -> anyhow::Result<()> {
+        if body.as_object().is_some_and(serde_json::Map::is_empty) {
+            return Err(
+                UsageError::new("nothing to change: expected at least one FIELD=VALUE").into()
+            );
+        }
         let id = self.id(noun, word).await?;
         let path = [noun.path, id.as_str()];
         let changed = self.client.send(Method::PATCH, &path, query, Some(body)).await?;
