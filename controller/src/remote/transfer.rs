@@ -1,6 +1,6 @@
 //! Files on their way to the controller and back: streamed, hashed, watched, and told of while they move.
 
-use std::io::{IsTerminal, SeekFrom, Write};
+use std::io::{IsTerminal, Write};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -14,7 +14,7 @@ use reqwest::{Body, Method, Response};
 use serde_json::Value;
 use sha2::{Digest, Sha256};
 use tokio::fs::File;
-use tokio::io::{AsyncReadExt, AsyncSeekExt, AsyncWriteExt};
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
 
 use crate::content::{emit_digest, parse_digest};
 use crate::remote::client::{Client, Query};
@@ -98,11 +98,7 @@ pub(crate) async fn upload(
     file: &Path,
     (sha256, size_bytes): (ContentHash, u64),
 ) -> anyhow::Result<(Value, Moved)> {
-    let mut open =
-        File::open(file).await.with_context(|| format!("cannot open {}", file.display()))?;
-    open.seek(SeekFrom::Start(0))
-        .await
-        .with_context(|| format!("cannot read {}", file.display()))?;
+    let open = File::open(file).await.with_context(|| format!("cannot open {}", file.display()))?;
     let counter = Counter::default();
     let meter = Meter::new(format!("sending {name}"), size_bytes, Instant::now());
     let body = Body::wrap_stream(stream::try_unfold(
