@@ -37,6 +37,7 @@ use crate::session::recorder::Recorder;
 use crate::store::{Quota, Store, StoreOptions};
 use crate::tftp::refusals::Refusals;
 use crate::uplink::controller::Controller;
+use crate::uplink::obey::Unmanaged;
 use crate::uplink::run::Uplink;
 use crate::uplink::standing::Standing;
 use crate::uplink::tls;
@@ -152,7 +153,7 @@ impl Agent {
     }
 
     /// Starts to serve machines; what is returned is to be run for the controller's sake.
-    fn start(self) -> Uplink<Vitals> {
+    fn start(self) -> Uplink<Vitals, Unmanaged> {
         let Self { shared, sockets, flusher, renderer, rng } = self;
         let (sightings, seen) = bounded(SIGHTINGS_MAX);
         let notes = shared.notes(&sockets);
@@ -174,6 +175,7 @@ impl Agent {
             outbox: shared.outbox,
             flusher,
             vitals,
+            content: Unmanaged,
             data_dir: shared.data_dir,
             config: shared.config,
             http_address: sockets.http_address,

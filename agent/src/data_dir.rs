@@ -86,6 +86,11 @@ impl DataDir {
         self.root.join("credential.next")
     }
 
+    /// Which order to change the credential was begun last.
+    pub fn rotation_file(&self) -> PathBuf {
+        self.root.join("state").join("rotation.json")
+    }
+
     /// What the controller's signatures are checked with, since the agent joined.
     pub fn signing_key_file(&self) -> PathBuf {
         self.root.join("controller-key")

@@ -7,7 +7,7 @@ use pureboot_protocol::{FieldError, Problem};
 
 use crate::auth::rank::Rank;
 use crate::auth::scope::Scope;
-use crate::node::TagError;
+use crate::node::{CommandError, TagError};
 use crate::store::StoreError;
 
 /// Why a request is refused. Its text is the `detail` of the problem that the client reads.
@@ -180,6 +180,13 @@ impl From<StoreError> for ApiError {
             StoreError::LastAdmin => refused(StatusCode::CONFLICT, "last_admin"),
             StoreError::TooManyTokens => refused(StatusCode::CONFLICT, "too_many_tokens"),
             StoreError::CredentialInUse => refused(StatusCode::CONFLICT, "credential_in_use"),
+            StoreError::TooManyCommands { .. } => {
+                refused(StatusCode::CONFLICT, "too_many_commands")
+            }
+            StoreError::CommandGiven { .. } => refused(StatusCode::CONFLICT, "command_given"),
+            StoreError::NodeCommand(CommandError::Retired) => {
+                refused(StatusCode::CONFLICT, "node_retired")
+            }
             StoreError::Forked { .. } => refused(StatusCode::CONFLICT, "outbox_forked"),
             StoreError::Busy => refused(StatusCode::SERVICE_UNAVAILABLE, "busy"),
             StoreError::NulInText => refused(StatusCode::BAD_REQUEST, "malformed_text"),

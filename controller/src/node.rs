@@ -6,7 +6,7 @@ use std::net::IpAddr;
 
 use pureboot_protocol::{
     BootMode, Change, ClockQuality, HardwareFact, Lifecycle, LifecycleError, Mac, Node, NodeEvent,
-    NodeEventKind, NodeId, RegisterNode, Timestamp,
+    NodeEventKind, NodeId, PendingCommand, RegisterNode, Timestamp,
 };
 use schemars::JsonSchema;
 use serde::Serialize;
@@ -77,6 +77,14 @@ pub(crate) enum TagError {
     Full,
 }
 
+/// Why a machine is not ordered to do something. The operator reads this text.
+#[derive(Debug, PartialEq, Eq, thiserror::Error)]
+pub(crate) enum CommandError {
+    /// It is gone for good.
+    #[error("the node is retired, and nobody is there who would obey")]
+    Retired,
+}
+
 /// Why a site's wish for another state is not followed. Both sides are kept.
 #[derive(Debug, PartialEq, Eq, thiserror::Error)]
 pub(crate) enum Disagreement {
@@ -126,6 +134,7 @@ pub(crate) fn new(id: NodeId, mac: Mac, now: Timestamp) -> Node {
         created_at: now,
         updated_at: now,
         last_seen_at: None,
+        pending_command: None,
         version: 1,
     }
 }
@@ -183,6 +192,28 @@ pub(crate) fn order(
     Ok(enter(node, to, now))
 }
 
+/// Has `node` told to do `order`, in the place of what it was to do before, or to do nothing; answers whether it was not
+/// to do so already.
+///
+/// # Errors
+/// It is retired.
+pub(crate) fn command(
+    node: &mut Node,
+    order: Option<PendingCommand>,
+    now: Timestamp,
+) -> Result<bool, CommandError> {
+    if order.is_some() && node.state == Lifecycle::Retired {
+        return Err(CommandError::Retired);
+    }
+    let what = |pending: Option<PendingCommand>| pending.map(|pending| pending.command);
+    let is_new = what(node.pending_command) != what(order);
+    if is_new {
+        node.pending_command = order;
+        touch(node, now);
+    }
+    Ok(is_new)
+}
+
 /// Takes over what a machine said about itself.
 pub(crate) fn learn(node: &mut Node, seen: &RegisterNode, seen_at: Timestamp, now: Timestamp) {
     fn update<T: Clone>(known: &mut Option<T>, said: &Option<T>) {
@@ -219,6 +250,10 @@ pub(crate) fn observe(
 ) -> Option<Move> {
     touch(node, now);
     node.last_seen_at = node.last_seen_at.max(Some(seen_at));
+    // Another order may have taken the place of the one that is acknowledged.
+    if event.acknowledged_command == node.pending_command.map(|pending| pending.id) {
+        node.pending_command = None;
+    }
     match event.event_type {
         NodeEventKind::BootStarted => {
             node.boot_count += 1;
@@ -308,6 +343,9 @@ fn enter(node: &mut Node, to: Lifecycle, now: Timestamp) -> Move {
     if to == Lifecycle::Pending {
         node.install_attempts = 0;
         node.last_install_error = None;
+    }
+    if to == Lifecycle::Retired {
+        node.pending_command = None;
     }
     if to == Lifecycle::Installing {
         node.install_started_at = Some(now);

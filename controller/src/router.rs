@@ -15,8 +15,8 @@ use tower_http::limit::RequestBodyLimitLayer;
 use tower_http::timeout::TimeoutLayer;
 
 use crate::api::{
-    agents, audit, bulk, changes, content, custody, groups, health, manifest, meta, nodes, secrets,
-    session, sites, templates, tokens, users, workflows,
+    agents, audit, bulk, changes, commands, content, custody, groups, health, manifest, meta,
+    nodes, secrets, session, sites, templates, tokens, users, workflows,
 };
 use crate::audit::Refusals;
 use crate::auth::Role;
@@ -161,6 +161,13 @@ pub(crate) fn table() -> Vec<Route> {
         route(Admin, "/api/v1/sites/{id}/agent-token", post(sites::make_token)),
         route(Operator, "/api/v1/sites/{id}/nodes", get(sites::nodes)),
         route(Operator, "/api/v1/sites/{id}/health", get(sites::health)),
+        route(Operator, "/api/v1/sites/{id}/sync", post(commands::sync)),
+        route(Operator, "/api/v1/sites/{id}/commands", get(commands::list).post(commands::create)),
+        route(
+            Operator,
+            "/api/v1/sites/{id}/commands/{command_id}",
+            get(commands::read).delete(commands::cancel),
+        ),
         route(Operator, "/api/v1/sites/{id}/conflicts", get(custody::conflicts)),
         route(Operator, "/api/v1/sites/{id}/parked", get(custody::parked)),
         route(
@@ -192,6 +199,11 @@ pub(crate) fn table() -> Vec<Route> {
             get(nodes::read).patch(nodes::update).delete(nodes::retire),
         ),
         route(Operator, "/api/v1/nodes/{id}/state", patch(nodes::order)),
+        route(
+            Operator,
+            "/api/v1/nodes/{id}/command",
+            post(commands::order_node).delete(commands::take_back),
+        ),
         route(Operator, "/api/v1/nodes/{id}/tags", post(nodes::add_tag)),
         route(Operator, "/api/v1/nodes/{id}/tags/{tag}", delete(nodes::remove_tag)),
         route(Operator, "/api/v1/nodes/{id}/history", get(nodes::history)),

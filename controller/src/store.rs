@@ -7,6 +7,7 @@ mod answers;
 mod audit;
 mod beats;
 mod changes;
+mod commands;
 mod content;
 mod credentials;
 mod custody;
@@ -16,9 +17,11 @@ mod installs;
 mod leases;
 mod logs;
 mod manifests;
+mod many;
 mod meta;
 mod nodes;
 mod open;
+mod orders;
 mod page;
 mod postgres;
 mod row;
@@ -33,18 +36,19 @@ mod tree;
 mod users;
 mod workflows;
 
-use pureboot_protocol::{ContentHash, ContentKey, GroupId, Mac};
+use pureboot_protocol::{CommandId, ContentHash, ContentKey, GroupId, Mac, SiteId};
 use pureboot_templates::answer::AnswerError;
 use sqlx::migrate::MigrateError;
 use sqlx::{Any, AnyPool, Transaction};
 
-use crate::node::{OrderError, TagError};
+use crate::node::{CommandError, OrderError, TagError};
 use crate::store::open::Kind;
 
 pub(crate) use agents::{AgentStanding, KeptHeartbeat, Silence};
 pub(crate) use answers::AnswerFacts;
 pub(crate) use audit::{AuditFilter, AuditRow};
 pub(crate) use beats::{Beat, Heard};
+pub(crate) use commands::{Command, CommandStatus, Enqueued};
 pub(crate) use content::{ContentEntry, ContentFilter, KeptObject, Named};
 pub(crate) use credentials::{Bearer, TOKEN_HOURS};
 pub(crate) use custody::{Conflict, Parked};
@@ -223,6 +227,27 @@ pub(crate) enum StoreError {
     /// Another site's agent has the same credential.
     #[error("this credential belongs to the agent of another site; let the agent make a new one")]
     CredentialInUse,
+    /// So many commands wait for a site's agent that one more would not be looked at for long.
+    #[error(
+        "site {site} has {} commands whose results are not known; wait until its agent has answered, or take queued ones back \
+         with DELETE /api/v1/sites/{site}/commands/ID",
+        commands::OPEN_MAX
+    )]
+    TooManyCommands {
+        /// The site.
+        site: SiteId,
+    },
+    /// What an agent was given cannot be taken back.
+    #[error("command {id} is {status}; only what is queued can be taken back")]
+    CommandGiven {
+        /// The command.
+        id: CommandId,
+        /// How far it is.
+        status: &'static str,
+    },
+    /// A machine is not ordered what was asked for.
+    #[error(transparent)]
+    NodeCommand(#[from] CommandError),
     /// An outbox has two different changes with one number.
     #[error("change {seq} of this epoch came with another id before; begin a new epoch")]
     Forked {

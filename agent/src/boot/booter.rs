@@ -344,6 +344,7 @@ fn discovered(node: &CachedNode) -> BootRecord {
         hostname: None,
         state: Lifecycle::Discovered,
         workflow: None,
+        pending_command: None,
         version: 0,
     }
 }

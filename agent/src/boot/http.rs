@@ -9,7 +9,8 @@ use hyper::header::{self, HeaderMap, HeaderValue};
 use hyper::http::request::Parts;
 use hyper::{Method, Request, StatusCode};
 use pureboot_protocol::{
-    BootId, BootRequest, ChangeId, ContentKey, NodeEvent, SiteId, Success, Timestamp,
+    BootId, BootRequest, ChangeId, ContentKey, NodeEvent, PendingCommand, SiteId, Success,
+    Timestamp,
 };
 use pureboot_templates::BaseUrl;
 use serde::Serialize;
@@ -356,6 +357,8 @@ struct TakenView {
     queue_id: ChangeId,
     #[serde(skip_serializing_if = "Option::is_none")]
     node_version: Option<u64>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pending_command: Option<PendingCommand>,
 }
 
 fn answer(taken: &Taken) -> Response {
@@ -368,6 +371,7 @@ fn answer(taken: &Taken) -> Response {
         offline: taken.is_offline,
         queue_id: taken.id,
         node_version: taken.result.as_ref().and_then(|result| result.node_version),
+        pending_command: taken.pending_command,
     };
     json(status, &Success::new(view))
 }

@@ -5,13 +5,13 @@ use std::time::Duration;
 
 use pureboot_protocol::{
     Assignment, BootId, ChangeId, ChangePayload, ChangeResult, ContentKey, Lifecycle, Mac,
-    NodeEvent, NodeEventKind, NodeId,
+    NodeEvent, NodeEventKind, NodeId, PendingCommand,
 };
 use smol::Timer;
 
 use crate::clock;
 use crate::outbox::{NewChange, Outbox};
-use crate::store::{CachedNode, Store, StoreError};
+use crate::store::{CachedNode, KnownRecord, Store, StoreError};
 use crate::uplink::connectivity::Line;
 use crate::uplink::standing::Standing;
 
@@ -41,6 +41,8 @@ pub struct Taken {
     pub result: Option<ChangeResult>,
     /// Whether the site was offline.
     pub is_offline: bool,
+    /// What the machine is to do, where its own system has said that it is alive.
+    pub pending_command: Option<PendingCommand>,
 }
 
 /// Why a report was not taken.
@@ -151,8 +153,9 @@ impl Reporter {
             return Err(Refused::Session { session, machine: node.mac().to_string() });
         }
         let agent = self.standing.agent_id().ok_or(Refused::NotJoined)?;
+        let mac = node.mac();
         let is_offline = matches!(self.standing.line(), Line::Offline { .. });
-        let kind = event.event_type;
+        let (kind, acknowledged) = (event.event_type, event.acknowledged_command);
         let change = NewChange {
             agent,
             node: node.node_id,
@@ -165,20 +168,29 @@ impl Reporter {
         // Whatever the site's autonomy: that limits what the site decides, not what it has seen, and a machine that was seen
         // to install must not be given its installer again.
         let effect = move |node: &mut CachedNode| {
-            if let Some(known) = &mut node.known
-                && let Some(state) = known.record.state.after(kind)
-            {
-                known.record.state = state;
+            let Some(KnownRecord { record, .. }) = &mut node.known else { return };
+            record.state = record.state.after(kind).unwrap_or(record.state);
+            if record.pending_command.map(|pending| pending.id) == acknowledged {
+                record.pending_command = None;
             }
         };
         let recorded = in_time(self.outbox.record(change, effect)).await?;
-        log::info!(mac:% = node.mac(), session:%, event:% = kind, seq = recorded.seq; "{} reports {kind}", node.mac());
+        log::info!(mac:%, session:%, event:% = kind, seq = recorded.seq; "{mac} reports {kind}");
         let result = if is_offline {
             None
         } else {
             self.outbox.outcome_of(recorded.seq, clock::monotonic() + PATIENCE).await
         };
-        Ok(Taken { id: recorded.id, result, is_offline })
+        let pending_command = match kind {
+            NodeEventKind::Heartbeat => self.pending_command(mac),
+            _ => None,
+        };
+        Ok(Taken { id: recorded.id, result, is_offline, pending_command })
+    }
+
+    /// What a machine is to do and has not acknowledged, as the site knows it.
+    fn pending_command(&self, mac: Mac) -> Option<PendingCommand> {
+        self.store.node(mac)?.known?.record.pending_command
     }
 }
 

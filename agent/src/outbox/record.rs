@@ -70,11 +70,14 @@ impl Store {
             check_quota(&transaction, quota, &entry)?;
             let seq = append(&transaction, &entry)?;
             if let Some(node) = &mut node {
-                let state = |node: &CachedNode| node.known.as_ref().map(|known| known.record.state);
-                let (mac, before) = (node.mac(), state(node));
+                let course = |node: &CachedNode| {
+                    let record = &node.known.as_ref()?.record;
+                    Some((record.state, record.pending_command))
+                };
+                let (mac, before) = (node.mac(), course(node));
                 effect(node);
                 node.facts.mac = mac;
-                if state(node) != before {
+                if course(node) != before {
                     node.state_seq = Some(seq);
                 }
                 save(&transaction, node)?;

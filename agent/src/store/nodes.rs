@@ -25,7 +25,7 @@ pub struct CachedNode {
     pub last_seen_at: Option<Timestamp>,
     /// The version of the record whose installation was last handed out.
     pub install_given_version: Option<u64>,
-    /// The change by which the site last moved the state in `known`.
+    /// The change by which the site last moved the state in `known`, or took the order away that is acknowledged with it.
     pub state_seq: Option<u64>,
 }
 
@@ -139,7 +139,8 @@ impl Store {
     /// Takes over the controller's record of a machine. `asked_at` is when the question was asked, not when it was answered.
     ///
     /// While a change by which the site moved the node's state is not acknowledged, the old record stands: the controller's
-    /// answer does not know of that change yet, and would send a machine that has just been installed into its installer again.
+    /// answer does not know of that change yet, and would send a machine that has just been installed into its installer again,
+    /// or have it do again what it has been ordered to do.
     ///
     /// The old record also stands where it has a higher version and was confirmed since the question was asked: an
     /// acknowledgement has overtaken the answer. A lower version that was asked for later is taken, because the controller has

@@ -9,7 +9,8 @@ use std::path::Path;
 
 use pureboot_protocol::{
     AgentId, Autonomy, BootId, BootRecord, BootRequest, CachePolicy, ChangePayload, ClockQuality,
-    Lifecycle, Mac, NodeEvent, NodeEventKind, NodeId, SiteConfig, SiteId, Timestamp,
+    CommandId, Lifecycle, Mac, NodeEvent, NodeEventKind, NodeId, NodeOrder, PendingCommand,
+    SiteConfig, SiteId, Timestamp,
 };
 use smol::future::{block_on, poll_once};
 
@@ -50,6 +51,7 @@ pub(crate) fn record(n: u8, state: Lifecycle, version: u64) -> BootRecord {
         hostname: Some(format!("node-{n}")),
         state,
         workflow: None,
+        pending_command: None,
         version,
     }
 }
@@ -404,4 +406,26 @@ fn an_answer_that_does_not_know_of_the_sites_own_move_does_not_undo_it() {
     let node = block_on(store.save_record(record(1, Lifecycle::Active, 6), at(2))).unwrap();
     assert_eq!(node.known.unwrap().record.state, Lifecycle::Active);
     assert_eq!(node.state_seq, None);
+}
+
+#[test]
+fn an_answer_that_does_not_know_of_an_acknowledgement_does_not_repeat_the_order() {
+    let dir = tempfile::tempdir().unwrap();
+    let store = open(dir.path());
+    let pending =
+        PendingCommand { id: CommandId::from_random([1; 16]), command: NodeOrder::Reboot };
+    let ordered = BootRecord { pending_command: Some(pending), ..record(1, Lifecycle::Active, 4) };
+    block_on(store.save_record(ordered.clone(), at(0))).unwrap();
+    let acknowledged = |node: &mut CachedNode| {
+        node.known.as_mut().unwrap().record.pending_command = None;
+    };
+    block_on(store.record(event(1, 1, 1), acknowledged)).unwrap();
+    let node = block_on(store.save_record(ordered, at(1))).unwrap();
+    assert_eq!(node.known.unwrap().record.pending_command, None);
+    let epoch = block_on(store.pending(9, 9)).unwrap().epoch;
+    block_on(store.acknowledge(epoch, 1, vec![], at(0))).unwrap();
+    let next = PendingCommand { id: CommandId::from_random([2; 16]), ..pending };
+    let next = BootRecord { pending_command: Some(next), ..record(1, Lifecycle::Active, 6) };
+    let node = block_on(store.save_record(next.clone(), at(2))).unwrap();
+    assert_eq!(node.known.unwrap().record, next);
 }

@@ -1,6 +1,6 @@
 //! The controller as the agent sees it: a handful of typed questions over one kept connection.
 
-use std::cell::RefCell;
+use std::cell::{Cell, RefCell};
 use std::fmt;
 use std::rc::Rc;
 use std::time::Duration;
@@ -97,6 +97,8 @@ pub struct Controller {
     tls: Option<TlsConnector>,
     executor: Rc<LocalExecutor<'static>>,
     credential: RefCell<Option<Secret>>,
+    /// How often that has changed.
+    changes: Cell<u64>,
     idle: RefCell<Option<Connection>>,
 }
 
@@ -104,7 +106,14 @@ impl Controller {
     /// A client that has not called yet; `tls` is needed for `https`.
     pub fn new(executor: Rc<LocalExecutor<'static>>, url: CentralUrl, tls: TlsConnector) -> Self {
         let tls = (url.scheme() == Scheme::Https).then_some(tls);
-        Self { url, tls, executor, credential: RefCell::new(None), idle: RefCell::new(None) }
+        Self {
+            url,
+            tls,
+            executor,
+            credential: RefCell::default(),
+            changes: Cell::default(),
+            idle: RefCell::default(),
+        }
     }
 
     /// Where it calls.
@@ -115,6 +124,7 @@ impl Controller {
     /// Sends `credential` with every call from now on.
     pub fn authenticate(&self, credential: Secret) {
         *self.credential.borrow_mut() = Some(credential);
+        self.changes.update(|changes| changes + 1);
     }
 
     /// Asks whether the controller is there.
@@ -177,13 +187,13 @@ impl Controller {
         self.post("/api/v1/agents/changes", batch, UNHURRIED).await
     }
 
-    /// What the controller knows of one machine, for a machine that waits; none if nothing.
+    /// What the controller knows of one machine; none if nothing.
     ///
     /// # Errors
     /// No answer in time, a refusal, or an answer about another machine.
-    pub async fn node(&self, mac: Mac) -> Result<Option<BootRecord>, CallError> {
+    pub async fn node(&self, mac: Mac, budget: Duration) -> Result<Option<BootRecord>, CallError> {
         let path = format!("/api/v1/agents/nodes?mac={mac}");
-        let page: Page<BootRecord> = self.call(Method::GET, &path, None, AT_BOOT).await?;
+        let page: Page<BootRecord> = self.call(Method::GET, &path, None, budget).await?;
         match page.data.into_iter().next() {
             Some(record) if record.mac_address != mac => Err(CallError::Foreign(format!(
                 "asked for {mac}, told about {}",
@@ -205,6 +215,26 @@ impl Controller {
     }
 
     async fn call<A: DeserializeOwned>(
+        &self,
+        method: Method,
+        path: &str,
+        body: Option<Vec<u8>>,
+        budget: Duration,
+    ) -> Result<A, CallError> {
+        let changes = self.changes.get();
+        let outcome = self.call_once(method.clone(), path, body.clone(), budget).await;
+        match outcome {
+            // The credential that it was sent with has ended while it was under way.
+            Err(CallError::Refused(refusal))
+                if refusal.status == StatusCode::UNAUTHORIZED && self.changes.get() != changes =>
+            {
+                self.call_once(method, path, body, budget).await
+            }
+            outcome => outcome,
+        }
+    }
+
+    async fn call_once<A: DeserializeOwned>(
         &self,
         method: Method,
         path: &str,

@@ -2,22 +2,18 @@
 
 use std::time::Duration;
 
-use pureboot_protocol::{
-    CommandResult, CommandStatus, Heartbeat, HeartbeatAnswer, SiteCommand, SiteConfig,
-};
+use pureboot_protocol::{Heartbeat, HeartbeatAnswer, Order, SiteConfig, SiteOrder};
 use smol::Timer;
 
 use crate::clock;
 use crate::outbox::Outbox;
 use crate::rng::Rng;
-use crate::store::Identity;
-use crate::store::Store;
+use crate::store::{Identity, Store, StoreError};
 use crate::uplink::connectivity::Line;
 use crate::uplink::controller::Controller;
+use crate::uplink::obey::{Content, Obeyer};
+use crate::uplink::orders::Ending;
 use crate::uplink::standing::Standing;
-
-/// Orders taken from one answer; more are left for the controller to repeat.
-const COMMANDS_MAX: usize = 16;
 
 /// Between calls while they fail.
 const RETRY: Duration = Duration::from_secs(30);
@@ -33,7 +29,7 @@ pub trait Measure {
 }
 
 /// Whom a heartbeat concerns.
-pub struct Pulse<'a, V> {
+pub struct Pulse<'a, V, C> {
     /// Who is told.
     pub controller: &'a Controller,
     /// What is told.
@@ -44,28 +40,30 @@ pub struct Pulse<'a, V> {
     pub standing: &'a Standing,
     /// Is told when the line is back.
     pub outbox: &'a Outbox,
+    /// Carries out what the centre orders.
+    pub obeyer: &'a Obeyer<'a, C>,
 }
 
-impl<V: Measure> Pulse<'_, V> {
+impl<V: Measure, C: Content> Pulse<'_, V, C> {
     /// Beats for as long as the agent runs; a beat that fails is tried again sooner.
     pub async fn run(&self, rng: &mut Rng) {
-        let mut command_results = Vec::new();
         loop {
-            let pause = self.beat(&mut command_results).await;
+            let pause = self.beat().await;
             // Up to a tenth earlier, so that the agents of forty sites do not beat in one instant.
             let pause = pause - rng.duration_between(Duration::ZERO, pause / 10);
             let unbroken = pause.min(UNBROKEN_REST);
             Timer::after(unbroken).await;
             let rest = async { _ = Timer::after(pause - unbroken).await };
-            // A machine's question that failed is reason to look sooner how the line is.
-            smol::future::or(rest, self.standing.trouble()).await;
+            // A machine's question that failed is reason to look sooner how the line is; and whoever has ordered something waits.
+            let reason = smol::future::or(self.standing.trouble(), self.obeyer.news());
+            smol::future::or(rest, reason).await;
         }
     }
 
     /// One heartbeat; returns the pause until the next.
-    async fn beat(&self, command_results: &mut Vec<CommandResult>) -> Duration {
-        let heartbeat =
-            Heartbeat { command_results: command_results.clone(), ..self.vitals.measure().await };
+    async fn beat(&self) -> Duration {
+        let vitals = self.vitals.measure().await;
+        let heartbeat = Heartbeat { command_results: self.obeyer.results(), ..vitals };
         // A line that only falters is left to the outbox's own pauses.
         let was_away = matches!(self.standing.line(), Line::Untried | Line::Offline { .. });
         let outcome = self.controller.heartbeat(&heartbeat).await;
@@ -73,13 +71,16 @@ impl<V: Measure> Pulse<'_, V> {
         self.standing.learn(&outcome, now);
         let interval = Duration::from_secs(self.standing.heartbeat_interval_s().into());
         match outcome {
-            Ok(answer) => {
+            Ok(mut answer) => {
                 if was_away {
                     self.outbox.line_is_back();
                 }
                 self.standing.handle_heartbeat(answer.server_time, now);
-                *command_results = obey(&answer.commands);
-                adopt(answer, self.store, self.standing).await;
+                let commands = std::mem::take(&mut answer.commands);
+                let is_ordered =
+                    commands.iter().any(|it| it.order == Order::Known(SiteOrder::UpdateConfig {}));
+                let settings = adopt(answer, is_ordered, self.store, self.standing).await;
+                self.obeyer.handle_answer(&heartbeat.command_results, commands, settings);
                 interval
             }
             Err(error) => {
@@ -90,26 +91,46 @@ impl<V: Measure> Pulse<'_, V> {
     }
 }
 
-/// Keeps the site's settings if they are new and hold.
-async fn adopt(answer: HeartbeatAnswer, store: &Store, standing: &Standing) {
-    let (Some(config), Some(identity)) = (answer.config, standing.identity()) else { return };
-    if let Err(reason) = check(&config, &identity, answer.config_version) {
-        log::warn!("the controller's settings for the site are not taken: {reason}");
-        return;
-    }
+/// Keeps the site's settings if there are new ones and they hold; says what became of them, for whoever has ordered it.
+async fn adopt(
+    answer: HeartbeatAnswer,
+    is_ordered: bool,
+    store: &Store,
+    standing: &Standing,
+) -> Ending {
+    let (Some(config), Some(identity)) = (answer.config, standing.identity()) else {
+        return Ending::failed("no settings came with the order");
+    };
     let version = answer.config_version;
-    let identity = Identity { config, config_version: version, ..identity };
-    match store.save_identity(identity.clone()).await {
+    match keep(config, version, is_ordered, identity, store, standing).await {
         Ok(()) => {
             log::info!(version; "took the site's settings");
-            standing.join(identity);
+            Ending::completed(format!("the settings are those of version {version}"))
         }
-        Err(error) => log::warn!(error:%; "cannot keep the site's settings; the old ones stand"),
+        Err(reason) => {
+            log::warn!("the controller's settings for the site are not taken: {reason}");
+            Ending::failed(reason.to_string())
+        }
     }
 }
 
-/// Why settings cannot be taken.
-#[derive(Debug, PartialEq, Eq, thiserror::Error)]
+async fn keep(
+    config: SiteConfig,
+    version: u64,
+    is_ordered: bool,
+    held: Identity,
+    store: &Store,
+    standing: &Standing,
+) -> Result<(), Unfit> {
+    check(&config, &held, version, is_ordered)?;
+    let identity = Identity { config, config_version: version, ..held };
+    store.save_identity(identity.clone()).await?;
+    standing.join(identity);
+    Ok(())
+}
+
+/// Why settings cannot be taken. Then the old ones stand.
+#[derive(Debug, thiserror::Error)]
 enum Unfit {
     #[error("they are another site's")]
     OtherSite,
@@ -117,29 +138,27 @@ enum Unfit {
     Old { held: u64, offered: u64 },
     #[error("a heartbeat every {0} s is outside of {min} to {max} s", min = SiteConfig::HEARTBEAT_INTERVAL_S.start(), max = SiteConfig::HEARTBEAT_INTERVAL_S.end())]
     Interval(u32),
+    #[error("they cannot be kept: {0}")]
+    Unkept(#[from] StoreError),
 }
 
-fn check(config: &SiteConfig, held: &Identity, offered: u64) -> Result<(), Unfit> {
+/// Whether settings hold. An older version is good where somebody has ordered it: the controller's database is from a backup.
+fn check(
+    config: &SiteConfig,
+    held: &Identity,
+    offered: u64,
+    is_ordered: bool,
+) -> Result<(), Unfit> {
     if config.site_id != held.config.site_id {
         return Err(Unfit::OtherSite);
     }
-    if offered <= held.config_version {
+    if offered <= held.config_version && !is_ordered {
         return Err(Unfit::Old { held: held.config_version, offered });
     }
     if !SiteConfig::HEARTBEAT_INTERVAL_S.contains(&config.heartbeat_interval) {
         return Err(Unfit::Interval(config.heartbeat_interval));
     }
     Ok(())
-}
-
-/// Orders that this version knows are none; each is reported back, so that the controller's operator learns of it.
-fn obey(commands: &[SiteCommand]) -> Vec<CommandResult> {
-    let unsupported = |command: &SiteCommand| CommandResult {
-        id: command.id.clone(),
-        status: CommandStatus::Unsupported,
-        message: format!("agent {} does not know '{}'", env!("CARGO_PKG_VERSION"), command.command),
-    };
-    commands.iter().take(COMMANDS_MAX).map(unsupported).collect()
 }
 
 #[cfg(test)]
@@ -170,22 +189,29 @@ mod tests {
     fn c13_settings_that_do_not_hold_are_refused() {
         let held = held();
         let same = held.config.clone();
-        assert_eq!(check(&same, &held, 4), Ok(()));
-        assert_eq!(check(&same, &held, 3), Err(Unfit::Old { held: 3, offered: 3 }));
-        for interval in [0, 4, 3_601, u32::MAX] {
+        let check = |config: &SiteConfig, offered, is_ordered| {
+            check(config, &held, offered, is_ordered).map_err(|unfit| unfit.to_string())
+        };
+        assert_eq!(check(&same, 4, false), Ok(()));
+        let old = Err("version 3 is not newer than version 3".to_owned());
+        assert_eq!(check(&same, 3, false), old);
+        for (interval, is_ordered) in [(0, false), (4, true), (3_601, false), (u32::MAX, true)] {
             let config = SiteConfig { heartbeat_interval: interval, ..same.clone() };
-            assert_eq!(check(&config, &held, 4), Err(Unfit::Interval(interval)));
+            let error = check(&config, 4, is_ordered).expect_err("outside");
+            assert!(
+                error.contains(&format!("every {interval} s is outside of 5 to 3600")),
+                "{error}"
+            );
         }
         let config = SiteConfig { site_id: SiteId::from_random([9; 16]), ..same };
-        assert_eq!(check(&config, &held, 4), Err(Unfit::OtherSite));
+        assert_eq!(check(&config, 4, true), Err("they are another site's".to_owned()));
     }
 
     #[test]
-    fn c14_unknown_orders_are_reported_back_and_a_flood_is_cut() {
-        let command = |n: usize| SiteCommand { id: n.to_string(), command: "dance".to_owned() };
-        let results = obey(&(0..10_000).map(command).collect::<Vec<_>>());
-        assert_eq!(results.len(), COMMANDS_MAX);
-        assert!(results.iter().all(|result| result.status == CommandStatus::Unsupported));
-        assert!(results.first().is_some_and(|result| result.message.contains("'dance'")));
+    fn c17_settings_that_are_ordered_are_taken_whatever_their_version() {
+        let held = held();
+        for offered in [1, 3, 4] {
+            assert!(check(&held.config, &held, offered, true).is_ok(), "{offered}");
+        }
     }
 }

@@ -17,11 +17,12 @@ use crate::uplink::controller::{CHECK, CallError, Controller};
 use crate::uplink::courier::HttpCourier;
 use crate::uplink::heartbeat::{self, Measure};
 use crate::uplink::join::{self, Joining};
-use crate::uplink::rotate;
+use crate::uplink::obey::{Content, Obeyer};
+use crate::uplink::rotate::Rotation;
 use crate::uplink::standing::Standing;
 
 /// Everything that is needed to speak to the controller.
-pub struct Uplink<V> {
+pub struct Uplink<V, C> {
     /// The controller.
     pub controller: Rc<Controller>,
     /// How the agent stands with it.
@@ -34,6 +35,8 @@ pub struct Uplink<V> {
     pub flusher: Flusher,
     /// What heartbeats say.
     pub vitals: Rc<V>,
+    /// Brings content up to date.
+    pub content: C,
     /// Keeps token and credential.
     pub data_dir: DataDir,
     /// The settings.
@@ -44,7 +47,7 @@ pub struct Uplink<V> {
     pub rng: Rng,
 }
 
-impl<V: Measure> Uplink<V> {
+impl<V: Measure, C: Content> Uplink<V, C> {
     /// Joins if there is a token, then beats and delivers for as long as the agent runs.
     ///
     /// # Errors
@@ -69,16 +72,19 @@ impl<V: Measure> Uplink<V> {
         }
         let courier = HttpCourier { controller: &self.controller, standing: &self.standing };
         let flush_rng = Rng::from_seed(self.rng.next_u64());
+        let rotation = Rotation::new(&self.data_dir, &self.controller);
+        let obeyer = Obeyer::new(&self.controller, &self.store, &rotation, &self.content);
         let pulse = heartbeat::Pulse {
             controller: &self.controller,
             vitals: &*self.vitals,
             store: &self.store,
             standing: &self.standing,
             outbox: &self.outbox,
+            obeyer: &obeyer,
         };
-        let finishing = rotate::finish(&self.data_dir, &self.controller);
         let flushing = outbox::run(self.flusher, &courier, flush_rng);
-        smol::future::zip(finishing, smol::future::zip(pulse.run(&mut self.rng), flushing)).await;
+        let changing = smol::future::zip(rotation.finish(), obeyer.run());
+        smol::future::zip(changing, smol::future::zip(pulse.run(&mut self.rng), flushing)).await;
         Ok(())
     }
 

@@ -4,8 +4,9 @@ use std::str::FromStr;
 
 use serde::{Deserialize, Serialize};
 
+use crate::command::known_order;
 use crate::site::words;
-use crate::{Assignment, HardwareFact, Lifecycle, Mac, NodeId};
+use crate::{Assignment, HardwareFact, Lifecycle, Mac, NodeId, PendingCommand};
 
 words! {
     /// The processor that the boot loader was built for, as iPXE's `${buildarch}` names it.
@@ -118,6 +119,9 @@ pub struct BootRecord {
     pub state: Lifecycle,
     /// What it is to be installed with.
     pub workflow: Option<Assignment>,
+    /// What its system is to be told to do; none too where this program does not know the order.
+    #[serde(default, deserialize_with = "known_order", skip_serializing_if = "Option::is_none")]
+    pub pending_command: Option<PendingCommand>,
     /// The node's version at the controller.
     pub version: u64,
 }
@@ -125,6 +129,7 @@ pub struct BootRecord {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::NodeOrder;
 
     #[test]
     fn u7_a_method_of_a_newer_controller_costs_nobody_else_his_record() {
@@ -153,6 +158,31 @@ mod tests {
             assert_eq!(serde_json::from_str::<Assignment>(&kept).expect("read back"), foreign);
         }
         assert_eq!(record("null"), None);
+    }
+
+    #[test]
+    fn u7_an_order_of_a_newer_controller_costs_no_machine_its_record() {
+        let id = "0b8f5c1e-6f0e-4d52-9a55-0c8f3f1c2a77".parse().expect("an id");
+        let reboot = PendingCommand { id, command: NodeOrder::Reboot };
+        for (said, expected) in [
+            (
+                r#""pending_command": {"id": "0b8f5c1e-6f0e-4d52-9a55-0c8f3f1c2a77", "command": "reboot"},"#,
+                Some(reboot),
+            ),
+            (
+                r#""pending_command": {"id": "0b8f5c1e-6f0e-4d52-9a55-0c8f3f1c2a77", "command": "sleep"},"#,
+                None,
+            ),
+            (r#""pending_command": null,"#, None),
+            ("", None),
+        ] {
+            let text = format!(
+                r#"{{"node_id": "0b8f5c1e-6f0e-4d52-9a55-0c8f3f1c2a77", "mac_address": "52:54:00:12:34:56", "hostname": null,
+                    "state": "active", "version": 3, {said} "workflow": null}}"#
+            );
+            let record: BootRecord = serde_json::from_str(&text).expect("a record");
+            assert_eq!(record.pending_command, expected, "{said}");
+        }
     }
 
     #[test]

@@ -4,8 +4,7 @@ use std::collections::BTreeMap;
 
 use serde::{Deserialize, Serialize};
 
-use crate::site::words;
-use crate::{SiteConfig, SiteId, Timestamp};
+use crate::{CommandResult, SiteCommand, SiteConfig, SiteId, Timestamp};
 
 /// One service of the agent.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -65,43 +64,9 @@ pub struct Heartbeat {
     pub conflicts_pending: u64,
     /// The version of the site's settings that the agent obeys.
     pub config_version: u64,
-    /// What became of the commands of earlier answers.
+    /// What became of the commands of earlier answers, at most [`COMMAND_RESULTS_MAX`](crate::COMMAND_RESULTS_MAX).
     #[serde(default)]
     pub command_results: Vec<CommandResult>,
-}
-
-/// An order to the agent.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
-pub struct SiteCommand {
-    /// What the result is reported under.
-    pub id: String,
-    /// The order's name; one that the agent does not know is reported back.
-    pub command: String,
-}
-
-words! {
-    /// What became of a command.
-    CommandStatus {
-        /// Done.
-        Completed = "completed",
-        /// Tried in vain.
-        Failed = "failed",
-        /// Not known to this agent.
-        Unsupported = "unsupported",
-    }
-}
-
-/// What became of a command.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
-pub struct CommandResult {
-    /// The command.
-    pub id: String,
-    /// How it ended.
-    pub status: CommandStatus,
-    /// A sentence for people.
-    pub message: String,
 }
 
 /// The controller's answer to a heartbeat.
@@ -112,7 +77,7 @@ pub struct HeartbeatAnswer {
     pub acknowledged: bool,
     /// The controller's clock.
     pub server_time: Timestamp,
-    /// Orders, at most 16.
+    /// Orders, at most [`COMMANDS_MAX`](crate::COMMANDS_MAX).
     #[serde(default)]
     pub commands: Vec<SiteCommand>,
     /// The site's settings, where the agent's version of them is not the newest.

@@ -148,6 +148,10 @@ id!(
     TemplateId
 );
 id!(
+    /// One order to a site's agent.
+    CommandId
+);
+id!(
     /// A boot session: one attempt of one node, from its first packet to the operating system's call-back.
     BootId
 );

@@ -6,6 +6,7 @@
 mod answer;
 mod boot;
 mod change;
+mod command;
 mod content;
 mod heartbeat;
 mod hex;
@@ -28,13 +29,16 @@ pub use change::{
     Change, ChangeBatch, ChangeId, ChangePayload, ChangeReceipt, ChangeResult, ClockQuality, Epoch,
     Outcome, RegisterNode,
 };
-pub use content::{Category, ContentHash, ContentKey, ContentKeyError};
-pub use heartbeat::{
-    CommandResult, CommandStatus, Heartbeat, HeartbeatAnswer, Service, SiteCommand,
+pub use command::{
+    COMMAND_RESULTS_MAX, COMMANDS_MAX, CommandOutcome, CommandResult, Invalid, NodeOrder, Order,
+    PendingCommand, SiteCommand, SiteOrder,
 };
+pub use content::{Category, ContentHash, ContentKey, ContentKeyError};
+pub use heartbeat::{Heartbeat, HeartbeatAnswer, Service};
 pub use hex::HexError;
 pub use id::{
-    AgentId, BootId, GroupId, IdError, NodeId, SiteId, TemplateId, TokenId, UserId, WorkflowId,
+    AgentId, BootId, CommandId, GroupId, IdError, NodeId, SiteId, TemplateId, TokenId, UserId,
+    WorkflowId,
 };
 pub use mac::{Mac, MacError};
 pub use manifest::{Chunks, Manifest, ManifestEntry, PublicKey, Signature, SignedManifest};

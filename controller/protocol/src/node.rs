@@ -5,7 +5,10 @@ use std::fmt;
 use serde::{Deserialize, Serialize};
 
 use crate::site::words;
-use crate::{BootMode, GroupId, HardwareFact, Mac, NodeId, SiteId, Timestamp, WorkflowId};
+use crate::{
+    BootMode, CommandId, GroupId, HardwareFact, Mac, NodeId, PendingCommand, SiteId, Timestamp,
+    WorkflowId,
+};
 
 words! {
     /// Where a node is in its life. [`Lifecycle::transition`] is the one place that knows the way from state to state.
@@ -148,12 +151,15 @@ pub struct NodeEvent {
     /// Per cent, 0 to 100.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub progress: Option<u8>,
+    /// The order of the centre that the machine has heard and is about to carry out.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub acknowledged_command: Option<CommandId>,
 }
 
 impl NodeEvent {
     /// An event without further words.
     pub fn new(event_type: NodeEventKind) -> Self {
-        Self { event_type, status: None, message: None, progress: None }
+        Self { event_type, status: None, message: None, progress: None, acknowledged_command: None }
     }
 }
 
@@ -189,6 +195,9 @@ pub struct Node {
     pub created_at: Timestamp,
     pub updated_at: Timestamp,
     pub last_seen_at: Option<Timestamp>,
+    /// What the machine is to do when its system asks; none once it has acknowledged it.
+    #[serde(default)]
+    pub pending_command: Option<PendingCommand>,
     /// Rises by one with every change; what a change at a site is compared with.
     pub version: u64,
 }

@@ -4,8 +4,9 @@ use axum::extract::State;
 use axum::http::StatusCode;
 use axum::response::Response;
 use pureboot_protocol::{
-    AgentId, AgentStatus, CredentialAnnouncement, Heartbeat, HeartbeatAnswer, RegistrationAnswer,
-    RegistrationRequest, RegistrationToken, Secret, SiteId, Success,
+    AgentId, AgentStatus, COMMAND_RESULTS_MAX, CredentialAnnouncement, Heartbeat, HeartbeatAnswer,
+    Order, RegistrationAnswer, RegistrationRequest, RegistrationToken, Secret, SiteId, SiteOrder,
+    Success,
 };
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
@@ -140,18 +141,21 @@ pub(crate) async fn heartbeat(
     if heard.before != Some(AgentStatus::Online) {
         tracing::info!(site = %agent.site_id, "the agent of site {:?} is online", heard.path);
     }
-    let (config, config_version) = if heartbeat.config_version == heard.config_version {
-        (None, heard.config_version)
-    } else {
-        let site = app.store.site(agent.site_id).await?;
-        (Some(site.config()), site.version)
-    };
+    let is_ordered =
+        heard.commands.iter().any(|it| it.order == Order::Known(SiteOrder::UpdateConfig {}));
+    let (config, config_version) =
+        if heartbeat.config_version == heard.config_version && !is_ordered {
+            (None, heard.config_version)
+        } else {
+            let site = app.store.site(agent.site_id).await?;
+            (Some(site.config()), site.version)
+        };
     Ok(json(
         StatusCode::OK,
         &HeartbeatAnswer {
             acknowledged: true,
             server_time: now,
-            commands: Vec::new(),
+            commands: heard.commands,
             config,
             config_version,
         },
@@ -165,6 +169,9 @@ fn check(heartbeat: &Heartbeat) -> Result<(), ApiError> {
     let is_percent = (0.0..=100.0).contains(&heartbeat.disk_usage_percent);
     check.require("disk_usage_percent", is_percent, "expected a number from 0 to 100");
     check.text("agent_version", &heartbeat.agent_version);
+    let results = heartbeat.command_results.len();
+    let message = format!("{results} results, and {COMMAND_RESULTS_MAX} are taken at once");
+    check.require("command_results", results <= COMMAND_RESULTS_MAX, message);
     check.done()
 }
 

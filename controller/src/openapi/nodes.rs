@@ -4,7 +4,7 @@ use axum::http::Method;
 use pureboot_protocol::Node;
 
 use super::operation::Operation;
-use crate::api::{bulk, nodes, workflows};
+use crate::api::{bulk, commands, nodes, workflows};
 use crate::store::{Install, KeptWorkflow, LoggedEvent, LoggedMove, NewNode, NodePatch};
 
 pub(super) fn operations() -> Vec<Operation> {
@@ -34,6 +34,15 @@ pub(super) fn operations() -> Vec<Operation> {
             .body::<bulk::StateOrder>()
             .one::<Node>()
             .versioned(),
+        post("/api/v1/nodes/{id}/command", "Order something of a node's own system")
+            .body::<commands::NodeCommand>()
+            .one::<Node>()
+            .versioned()
+            .refuses(409),
+        delete("/api/v1/nodes/{id}/command", "Take back what the node has not acknowledged")
+            .one::<Node>()
+            .versioned()
+            .refuses(409),
         post("/api/v1/nodes/{id}/tags", "Add a tag")
             .body::<bulk::Tag>()
             .one::<Node>()

@@ -3,9 +3,9 @@
 use axum::http::Method;
 
 use super::operation::Operation;
-use crate::api::{groups, sites};
+use crate::api::{commands, groups, sites};
 use crate::site_health::SiteHealth;
-use crate::store::{Conflict, Group, GroupFields, Parked, Site, SiteFields};
+use crate::store::{Command, Conflict, Group, GroupFields, Parked, Site, SiteFields};
 use pureboot_protocol::Node;
 
 pub(super) fn operations() -> Vec<Operation> {
@@ -34,6 +34,27 @@ pub(super) fn operations() -> Vec<Operation> {
             .query::<sites::Below>()
             .page::<Node>(),
         get("/api/v1/sites/{id}/health", "How a site is").one::<SiteHealth>(),
+        post("/api/v1/sites/{id}/sync", "Order the site's agent to bring content up to date")
+            .body::<commands::SyncWish>()
+            .one::<commands::SyncOrdered>()
+            .refuses(409),
+        get("/api/v1/sites/{id}/commands", "List a site's commands, the latest first")
+            .page::<Command>(),
+        post(
+            "/api/v1/sites/{id}/commands",
+            "Order something of the site's agent; 200 where the same waits already",
+        )
+        .body::<commands::NewCommand>()
+        .created::<Command>()
+        .or(200)
+        .refuses(409),
+        get("/api/v1/sites/{id}/commands/{command_id}", "How far a command is").one::<Command>(),
+        delete(
+            "/api/v1/sites/{id}/commands/{command_id}",
+            "Take a command back that the agent has not been given",
+        )
+        .one::<Command>()
+        .refuses(409),
         get("/api/v1/sites/{id}/conflicts", "List a site's wishes that were not followed")
             .page::<Conflict>(),
         get("/api/v1/sites/{id}/parked", "List a site's changes that could not be applied")

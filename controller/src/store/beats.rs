@@ -2,25 +2,26 @@
 
 use std::collections::{HashMap, HashSet};
 
-use pureboot_protocol::{AgentId, AgentStatus, Heartbeat, Timestamp};
+use pureboot_protocol::{AgentId, AgentStatus, CommandResult, Heartbeat, SiteCommand, Timestamp};
 use sqlx::{AssertSqlSafe, Row};
 
 use crate::auth::Agent;
-use crate::store::row::{DbConnection, DbRow, count, int, time_opt, to_json, word, word_opt};
+use crate::store::commands::{self, Said};
+use crate::store::many::{ROWS_MAX, pieces, values};
+use crate::store::row::{DbConnection, DbRow, count, flag, int, time_opt, to_json, word, word_opt};
 use crate::store::{Store, StoreError};
 
 /// Heartbeats that are kept of one site: a day at the default interval.
 pub(super) const HEARTBEATS_MAX: u64 = 1_440;
 /// Heartbeats of a site from one time that old ones are deleted to the next. What is too old is not shown until then.
 const PRUNE_EVERY: u64 = 16;
-/// Rows of one statement, at most.
-const ROWS_MAX: usize = 64;
 
 /// A heartbeat that is to be kept.
 #[derive(Debug)]
 pub(crate) struct Beat {
     agent: Agent,
     agent_version: String,
+    command_results: Vec<CommandResult>,
     body: String,
     received_at: Timestamp,
 }
@@ -28,8 +29,13 @@ pub(crate) struct Beat {
 impl Beat {
     /// What `agent` said at `now`.
     pub(crate) fn new(agent: Agent, heartbeat: &Heartbeat, now: Timestamp) -> Self {
-        let agent_version = heartbeat.agent_version.clone();
-        Self { agent, agent_version, body: to_json(heartbeat), received_at: now }
+        Self {
+            agent,
+            agent_version: heartbeat.agent_version.clone(),
+            command_results: heartbeat.command_results.clone(),
+            body: to_json(heartbeat),
+            received_at: now,
+        }
     }
 }
 
@@ -42,6 +48,8 @@ pub(crate) struct Heard {
     pub(crate) before: Option<AgentStatus>,
     /// The version of the site's settings.
     pub(crate) config_version: u64,
+    /// What its agent is ordered to do.
+    pub(crate) commands: Vec<SiteCommand>,
 }
 
 /// What became of each heartbeat, in their order.
@@ -85,6 +93,8 @@ struct Standing {
     interval_told: i64,
     interval: i64,
     last_number: u64,
+    /// Whether there is a command that the agent should be given.
+    is_wanted: bool,
     heard: Heard,
 }
 
@@ -95,10 +105,12 @@ impl Standing {
             interval_told: row.try_get("interval_told")?,
             interval: row.try_get("interval_set")?,
             last_number: count(row, "last_number")?,
+            is_wanted: flag(row, "is_wanted")?,
             heard: Heard {
                 path: row.try_get("path")?,
                 before: word_opt(row, "agent_status")?,
                 config_version: count(row, "version")?,
+                commands: Vec::new(),
             },
         })
     }
@@ -107,7 +119,8 @@ impl Standing {
 /// Keeps heartbeats of different sites. What else a site's agent is to be told with the answer is read here, for all of
 /// them at once, as [`standings`] does.
 async fn keep(db: &mut DbConnection, beats: &[Beat]) -> Result<Outcomes, StoreError> {
-    let standings = standings(db, beats).await?;
+    let mut standings = standings(db, beats).await?;
+    command(db, beats, &mut standings).await?;
     let known: Vec<_> = beats
         .iter()
         .zip(&standings)
@@ -127,6 +140,34 @@ async fn keep(db: &mut DbConnection, beats: &[Beat]) -> Result<Outcomes, StoreEr
     Ok(standings.into_iter().map(|standing| Ok(standing?.heard)).collect())
 }
 
+/// Takes what the agents say of their commands, and gives those commands that are due. Most heartbeats have neither.
+async fn command(
+    db: &mut DbConnection,
+    beats: &[Beat],
+    standings: &mut [Result<Standing, StoreError>],
+) -> Result<(), StoreError> {
+    let (mut talkers, mut wanted) = (Vec::new(), Vec::new());
+    for (beat, standing) in beats.iter().zip(&*standings) {
+        let Ok(standing) = standing else { continue };
+        let said = Said {
+            site: beat.agent.site_id,
+            results: &beat.command_results,
+            at: beat.received_at,
+            interval_seconds: standing.interval,
+        };
+        talkers.extend((!said.results.is_empty()).then_some(said));
+        wanted.extend(standing.is_wanted.then_some(said));
+    }
+    commands::settle(db, &talkers).await?;
+    let mut given = commands::give(db, &wanted).await?;
+    for (beat, standing) in beats.iter().zip(standings) {
+        if let (Ok(standing), Some(given)) = (standing, given.remove(&beat.agent.site_id)) {
+            standing.heard.commands = given;
+        }
+    }
+    Ok(())
+}
+
 /// How the agent of each heartbeat stands, or why nothing is kept of it.
 async fn standings(
     db: &mut DbConnection,
@@ -135,14 +176,19 @@ async fn standings(
     let sql = format!(
         "SELECT a.id, a.agent_version, a.revoked_at, a.heartbeat_interval AS interval_told, s.path, s.agent_status, s.version,
             s.heartbeat_interval AS interval_set,
-            (SELECT coalesce(max(h.number), 0) FROM heartbeats h WHERE h.site_id = a.site_id) AS last_number
+            (SELECT coalesce(max(h.number), 0) FROM heartbeats h WHERE h.site_id = a.site_id) AS last_number,
+            EXISTS (SELECT 1 FROM commands c WHERE c.site_id = a.site_id AND c.finished_at IS NULL
+                AND c.leased_until <= beat.column3) AS is_wanted
          FROM ({}) AS beat JOIN agents a ON a.site_id = beat.column1 AND a.id = beat.column2
          JOIN sites s ON s.id = a.site_id",
-        values(beats.len(), 2)
+        values(beats.len(), 3)
     );
     let mut query = sqlx::query(AssertSqlSafe(sql));
     for beat in beats {
-        query = query.bind(beat.agent.site_id.to_string()).bind(beat.agent.id.to_string());
+        query = query
+            .bind(beat.agent.site_id.to_string())
+            .bind(beat.agent.id.to_string())
+            .bind(beat.received_at.unix_ms());
     }
     let mut found: HashMap<AgentId, _> = HashMap::new();
     for row in query.fetch_all(db).await? {
@@ -220,32 +266,6 @@ async fn prune(db: &mut DbConnection, beat: &Beat, standing: &Standing) -> Resul
         .execute(db)
         .await?;
     Ok(())
-}
-
-/// `items` in pieces as long as [`rounds`] makes them, even if some are missing.
-fn pieces<T>(mut items: &[T]) -> Vec<&[T]> {
-    let mut pieces = Vec::new();
-    while !items.is_empty() {
-        let (piece, rest) = items.split_at(1 << items.len().ilog2());
-        pieces.push(piece);
-        items = rest;
-    }
-    pieces
-}
-
-/// `VALUES` with parameters, row by row.
-fn values(rows: usize, columns: usize) -> String {
-    let mut sql = String::with_capacity(8 + rows * columns * 5);
-    for row in 0..rows {
-        sql.push_str(if row == 0 { "VALUES (" } else { ", (" });
-        for column in 0..columns {
-            let separator = if column == 0 { "$" } else { ", $" };
-            sql.push_str(separator);
-            sql.push_str(&(row * columns + column + 1).to_string());
-        }
-        sql.push(')');
-    }
-    sql
 }
 
 #[cfg(test)]

@@ -14,7 +14,8 @@ use crate::extract::nullable;
 use crate::node;
 use crate::store::page::{Cursor, Paging};
 use crate::store::row::{
-    DbConnection, DbRow, count, count_opt, int, json, time, time_opt, to_json, word, word_opt,
+    DbConnection, DbRow, count, count_opt, int, json, json_opt, time, time_opt, to_json, word,
+    word_opt,
 };
 use crate::store::tree::Assignments;
 use crate::store::{Store, StoreError, check_version, groups, sites, workflows};
@@ -230,6 +231,7 @@ impl Store {
                     .find(|w| Some(w.id) == workflow_id)
                     .cloned()
                     .map(Assignment::Known),
+                pending_command: node.pending_command,
                 version: node.version,
             });
         }
@@ -393,14 +395,14 @@ pub(super) async fn save(
         "INSERT INTO nodes (id, mac_address, hostname, ip_address, state, workflow_id, vendor, model, serial_number,
             system_uuid, arch, boot_mode, home_site_id, tags, install_attempts, last_install_error, boot_count, last_boot_at,
             state_changed_at, updated_at, last_seen_at, version, run_outbox, run_base, created_at,
-            group_id, install_started_at, only_sites)
+            group_id, install_started_at, pending_command, only_sites)
          VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12, $13, $14, $15, $16, $17, $18, $19, $20, $21, $22, $23, $24,
-            $25, $26, $27, $23 IS NOT NULL)
+            $25, $26, $27, $28, $23 IS NOT NULL)
          ON CONFLICT (id) DO UPDATE SET hostname = $3, ip_address = $4, state = $5, workflow_id = $6, vendor = $7, model = $8,
             serial_number = $9, system_uuid = $10, arch = $11, boot_mode = $12, home_site_id = $13, tags = $14,
             install_attempts = $15, last_install_error = $16, boot_count = $17, last_boot_at = $18, state_changed_at = $19,
             updated_at = $20, last_seen_at = $21, version = $22, run_outbox = $23, run_base = $24,
-            group_id = $26, install_started_at = $27, only_sites = nodes.only_sites AND $23 IS NOT NULL",
+            group_id = $26, install_started_at = $27, pending_command = $28, only_sites = nodes.only_sites AND $23 IS NOT NULL",
     )
     .bind(node.id.to_string())
     .bind(node.mac_address.to_string())
@@ -429,6 +431,7 @@ pub(super) async fn save(
     .bind(node.created_at.unix_ms())
     .bind(node.group_id.map(|id| id.to_string()))
     .bind(node.install_started_at.map(Timestamp::unix_ms))
+    .bind(node.pending_command.map(|pending| to_json(&pending)))
     .execute(db)
     .await?;
     Ok(())
@@ -472,6 +475,7 @@ pub(super) fn read(row: &DbRow) -> Result<Node, StoreError> {
         created_at: time(row, "created_at")?,
         updated_at: time(row, "updated_at")?,
         last_seen_at: time_opt(row, "last_seen_at")?,
+        pending_command: json_opt(row, "pending_command")?,
         version: count(row, "version")?,
     })
 }

@@ -8,7 +8,7 @@ use pureboot_protocol::{BootRecord, Mac};
 use smol::lock::OnceCell;
 
 use crate::clock;
-use crate::uplink::controller::Controller;
+use crate::uplink::controller::{AT_BOOT, Controller};
 use crate::uplink::standing::Standing;
 
 /// What the controller said: a record, or that it has none. None of both: it did not say.
@@ -30,7 +30,7 @@ impl Questions {
     pub(super) async fn ask(&self, mac: Mac) -> Answer {
         let asker = Asker::join(&self.in_flight, mac);
         let ask = async {
-            let outcome = self.controller.node(mac).await;
+            let outcome = self.controller.node(mac, AT_BOOT).await;
             self.standing.learn_in_a_hurry(&outcome, clock::now());
             if let Err(error) = &outcome {
                 log::warn!(mac:%, error:%; "the controller was asked about {mac} in vain");

@@ -41,6 +41,7 @@ fn record(state: Lifecycle, workflow: Option<Workflow>) -> BootRecord {
         hostname: Some("web 1".to_owned()),
         state,
         workflow: workflow.map(Assignment::Known),
+        pending_command: None,
         version: 7,
     }
 }

@@ -196,3 +196,25 @@ async fn nobody_is_refused_because_others_write_too() {
     let beats = format!("/api/v1/agents/{}/heartbeats", agent.site);
     assert_eq!(one.get(&beats).await.body["total"], 2 * ROUNDS);
 }
+
+#[tokio::test]
+async fn a_command_is_given_to_one_of_two_heartbeats_at_once_wherever_it_was_ordered() {
+    let [one, other] = two().await;
+    let agent = one.join("berlin").await;
+    for round in 1..=ROUNDS {
+        let order = json!({"command": "invalidate", "params": {"mac": format!("02:00:00:00:00:{round:02x}")}});
+        let commands = format!("/api/v1/sites/{}/commands", agent.site);
+        let (a, b) =
+            tokio::join!(one.post(&commands, order.clone()), other.post(&commands, order.clone()));
+        assert_eq!(a.data()["id"], b.data()["id"]);
+        assert_eq!(statuses((a, b)), [200, 201]);
+        let beat = || Some(heartbeat(agent.site, 1));
+        let beats = "/api/v1/agents/heartbeat";
+        let (a, b) = tokio::join!(
+            one.call(&agent.credential, "POST", beats, beat()),
+            other.call(&agent.credential, "POST", beats, beat()),
+        );
+        let given = |answer: &Answer| answer.body["commands"].as_array().map_or(0, Vec::len);
+        assert_eq!(given(&a) + given(&b), 1, "round {round}: {a:?} {b:?}");
+    }
+}

@@ -7,7 +7,13 @@ fn beat(site: u8) -> Beat {
         site_id: site_id.parse().expect("an id"),
     };
     let received_at = Timestamp::from_unix_ms(0);
-    Beat { agent, agent_version: String::new(), body: String::new(), received_at }
+    Beat {
+        agent,
+        agent_version: String::new(),
+        command_results: Vec::new(),
+        body: String::new(),
+        received_at,
+    }
 }
 
 #[test]
@@ -23,16 +29,4 @@ fn no_statement_names_a_site_twice_and_lengths_are_powers_of_two() {
     assert_eq!(lens(&[1, 1, 1]), [1, 1, 1]);
     assert_eq!(lens(&[1, 2, 3, 1, 2]), [2, 2, 1]);
     assert_eq!(lens(&(0..=200).collect::<Vec<_>>()), [64, 64, 64, 8, 1]);
-}
-
-#[test]
-fn parameters_are_numbered_row_by_row() {
-    assert_eq!(values(1, 2), "VALUES ($1, $2)");
-    assert_eq!(values(2, 3), "VALUES ($1, $2, $3), ($4, $5, $6)");
-}
-
-#[test]
-fn pieces_are_powers_of_two() {
-    let lens: Vec<_> = pieces(&[(); 23]).iter().map(|piece| piece.len()).collect();
-    assert_eq!(lens, [16, 4, 2, 1]);
 }
