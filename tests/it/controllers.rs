@@ -83,6 +83,12 @@ fn what_is_ordered_at_one_controller_reaches_an_agent_at_the_other() -> Result<(
     wait::until("the agent has the new settings", ARRIVAL_LIMIT, || {
         let status = other.get(&status)?;
         Ok((status.pointer("/heartbeat/config_version") == Some(&version)).then_some(()))
+    })?;
+    let commands = format!("/sites/{site}/commands");
+    let command = other.post(&commands, &json!({ "command": "rotate_credential" }))?;
+    let command = format!("{commands}/{}", text(&command, "id")?);
+    wait::until("the agent has done what the other controller was told", ARRIVAL_LIMIT, || {
+        Ok((text(&other.get(&command)?, "status")? == "completed").then_some(()))
     })
 }
 

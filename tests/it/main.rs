@@ -5,6 +5,7 @@
 
 mod boots;
 mod cli;
+mod commands;
 mod content;
 mod controllers;
 mod credentials;
@@ -82,6 +83,7 @@ fn main() {
         tftp::cases(),
         http::cases(),
         loaders::cases(),
+        commands::cases(),
         credentials::cases(),
         join::cases(),
         manage::cases(),
