@@ -2,20 +2,24 @@
 //!
 //! A heartbeat is answered when it is in the database and not before. They are kept in the order in which they came.
 
+use crate::metrics::Metrics;
 use crate::store::{Beat, Heard, Store, StoreError};
 use crate::together::{Together, Work};
 
 /// The heartbeats on their way into the database. Clones share the way.
 pub(crate) type Beats = Together<Keeping>;
 
-/// Keeps heartbeats.
+/// Keeps heartbeats and counts them.
 #[derive(Debug)]
-pub(crate) struct Keeping(Store);
+pub(crate) struct Keeping {
+    store: Store,
+    metrics: Metrics,
+}
 
 impl Keeping {
     /// In `store`.
-    pub(crate) fn new(store: Store) -> Self {
-        Self(store)
+    pub(crate) fn new(store: Store, metrics: Metrics) -> Self {
+        Self { store, metrics }
     }
 }
 
@@ -26,6 +30,9 @@ impl Work for Keeping {
     const AT_ONCE: usize = 256;
 
     async fn answer(&self, beats: &[Beat]) -> Result<Vec<Result<Heard, StoreError>>, StoreError> {
-        self.0.keep_beats(beats).await
+        let outcomes = self.store.keep_beats(beats).await?;
+        let kept = outcomes.iter().filter(|outcome| outcome.is_ok()).count();
+        self.metrics.heartbeats(kept, beats.len());
+        Ok(outcomes)
     }
 }

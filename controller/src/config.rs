@@ -76,6 +76,11 @@ struct Serve {
     #[argh(option, default = "SocketAddr::from(([127, 0, 0, 1], 8000))")]
     listen: SocketAddr,
 
+    /// address and port where monitoring reads /metrics, /healthz and /readyz without a credential and without TLS, for an
+    /// address that only it can reach (default: none; /metrics of --listen wants a viewer's token)
+    #[argh(option)]
+    metrics_listen: Option<SocketAddr>,
+
     /// directory of the database and the operator's token; made if it is not there
     #[argh(option)]
     data_dir: PathBuf,
@@ -149,6 +154,8 @@ pub enum Config {
 pub struct ServeConfig {
     /// Where to listen.
     pub listen: SocketAddr,
+    /// Where to listen for who reads metrics without a credential.
+    pub metrics_listen: Option<SocketAddr>,
     /// Where the operator's token is.
     pub data_dir: PathBuf,
     /// Where the database is; none: in the data directory.
@@ -293,6 +300,7 @@ impl TryFrom<Arguments> for Config {
         };
         Ok(Self::Serve(ServeConfig {
             listen: serve.listen,
+            metrics_listen: serve.metrics_listen,
             data_dir: serve.data_dir,
             database: database(serve.database.as_deref())?,
             tls,

@@ -106,8 +106,12 @@ impl Worker {
         let mut ticks = tokio::time::interval(self.job.period());
         loop {
             ticks.tick().await;
-            if let Err(error) = self.turn().await {
-                let job = self.job.as_str();
+            let job = self.job.as_str();
+            let turn = self.turn().await;
+            if self.has_lease {
+                self.app.metrics.job(job, turn.is_ok(), self.app.now());
+            }
+            if let Err(error) = turn {
                 tracing::error!(job, error = %error, "the job {job} has to wait: {error}");
                 // Without a database nobody could be heard.
                 self.listening_since = self.app.now();

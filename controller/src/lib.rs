@@ -4,7 +4,7 @@
 //! who may call it, and reaches its handler in `api`. Handlers take their arguments by `extract`, refuse with `error`,
 //! and reach the database by `store` only; `auth` knows who calls, `audit` keeps what they did, `limit` how much of it.
 //! `people` is what of that can be done at the command line of the controller's own machine; `remote` asks a running controller
-//! from any machine, and knows of the rest only what the API says. What a node may do is decided in `node`, and how a
+//! from any machine, and knows of the rest only what the API says. `metrics` is what those read who watch over it. What a node may do is decided in `node`, and how a
 //! site is in `site_health`, which know neither.
 
 pub mod config;
@@ -25,6 +25,7 @@ mod guard;
 mod jobs;
 mod limit;
 mod log;
+mod metrics;
 mod node;
 mod openapi;
 mod people;
@@ -49,6 +50,7 @@ use anyhow::Context;
 use pureboot_protocol::Timestamp;
 use tokio::net::TcpListener;
 use tokio::signal::unix::{SignalKind, signal};
+use tokio::sync::watch;
 
 use crate::config::{Config, Database, ServeConfig};
 use crate::content::Content;
@@ -90,9 +92,11 @@ async fn serve_until_signal(config: ServeConfig) -> anyhow::Result<()> {
     let _lock = data_dir.lock()?;
     let store = open(&data_dir, config.database.as_ref()).await?;
     let content = Content::open(&config.content, &store).await?;
-    let listener = TcpListener::bind(config.listen).await;
-    let listener = listener.with_context(|| format!("cannot listen on {}", config.listen))?;
-    let address = listener.local_addr().context("cannot find out the address listened on")?;
+    let (listener, address) = listen(config.listen).await?;
+    let watched = match config.metrics_listen {
+        Some(wanted) => Some(listen(wanted).await?),
+        None => None,
+    };
     if let Some(OperatorToken { secret, file }) = data_dir.first_token(&store, now()).await? {
         let kept = file.display();
         print_line(&format!("operator token: {} (kept in {kept})", secret.reveal()))?;
@@ -120,23 +124,45 @@ async fn serve_until_signal(config: ServeConfig) -> anyhow::Result<()> {
         .with_cookie(cookie);
     let app = App { audit_days: config.audit_days, ..app };
     let (jobs, beats) = (Jobs::start(&app), app.beats.clone());
+    let (ending, watchers) = watch::channel(false);
+    let watched = watched.map(|(listener, address)| {
+        let ended = ended(watchers.clone());
+        let served = serve::serve(listener, None, router::watch(app.clone()), ended);
+        (tokio::spawn(served), address)
+    });
     print_line(&format!("listening on {}", url(address, tls.is_some())))?;
+    if let Some((_, address)) = &watched {
+        print_line(&format!("metrics on {}/metrics", url(*address, false)))?;
+    }
     tracing::info!(%address, "serving on {address}");
     let signalled = async {
-        tokio::select! {
+        let signal = tokio::select! {
             _ = terminate.recv() => "SIGTERM",
             _ = interrupt.recv() => "SIGINT",
-        }
-    };
-    serve::serve(listener, tls, router::router(app), async {
-        let signal = signalled.await;
+        };
         tracing::info!("ending on {signal}");
-    })
-    .await;
+        _ = ending.send(true);
+    };
+    serve::serve(listener, tls, router::router(app), signalled).await;
+    if let Some((served, _)) = watched {
+        _ = served.await;
+    }
     jobs.end().await;
     beats.end().await;
     store.close().await;
     Ok(())
+}
+
+async fn listen(wanted: SocketAddr) -> anyhow::Result<(TcpListener, SocketAddr)> {
+    let listener = TcpListener::bind(wanted).await;
+    let listener = listener.with_context(|| format!("cannot listen on {wanted}"))?;
+    let address = listener.local_addr().context("cannot find out the address listened on")?;
+    Ok((listener, address))
+}
+
+/// Waits for the end of the program.
+async fn ended(mut ending: watch::Receiver<bool>) {
+    _ = ending.wait_for(|ending| *ending).await;
 }
 
 async fn open(data_dir: &DataDir, database: Option<&Database>) -> anyhow::Result<Store> {

@@ -30,6 +30,7 @@ use crate::correlation;
 use crate::error::ApiError;
 use crate::guard::{Post, guard};
 use crate::limit::{LimitConfig, Limits};
+use crate::metrics::{self, Metrics};
 use crate::openapi;
 use crate::store::Store;
 use crate::vault::Vault;
@@ -68,6 +69,8 @@ pub(crate) struct App {
     pub(crate) audit_days: u32,
     /// Seals the secrets of templates.
     pub(crate) vault: Arc<Vault>,
+    /// What has been done, for those who watch over the controller.
+    pub(crate) metrics: Metrics,
 }
 
 /// Tells the time of day.
@@ -76,8 +79,9 @@ pub(crate) type Clock = Arc<dyn Fn() -> Timestamp + Send + Sync>;
 impl App {
     /// Everything that is not in the database begins empty. It needs a runtime, for what is done together.
     pub(crate) fn new(store: Store, content: Content, clock: Clock, vault: Vault) -> Self {
+        let metrics = Metrics::new(clock());
         Self {
-            beats: Beats::start(Keeping::new(store.clone())),
+            beats: Beats::start(Keeping::new(store.clone(), metrics.clone())),
             callers: Callers::start(store.clone()),
             store,
             content,
@@ -88,6 +92,7 @@ impl App {
             refusals: Arc::default(),
             audit_days: AUDIT_DAYS,
             vault: Arc::new(vault),
+            metrics,
         }
     }
 
@@ -137,6 +142,7 @@ pub(crate) fn table() -> Vec<Route> {
     vec![
         route(Anyone, "/healthz", get(health::alive)),
         route(Anyone, "/readyz", get(health::ready)),
+        route(Viewer, "/metrics", get(health::metrics)),
         route(Anyone, "/api/v1/openapi.json", get(openapi::read)),
         route(Anyone, "/api/v1/docs", get(openapi::page)),
         route(Anyone, "/api/v1/session", post(session::begin)),
@@ -287,6 +293,19 @@ pub(crate) fn assemble(app: App, table: Vec<Route>) -> Router {
         .layer(TimeoutLayer::with_status_code(StatusCode::REQUEST_TIMEOUT, REQUEST_TIMEOUT))
         .merge(streamed)
         .layer(middleware::from_fn(one_length))
+        .layer(middleware::from_fn_with_state(app.metrics.clone(), metrics::observe))
+        .layer(middleware::from_fn(correlation::correlate))
+        .with_state(app)
+}
+
+/// What those may read who watch over the controller from an address that only they can reach: nobody is asked who they are.
+pub(crate) fn watch(app: App) -> Router {
+    Router::new()
+        .route("/healthz", get(health::alive))
+        .route("/readyz", get(health::ready))
+        .route("/metrics", get(health::metrics))
+        .layer(RequestBodyLimitLayer::new(0))
+        .layer(TimeoutLayer::with_status_code(StatusCode::REQUEST_TIMEOUT, REQUEST_TIMEOUT))
         .layer(middleware::from_fn(correlation::correlate))
         .with_state(app)
 }

@@ -12,6 +12,7 @@ mod content;
 mod credentials;
 mod custody;
 mod edits;
+mod figures;
 mod groups;
 mod installs;
 mod leases;
@@ -36,6 +37,9 @@ mod tree;
 mod users;
 mod workflows;
 
+use std::time::Instant;
+
+use prometheus_client::metrics::histogram::Histogram;
 use pureboot_protocol::{CommandId, ContentHash, ContentKey, GroupId, Mac, SiteId};
 use pureboot_templates::answer::AnswerError;
 use sqlx::migrate::MigrateError;
@@ -53,6 +57,7 @@ pub(crate) use content::{ContentEntry, ContentFilter, KeptObject, Named};
 pub(crate) use credentials::{Bearer, TOKEN_HOURS};
 pub(crate) use custody::{Conflict, Parked};
 pub(crate) use edits::Edit;
+pub(crate) use figures::{Figures, Pools};
 pub(crate) use groups::{Group, GroupFields, GroupFilter};
 pub(crate) use installs::Install;
 pub(crate) use logs::{LoggedEvent, LoggedMove};
@@ -301,6 +306,8 @@ pub(crate) struct Store {
     /// One connection, so that the writers of this controller wait for each other here.
     writer: AnyPool,
     reader: AnyPool,
+    /// Seconds that transactions waited until they could write.
+    write_waits: Histogram,
 }
 
 impl Store {
@@ -322,11 +329,19 @@ impl Store {
     /// Begins to write, with the row of the audit that it belongs to. What is not committed is rolled back when the transaction
     /// is dropped.
     async fn write(&self) -> Result<Transaction<'static, Any>, StoreError> {
+        let start = Instant::now();
+        let begun = self.begin_to_write().await;
+        self.write_waits.observe(start.elapsed().as_secs_f64());
+        let mut tx = begun?;
+        audit::begin(&mut tx).await?;
+        Ok(tx)
+    }
+
+    async fn begin_to_write(&self) -> Result<Transaction<'static, Any>, StoreError> {
         let mut tx = self.writer.begin_with(self.kind.begin_to_write()).await?;
         if self.kind == Kind::Postgres {
             sqlx::query(postgres::LOCK_ALL).execute(&mut *tx).await?;
         }
-        audit::begin(&mut tx).await?;
         Ok(tx)
     }
 }

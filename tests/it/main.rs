@@ -17,6 +17,7 @@ mod libraries;
 mod loaders;
 mod manage;
 mod methods;
+mod metrics;
 mod need;
 mod netboot;
 mod offline;
@@ -95,6 +96,7 @@ fn main() {
         cli::cases(),
         tour::cases(),
         openapi::cases(),
+        metrics::cases(),
         hostile::cases(),
         netboot::cases(),
         methods::cases(),

@@ -5,7 +5,7 @@ use std::sync::OnceLock;
 
 use nix::unistd::geteuid;
 use pureboot_tests::namespace::Namespace;
-use pureboot_tests::{process, s3_server, schemathesis};
+use pureboot_tests::{process, prometheus_python, s3_server, schemathesis};
 
 /// Something that may be missing, and the cure.
 pub(crate) enum Need {
@@ -15,6 +15,8 @@ pub(crate) enum Need {
     Namespaces,
     /// A program and the Debian package that brings it.
     Program(&'static str, &'static str),
+    /// The parser of metrics, from PyPI.
+    PrometheusClient,
     /// The tester of OpenAPI documents, from PyPI.
     Schemathesis,
     /// A file and the Debian package that brings it.
@@ -48,6 +50,10 @@ impl Need {
                 .then(|| format!("needs the program {name}: apt-get install {package}")),
             Self::S3Server => (!s3_server().is_ok_and(|program| program.is_file()))
                 .then(|| "needs an S3 server: cargo xtask test installs moto from PyPI".to_owned()),
+            Self::PrometheusClient => (!prometheus_python().is_ok_and(|program| program.is_file()))
+                .then(|| {
+                    "needs prometheus_client: cargo xtask test installs it from PyPI".to_owned()
+                }),
             Self::Schemathesis => (!schemathesis().is_ok_and(|program| program.is_file()))
                 .then(|| "needs schemathesis: cargo xtask test installs it from PyPI".to_owned()),
             Self::File(path, package) => (!Path::new(path).exists())

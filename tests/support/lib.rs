@@ -51,6 +51,14 @@ pub fn s3_server() -> Result<PathBuf> {
     Ok(cache_dir()?.join("tools/moto/bin/moto_server"))
 }
 
+/// A Python that has the parser of metrics, which `cargo xtask test` installs, in the cache.
+///
+/// # Errors
+/// There is no home directory.
+pub fn prometheus_python() -> Result<PathBuf> {
+    Ok(cache_dir()?.join("tools/prometheus/bin/python3"))
+}
+
 /// The tester of OpenAPI documents that `cargo xtask test` installs, in the cache.
 ///
 /// # Errors

@@ -30,6 +30,7 @@ pub(crate) async fn take(
     check.done()?;
     let origin = Origin { correlation_id: correlation_id.as_str(), now: app.now() };
     let receipt = app.store.take_changes(agent.site_id, &batch, origin).await?;
+    receipt.results.iter().for_each(|result| app.metrics.change(result.outcome));
     let (taken, acked_through) = (receipt.results.len(), receipt.acked_through);
     tracing::info!(site = %agent.site_id, taken, acked_through, "took {taken} changes of site {}", agent.site_id);
     Ok(json(StatusCode::OK, &receipt))

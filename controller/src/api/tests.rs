@@ -12,6 +12,7 @@ mod custody;
 mod groups;
 mod installs;
 mod manifest;
+mod metrics;
 mod nodes;
 mod quota;
 mod races;

@@ -2,6 +2,7 @@
 
 use std::time::Duration;
 
+use prometheus_client::metrics::histogram::Histogram;
 use sqlx::any::{AnyConnectOptions, AnyPoolOptions};
 use sqlx::{AnyConnection, AnyPool, Connection, Executor};
 
@@ -10,6 +11,9 @@ use crate::store::{Store, StoreError, postgres, schema, sqlite};
 
 /// How long a request waits for a connection, as long as one waits in the database for another process.
 const BUSY_TIMEOUT: Duration = Duration::from_secs(5);
+
+/// The bounds by which waits for the right to write are counted, in seconds, up to [`BUSY_TIMEOUT`].
+const WRITE_WAITS: [f64; 8] = [0.001, 0.005, 0.01, 0.05, 0.1, 0.5, 1.0, 5.0];
 
 /// How long a connection that nobody uses is taken to be good. To ask one that was good just now would cost every request the
 /// way to the database and back.
@@ -81,17 +85,15 @@ impl Store {
         let First { kind, options, mut connection } = First::connect(database).await?;
         schema::bring_up(&mut connection, kind, schema::STEPS_MAX).await?;
         connection.close().await?;
-        Ok(match kind {
-            Kind::Sqlite => {
-                let writer = pool(&options, &sqlite::WRITER).await?;
-                let reader = pool(&options, &sqlite::READER).await?;
-                Self { kind, writer, reader }
-            }
-            Kind::Postgres => Self {
-                kind,
-                writer: pool(&options, &postgres::WRITER).await?,
-                reader: pool(&options, &postgres::READER).await?,
-            },
+        let (writer, reader) = match kind {
+            Kind::Sqlite => (&sqlite::WRITER, &sqlite::READER),
+            Kind::Postgres => (&postgres::WRITER, &postgres::READER),
+        };
+        Ok(Self {
+            kind,
+            writer: pool(&options, writer).await?,
+            reader: pool(&options, reader).await?,
+            write_waits: Histogram::new(WRITE_WAITS),
         })
     }
 }

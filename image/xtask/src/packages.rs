@@ -4,10 +4,10 @@ use std::collections::BTreeSet;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
-use anyhow::{Context, Result, ensure};
+use anyhow::{Context, Result, bail, ensure};
 use nix::unistd::geteuid;
 use pureboot_tests::postgres::INITDB;
-use pureboot_tests::{cache_dir, process, s3_server, schemathesis};
+use pureboot_tests::{cache_dir, process, prometheus_python, s3_server, schemathesis};
 
 use crate::cargo;
 
@@ -114,10 +114,13 @@ pub(crate) fn cargo_deny() -> Result<Command> {
 /// Says where a program is kept.
 type Place = fn() -> Result<PathBuf>;
 
-/// Programs from PyPI, each in a virtual environment of its own: an S3 server that we did not write, and the tester that
-/// tries the API by its OpenAPI document.
-const PYTHON_TOOLS: [(&str, Place); 2] =
-    [("moto[server]==5.2.5", s3_server), ("schemathesis==4.32.5", schemathesis)];
+/// Programs from PyPI, each in a virtual environment of its own: an S3 server that we did not write, the tester that tries
+/// the API by its OpenAPI document, and Prometheus' parser of metrics.
+const PYTHON_TOOLS: [(&str, Place); 3] = [
+    ("moto[server]==5.2.5", s3_server),
+    ("schemathesis==4.32.5", schemathesis),
+    ("prometheus-client==0.26.0", prometheus_python),
+];
 
 /// Installs the programs from PyPI that are missing, and says which stay missing.
 pub(crate) fn install_python_tools() {
@@ -140,7 +143,11 @@ fn install_python_tool(release: &str, program: &Path) -> Result<()> {
     let mut pip = Command::new(venv.join("bin/pip"));
     pip.args(["install", "--quiet", "--disable-pip-version-check", release]);
     let installed = pip.stdin(std::process::Stdio::null()).status()?;
-    ensure!(installed.success(), "pip install ended with {installed}");
+    if !installed.success() {
+        // An environment without what it is for would pass for whole the next time.
+        std::fs::remove_dir_all(venv)?;
+        bail!("pip install ended with {installed}");
+    }
     Ok(())
 }
 
