@@ -15,6 +15,7 @@ mod audit;
 mod auth;
 mod beats;
 mod callers;
+mod coding;
 mod content;
 mod cookie;
 mod correlation;

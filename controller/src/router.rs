@@ -23,6 +23,7 @@ use crate::auth::Role;
 use crate::auth::password::{Cost, Passwords};
 use crate::beats::{Beats, Keeping};
 use crate::callers::Callers;
+use crate::coding;
 use crate::config::AUDIT_DAYS;
 use crate::content::Content;
 use crate::cookie::Cookie;
@@ -36,7 +37,7 @@ use crate::store::Store;
 use crate::vault::Vault;
 
 /// The largest body of a request, in bytes, where a route does not say less.
-const BODY_LEN_MAX: usize = 1 << 20;
+pub(crate) const BODY_LEN_MAX: usize = 1 << 20;
 /// The largest batch of changes, in bytes.
 const CHANGES_LEN_MAX: usize = 256 << 10;
 /// The largest heartbeat, in bytes: it is kept, many times.
@@ -282,9 +283,9 @@ pub(crate) fn assemble(app: App, table: Vec<Route>) -> Router {
     for Route { role, path, handlers, body } in table {
         let post = Post { app: app.clone(), role, path };
         let guard = middleware::from_fn_with_state(post, guard);
-        let router = match body {
-            Length::Bounded => &mut bounded,
-            Length::Streamed => &mut streamed,
+        let (router, handlers) = match body {
+            Length::Bounded => (&mut bounded, coded(role, handlers)),
+            Length::Streamed => (&mut streamed, handlers),
         };
         *router = std::mem::take(router).route(path, handlers.route_layer(guard));
     }
@@ -308,6 +309,17 @@ pub(crate) fn watch(app: App) -> Router {
         .layer(TimeoutLayer::with_status_code(StatusCode::REQUEST_TIMEOUT, REQUEST_TIMEOUT))
         .layer(middleware::from_fn(correlation::correlate))
         .with_state(app)
+}
+
+/// `handlers` that take gzip, and give it to people and their programs; agents ask for none, and get none.
+fn coded(role: Role, handlers: MethodRouter<App>) -> MethodRouter<App> {
+    let handlers = handlers.layer(middleware::from_fn(coding::inflate));
+    match role {
+        Role::Agent => handlers,
+        Role::Anyone | Role::Viewer | Role::Operator | Role::Admin => {
+            handlers.layer(coding::compression()).layer(middleware::from_fn(coding::only_reads))
+        }
+    }
 }
 
 /// Refuses a request whose length two readers could take differently (FAULTS H5). hyper lets `Transfer-Encoding` win over

@@ -2,13 +2,16 @@
 
 use std::cell::{Cell, RefCell};
 use std::fmt;
+use std::io::Write;
 use std::rc::Rc;
 use std::time::Duration;
 
+use flate2::Compression;
+use flate2::write::GzEncoder;
 use futures_rustls::TlsConnector;
 use http_body_util::Full;
 use hyper::body::Bytes;
-use hyper::header::{AUTHORIZATION, CONTENT_TYPE, HOST, RETRY_AFTER};
+use hyper::header::{AUTHORIZATION, CONTENT_ENCODING, CONTENT_TYPE, HOST, RETRY_AFTER};
 use hyper::{Method, Request, Response, StatusCode};
 use pureboot_protocol::{
     BootRecord, ChangeBatch, ChangeReceipt, CredentialAnnouncement, CredentialHash, Heartbeat,
@@ -31,6 +34,9 @@ pub const CHECK: Duration = Duration::from_secs(5);
 
 /// For questions that a booting machine waits for.
 pub const AT_BOOT: Duration = Duration::from_millis(700);
+
+/// The longest batch of changes, in bytes, that goes as it is: below, gzip saves no packet.
+const GZIP_LEN_MIN: usize = 1_024;
 
 /// Why the controller gave no usable answer.
 #[derive(Debug, thiserror::Error)]
@@ -91,6 +97,25 @@ impl CallError {
     }
 }
 
+/// The body of a call: JSON, as it is or in gzip.
+#[derive(Clone)]
+struct Body {
+    bytes: Vec<u8>,
+    is_gzip: bool,
+}
+
+fn json(question: &impl Serialize) -> Vec<u8> {
+    serde_json::to_vec(question).expect("every type of the protocol can be written as JSON")
+}
+
+fn gzip(plain: &[u8]) -> Vec<u8> {
+    let mut encoder = GzEncoder::new(Vec::new(), Compression::default());
+    encoder
+        .write_all(plain)
+        .and_then(|()| encoder.finish())
+        .expect("a vector takes what is written into it")
+}
+
 /// A client for one controller. Cheap to share within the executor's thread.
 pub struct Controller {
     url: CentralUrl,
@@ -99,6 +124,8 @@ pub struct Controller {
     credential: RefCell<Option<Secret>>,
     /// How often that has changed.
     changes: Cell<u64>,
+    /// Whether bodies are understood in gzip; false once one has been refused, for as long as the agent runs.
+    takes_gzip: Cell<bool>,
     idle: RefCell<Option<Connection>>,
 }
 
@@ -112,6 +139,7 @@ impl Controller {
             executor,
             credential: RefCell::default(),
             changes: Cell::default(),
+            takes_gzip: Cell::new(true),
             idle: RefCell::default(),
         }
     }
@@ -179,12 +207,27 @@ impl Controller {
         self.post("/api/v1/agents/heartbeat", heartbeat, CHECK).await
     }
 
-    /// Hands over changes.
+    /// Hands over changes, in gzip where that is worth it. A controller of an earlier version answers 415 and takes nothing;
+    /// it gets them as they are.
     ///
     /// # Errors
     /// No answer, or a refusal.
     pub async fn deliver(&self, batch: &ChangeBatch) -> Result<ChangeReceipt, CallError> {
-        self.post("/api/v1/agents/changes", batch, UNHURRIED).await
+        const PATH: &str = "/api/v1/agents/changes";
+        let plain = json(batch);
+        if self.takes_gzip.get() && plain.len() > GZIP_LEN_MIN {
+            let packed = Body { bytes: gzip(&plain), is_gzip: true };
+            match self.call(Method::POST, PATH, Some(packed), UNHURRIED).await {
+                Err(CallError::Refused(refusal))
+                    if refusal.status == StatusCode::UNSUPPORTED_MEDIA_TYPE =>
+                {
+                    log::info!("the controller takes no gzip, changes go as they are");
+                    self.takes_gzip.set(false);
+                }
+                outcome => return outcome,
+            }
+        }
+        self.call(Method::POST, PATH, Some(Body { bytes: plain, is_gzip: false }), UNHURRIED).await
     }
 
     /// What the controller knows of one machine; none if nothing.
@@ -209,8 +252,7 @@ impl Controller {
         question: &Q,
         budget: Duration,
     ) -> Result<A, CallError> {
-        let body = serde_json::to_vec(question)
-            .expect("every type of the protocol can be written as JSON");
+        let body = Body { bytes: json(question), is_gzip: false };
         self.call(Method::POST, path, Some(body), budget).await
     }
 
@@ -218,7 +260,7 @@ impl Controller {
         &self,
         method: Method,
         path: &str,
-        body: Option<Vec<u8>>,
+        body: Option<Body>,
         budget: Duration,
     ) -> Result<A, CallError> {
         let changes = self.changes.get();
@@ -238,7 +280,7 @@ impl Controller {
         &self,
         method: Method,
         path: &str,
-        body: Option<Vec<u8>>,
+        body: Option<Body>,
         budget: Duration,
     ) -> Result<A, CallError> {
         let request = self.request(method, path, body);
@@ -291,17 +333,21 @@ impl Controller {
         Ok(answer)
     }
 
-    fn request(&self, method: Method, path: &str, body: Option<Vec<u8>>) -> Request<Full<Bytes>> {
+    fn request(&self, method: Method, path: &str, body: Option<Body>) -> Request<Full<Bytes>> {
         let mut request =
             Request::builder().method(method).uri(path).header(HOST, self.url.authority());
         if let Some(credential) = &*self.credential.borrow() {
             request = request.header(AUTHORIZATION, format!("Bearer {}", credential.reveal()));
         }
-        if body.is_some() {
+        if let Some(body) = &body {
             request = request.header(CONTENT_TYPE, "application/json");
+            if body.is_gzip {
+                request = request.header(CONTENT_ENCODING, "gzip");
+            }
         }
+        let bytes = body.map_or_else(Bytes::new, |body| Bytes::from(body.bytes));
         request
-            .body(Full::new(Bytes::from(body.unwrap_or_default())))
+            .body(Full::new(bytes))
             .expect("a method, a path of parsed ids and fixed header names make a request")
     }
 
@@ -323,3 +369,6 @@ impl Controller {
         Ok(Connection::open(&self.executor, stream).await?)
     }
 }
+
+#[cfg(test)]
+mod tests;

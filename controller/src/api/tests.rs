@@ -6,6 +6,7 @@ pub(crate) mod authority;
 mod beats;
 mod bulk;
 mod changes;
+mod coding;
 mod commands;
 mod content;
 mod custody;
