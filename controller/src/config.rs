@@ -1,5 +1,6 @@
 //! The command line, and the settings that come of it.
 
+mod backup;
 mod database;
 pub(crate) mod people;
 
@@ -9,6 +10,7 @@ use std::str::FromStr;
 
 use argh::FromArgs;
 
+pub use crate::config::backup::{BackupArguments, RestoreArguments};
 pub use crate::config::people::{TokenArguments, UserArguments};
 pub use crate::limit::LimitConfig;
 pub use crate::remote::Ask;
@@ -43,6 +45,8 @@ enum Command {
     Serve(Serve),
     User(UserArguments),
     Token(TokenArguments),
+    Backup(BackupArguments),
+    Restore(RestoreArguments),
     Site(SiteArguments),
     Group(GroupArguments),
     Node(NodeArguments),
@@ -114,6 +118,14 @@ struct Serve {
     #[argh(switch)]
     replace_signing_key: bool,
 
+    /// file of the key that the secrets of templates are sealed with; made if no controller of this database has one yet, to be copied to the others (default: DATA-DIR/secrets.key)
+    #[argh(option)]
+    secrets_key_file: Option<PathBuf>,
+
+    /// give up a secrets' key that is lost, and every secret that was sealed with it
+    #[argh(switch)]
+    replace_secrets_key: bool,
+
     /// how the log on stderr is written: text or json (default: text); RUST_LOG chooses what is logged
     #[argh(option, default = "LogFormat::Text")]
     log_format: LogFormat,
@@ -147,6 +159,10 @@ pub enum Config {
     Token(TokenArguments),
     /// Ask a running controller.
     Ask(Box<dyn Ask>),
+    /// Write a backup.
+    Backup(BackupArguments),
+    /// Bring a backup back.
+    Restore(RestoreArguments),
 }
 
 /// How the API is served.
@@ -164,6 +180,10 @@ pub struct ServeConfig {
     pub tls: Option<TlsFiles>,
     /// How content is kept.
     pub content: ContentConfig,
+    /// The file of the key that secrets are sealed with.
+    pub secrets_key_file: PathBuf,
+    /// Whether a secrets' key that is lost is given up.
+    pub replaces_secrets_key: bool,
     /// How the log is written.
     pub log_format: LogFormat,
     /// How much anybody may ask.
@@ -267,6 +287,8 @@ impl TryFrom<Arguments> for Config {
         let serve = match arguments.command {
             Command::User(arguments) => return Ok(Self::User(arguments)),
             Command::Token(arguments) => return Ok(Self::Token(arguments)),
+            Command::Backup(arguments) => return Ok(Self::Backup(arguments)),
+            Command::Restore(arguments) => return Ok(Self::Restore(arguments)),
             Command::Site(arguments) => return Ok(Self::Ask(Box::new(arguments))),
             Command::Group(arguments) => return Ok(Self::Ask(Box::new(arguments))),
             Command::Node(arguments) => return Ok(Self::Ask(Box::new(arguments))),
@@ -292,6 +314,7 @@ impl TryFrom<Arguments> for Config {
             return refused("--content-file-max-gb must be at least 1");
         }
         let in_data_dir = |name| serve.data_dir.join(name);
+        let secrets_key_file = serve.secrets_key_file.unwrap_or_else(|| in_data_dir("secrets.key"));
         let content = ContentConfig {
             place: serve.content.unwrap_or_else(|| ContentPlace::Dir(in_data_dir("content"))),
             file_len_max: u64::from(serve.content_file_max_gb) * 1_000_000_000,
@@ -305,6 +328,8 @@ impl TryFrom<Arguments> for Config {
             database: database(serve.database.as_deref())?,
             tls,
             content,
+            secrets_key_file,
+            replaces_secrets_key: serve.replace_secrets_key,
             log_format: serve.log_format,
             limits: LimitConfig {
                 per_credential: serve.rate_per_credential,
@@ -338,6 +363,7 @@ mod tests {
         assert_eq!(serve.content.place, ContentPlace::Dir("/d/content".into()));
         assert_eq!(serve.content.file_len_max, 64_000_000_000);
         assert_eq!(serve.content.signing_key_file, PathBuf::from("/d/signing-key"));
+        assert_eq!(serve.secrets_key_file, PathBuf::from("/d/secrets.key"));
     }
 
     /// The commands below `command`, as its help lists them.
@@ -361,10 +387,11 @@ mod tests {
     #[test]
     fn every_command_that_asks_a_controller_has_an_example() {
         let nouns = below(&[]);
-        assert!(nouns.contains(&"site".to_owned()) && nouns.len() == 12, "{nouns:?}");
+        assert!(nouns.contains(&"site".to_owned()) && nouns.len() == 14, "{nouns:?}");
         // These work on the controller's own machine.
-        let nouns =
-            nouns.iter().filter(|noun| !["serve", "user", "token"].contains(&noun.as_str()));
+        let nouns = nouns.iter().filter(|noun| {
+            !["serve", "user", "token", "backup", "restore"].contains(&noun.as_str())
+        });
         for noun in nouns {
             assert!(help(&[noun]).contains("\nExamples:\n"), "{noun}");
             for verb in below(&[noun]) {

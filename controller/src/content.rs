@@ -46,10 +46,12 @@ impl Content {
     /// Opens the place of the bytes and the key, both made at the first start.
     ///
     /// # Errors
-    /// One of them cannot be used, or the key is another than the one that agents have pinned.
+    /// One of them cannot be used, the place is another database's, or the key is another than the one that agents have pinned.
     pub(crate) async fn open(config: &ContentConfig, store: &Store) -> anyhow::Result<Self> {
+        let objects = Objects::open(&config.place)?;
+        objects.claim(&store.installation().await?).await?;
         Ok(Self {
-            objects: Objects::open(&config.place)?,
+            objects,
             signer: Arc::new(signer(config, store).await?),
             file_len_max: config.file_len_max,
             uploads: Arc::new(Semaphore::new(UPLOADS_MAX)),

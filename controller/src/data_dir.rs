@@ -17,7 +17,6 @@ use crate::vault::KEY_LEN;
 
 /// The file in the data directory that keeps the operator's token.
 pub(crate) const TOKEN_FILE: &str = "operator-token";
-const KEY_FILE: &str = "secrets.key";
 /// More than a token or a key has, in bytes.
 const SECRET_LEN_MAX: u64 = 128;
 
@@ -121,7 +120,7 @@ impl DataDir {
         now: Timestamp,
     ) -> anyhow::Result<Option<OperatorToken>> {
         let file = self.file(TOKEN_FILE);
-        let kept = self.kept(TOKEN_FILE)?.filter(|secret| token::is_whole(secret.reveal()));
+        let kept = private_text(&file)?.filter(|secret| token::is_whole(secret.reveal()));
         if store.has_token().await? {
             if kept.is_none() {
                 let (file, dir) = (file.display(), self.path.display());
@@ -134,7 +133,7 @@ impl DataDir {
         // A file without a row is what a first start leaves that was cut short between the two.
         let secret = match kept {
             Some(secret) => secret,
-            None => self.keep(TOKEN_FILE, &token::secret())?,
+            None => keep(&file, &token::secret())?,
         };
         let token = NewToken {
             hash: auth::hash(&secret),
@@ -146,49 +145,6 @@ impl DataDir {
         };
         store.create_token(token, now).await?;
         Ok(Some(OperatorToken { secret, file }))
-    }
-
-    /// The key that seals the secrets of templates, made at the first start.
-    ///
-    /// # Errors
-    /// It cannot be kept or read, or others can read it. A damaged one is never replaced: what it sealed would be lost.
-    pub(crate) fn secrets_key(&self) -> anyhow::Result<[u8; KEY_LEN]> {
-        let secret = match self.kept(KEY_FILE)? {
-            Some(secret) => secret,
-            None => self.keep(KEY_FILE, &Secret::from_random(random::bytes()))?,
-        };
-        let digits = secret.reveal().as_bytes();
-        let byte = |pair: &[u8]| u8::from_str_radix(std::str::from_utf8(pair).ok()?, 16).ok();
-        let key: Option<Vec<u8>> = digits.chunks(2).map(byte).collect();
-        key.and_then(|key| key.try_into().ok()).with_context(|| {
-            let path = self.file(KEY_FILE);
-            format!("{} does not hold a key of {} digits; restore it", path.display(), 2 * KEY_LEN)
-        })
-    }
-
-    /// The secret in a file, if there is one.
-    fn kept(&self, name: &str) -> anyhow::Result<Option<Secret>> {
-        private_text(&self.file(name))
-    }
-
-    /// Puts `secret` into the file, whole or not at all, and never readable by others.
-    fn keep(&self, name: &str, secret: &Secret) -> anyhow::Result<Secret> {
-        let (path, new) = (self.file(name), self.file(&format!("{name}.new")));
-        let write = || -> io::Result<()> {
-            // What a start that was cut short has left.
-            match std::fs::remove_file(&new) {
-                Err(error) if error.kind() != ErrorKind::NotFound => return Err(error),
-                _ => {}
-            }
-            let mut file =
-                OpenOptions::new().write(true).create_new(true).mode(0o600).open(&new)?;
-            writeln!(file, "{}", secret.reveal())?;
-            file.sync_all()?;
-            std::fs::rename(&new, &path)?;
-            File::open(&self.path)?.sync_all()
-        };
-        write().with_context(|| format!("cannot keep a secret in {}", path.display()))?;
-        Ok(secret.clone())
     }
 
     fn file(&self, name: &str) -> PathBuf {
@@ -218,6 +174,57 @@ pub(crate) fn private_text(path: &Path) -> anyhow::Result<Option<Secret>> {
     Ok(Some(Secret::new(text.trim().to_owned())))
 }
 
+/// Puts `secret` into the file, whole or not at all, and never readable by others.
+fn keep(path: &Path, secret: &Secret) -> anyhow::Result<Secret> {
+    let new = path.with_added_extension("new");
+    let write = || -> io::Result<()> {
+        // What a start that was cut short has left.
+        match std::fs::remove_file(&new) {
+            Err(error) if error.kind() != ErrorKind::NotFound => return Err(error),
+            _ => {}
+        }
+        let mut file = OpenOptions::new().write(true).create_new(true).mode(0o600).open(&new)?;
+        writeln!(file, "{}", secret.reveal())?;
+        file.sync_all()?;
+        std::fs::rename(&new, path)?;
+        let dir = path.parent().filter(|dir| !dir.as_os_str().is_empty());
+        File::open(dir.unwrap_or(Path::new(".")))?.sync_all()
+    };
+    write().with_context(|| format!("cannot keep a secret in {}", path.display()))?;
+    Ok(secret.clone())
+}
+
+/// The key that seals the secrets of templates, in a file of its own.
+pub(crate) mod secrets_key {
+    use super::*;
+
+    /// The key in `path`; none if there is no such file.
+    ///
+    /// # Errors
+    /// It cannot be read, others can read it too, or it is damaged.
+    pub(crate) fn load(path: &Path) -> anyhow::Result<Option<[u8; KEY_LEN]>> {
+        private_text(path)?.map(|secret| parse(path, &secret)).transpose()
+    }
+
+    /// Makes a key and keeps it in `path`.
+    ///
+    /// # Errors
+    /// It cannot be kept.
+    pub(crate) fn make(path: &Path) -> anyhow::Result<[u8; KEY_LEN]> {
+        parse(path, &keep(path, &Secret::from_random(random::bytes()))?)
+    }
+
+    fn parse(path: &Path, secret: &Secret) -> anyhow::Result<[u8; KEY_LEN]> {
+        let digits = secret.reveal().as_bytes();
+        let byte = |pair: &[u8]| u8::from_str_radix(std::str::from_utf8(pair).ok()?, 16).ok();
+        let key: Option<Vec<u8>> = digits.chunks(2).map(byte).collect();
+        key.and_then(|key| key.try_into().ok()).with_context(|| {
+            let digits = 2 * KEY_LEN;
+            format!("{} does not hold a key of {digits} digits; restore it", path.display())
+        })
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -243,15 +250,15 @@ mod tests {
     #[test]
     fn a_key_is_made_once_and_a_damaged_one_is_not_replaced() {
         let dir = private_dir();
-        let data_dir = DataDir::make(dir.path()).expect("a directory");
-        let key = data_dir.secrets_key().expect("a key");
-        assert_eq!(data_dir.secrets_key().expect("the key"), key);
-        assert_ne!(key, [0; KEY_LEN]);
         let file = dir.path().join("secrets.key");
+        assert_eq!(secrets_key::load(&file).expect("nothing is wrong"), None);
+        let key = secrets_key::make(&file).expect("a key");
+        assert_eq!(secrets_key::load(&file).expect("readable"), Some(key));
+        assert_ne!(key, [0; KEY_LEN]);
         let mode = file.metadata().expect("a file").permissions().mode();
         assert_eq!(mode & 0o777, 0o600);
         std::fs::write(&file, "cut short").expect("written");
-        assert!(data_dir.secrets_key().is_err());
+        assert!(secrets_key::load(&file).is_err());
     }
 
     #[tokio::test]
@@ -278,7 +285,7 @@ mod tests {
     async fn k8_a_first_start_that_was_cut_short_is_completed_with_the_token_that_it_kept() {
         let dir = private_dir();
         let (data_dir, store) = opened(dir.path()).await;
-        let secret = data_dir.keep(TOKEN_FILE, &Secret::from_random([7; 32])).expect("kept");
+        let secret = keep(&data_dir.file(TOKEN_FILE), &Secret::from_random([7; 32])).expect("kept");
         let token = data_dir.first_token(&store, now()).await.expect("kept").expect("a token");
         assert_eq!(token.secret, secret);
         assert!(store.has_token().await.expect("an answer"));

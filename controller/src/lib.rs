@@ -13,6 +13,7 @@ mod answer;
 mod api;
 mod audit;
 mod auth;
+mod backup;
 mod beats;
 mod callers;
 mod coding;
@@ -53,7 +54,7 @@ use tokio::net::TcpListener;
 use tokio::signal::unix::{SignalKind, signal};
 use tokio::sync::watch;
 
-use crate::config::{Config, Database, ServeConfig};
+use crate::config::{Config, Database, LogFormat, ServeConfig};
 use crate::content::Content;
 use crate::cookie::Cookie;
 use crate::data_dir::{DataDir, OperatorToken};
@@ -73,6 +74,11 @@ pub fn run(config: Config) -> anyhow::Result<()> {
         Config::User(arguments) => runtime.block_on(people::run_user(arguments)),
         Config::Token(arguments) => runtime.block_on(people::run_token(arguments)),
         Config::Ask(ask) => quietly(runtime.block_on(ask.run())),
+        Config::Backup(arguments) => runtime.block_on(backup::run_backup(arguments)),
+        Config::Restore(arguments) => {
+            log::init(LogFormat::Text);
+            runtime.block_on(backup::run_restore(arguments))
+        }
     }
 }
 
@@ -91,8 +97,10 @@ async fn serve_until_signal(config: ServeConfig) -> anyhow::Result<()> {
     let tls = config.tls.as_ref().map(tls::acceptor).transpose()?;
     let data_dir = DataDir::make(&config.data_dir)?;
     let _lock = data_dir.lock()?;
+    backup::finish_restore(&config.data_dir)?;
     let store = open(&data_dir, config.database.as_ref()).await?;
     let content = Content::open(&config.content, &store).await?;
+    let vault = Vault::load(&config.secrets_key_file, config.replaces_secrets_key, &store).await?;
     let (listener, address) = listen(config.listen).await?;
     let watched = match config.metrics_listen {
         Some(wanted) => Some(listen(wanted).await?),
@@ -112,12 +120,6 @@ async fn serve_until_signal(config: ServeConfig) -> anyhow::Result<()> {
         tracing::warn!(
             "without --tls-cert-file, tokens cross the network to {address} in the clear"
         );
-    }
-    let vault = Vault::new(&data_dir.secrets_key()?);
-    if let Some([scope, name, sealed]) = store.any_secret().await?
-        && let Err(error) = vault.open(&vault::place(&scope, &name), &sealed)
-    {
-        tracing::error!(secret = name, "secrets cannot be used: {error}");
     }
     let cookie = if tls.is_some() { Cookie::Secure } else { Cookie::Plain };
     let app = App::new(store.clone(), content, Arc::new(now), vault)

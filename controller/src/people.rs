@@ -23,7 +23,7 @@ pub(crate) use tokens::run as run_token;
 pub(crate) use users::run as run_user;
 
 /// What changes at the command line are found under, beside those of requests.
-const CORRELATION_ID: &str = "command-line";
+pub(crate) const CORRELATION_ID: &str = "command-line";
 
 /// A database that is worked on.
 struct Desk {
@@ -82,7 +82,7 @@ async fn all<T, F: Future<Output = Result<Page<T>, StoreError>>>(
 }
 
 /// The user of the system that called this program.
-fn system_user() -> String {
+pub(crate) fn system_user() -> String {
     let uid = Uid::current();
     let known = SystemUser::from_uid(uid).ok().flatten();
     known.map_or_else(|| format!("uid {uid}"), |user| user.name)

@@ -228,8 +228,9 @@ fn controllers_that_start_at_once_make_one_schema() -> Result<()> {
             // Whoever comes second finds that the token or the signing key is another's, and does not make one.
             if let Err(error) = started {
                 let error = format!("{error:#}");
-                let is_second =
-                    ["operator-token", "signing-key"].iter().any(|it| error.contains(it));
+                let is_second = ["operator-token", "signing-key", "secrets.key"]
+                    .iter()
+                    .any(|it| error.contains(it));
                 ensure!(is_second, "{error}");
             }
         }

@@ -3,6 +3,7 @@
 //! Each trial is a plain function whose name is the sentence that must hold. What it needs of the machine is declared beside
 //! it; where that is missing the trial is ignored, and the reason is printed.
 
+mod backup;
 mod boots;
 mod cli;
 mod commands;
@@ -92,6 +93,7 @@ fn main() {
         offline::cases(),
         doctor::cases(),
         controllers::cases(),
+        backup::cases(),
         content::cases(),
         cli::cases(),
         tour::cases(),

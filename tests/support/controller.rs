@@ -66,13 +66,17 @@ impl Controller {
         Ok(controller)
     }
 
-    /// Starts another one on the same database and content, with the same signing key and its own data under `dir`.
+    /// Starts another one on the same database and content, with the same keys and its own data under `dir`.
     ///
     /// # Errors
     /// It does not come to listen.
     pub fn start_beside(&self, dir: &Path) -> Result<Self> {
         let mut options = self.options.clone();
-        for (option, name) in [("--content", "content"), ("--signing-key-file", "signing-key")] {
+        for (option, name) in [
+            ("--content", "content"),
+            ("--signing-key-file", "signing-key"),
+            ("--secrets-key-file", "secrets.key"),
+        ] {
             let place = self.data_dir().join(name).display().to_string();
             options.arguments.extend([option.to_owned(), place]);
         }

@@ -334,7 +334,7 @@ fn registration(site: SiteId, token: &str, credential: Option<&Secret>) -> Value
     })
 }
 
-fn heartbeat(site: SiteId, config_version: u64) -> Value {
+pub(crate) fn heartbeat(site: SiteId, config_version: u64) -> Value {
     let heartbeat = Heartbeat {
         site_id: site,
         timestamp: Timestamp::from_unix_ms(START_MS),

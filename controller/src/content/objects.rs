@@ -11,7 +11,7 @@ use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::{Duration, SystemTime};
 
-use anyhow::Context;
+use anyhow::{Context, ensure};
 use axum::body::Bytes;
 use futures_util::stream::{self, BoxStream, StreamExt};
 use object_store::aws::AmazonS3Builder;
@@ -20,7 +20,7 @@ use object_store::path::Path;
 use object_store::prefix::PrefixStore;
 use object_store::{
     ClientOptions, Error, GetOptions, GetRange, GetResultPayload, MultipartUpload, ObjectStore,
-    ObjectStoreExt, PutPayload,
+    ObjectStoreExt, PutMode, PutOptions, PutPayload,
 };
 
 use crate::config::ContentPlace;
@@ -36,6 +36,10 @@ const READ_LEN: usize = 256 << 10;
 const S3_SILENCE_MAX: Duration = Duration::from_secs(30);
 /// What the files of a directory lie under, and the keys of a bucket.
 const FOLDER: &str = "objects";
+/// The key of the mark that says which database the place belongs to.
+const OWNER: &str = "owner";
+/// Longer than any mark, in bytes.
+const OWNER_LEN_MAX: u64 = 256;
 
 /// Why bytes cannot be kept or read.
 #[derive(Debug, thiserror::Error)]
@@ -98,6 +102,8 @@ pub(crate) struct Objects {
     part_len: usize,
     /// The directory, if it is one.
     dir: Option<PathBuf>,
+    /// What people know the place by.
+    shown: String,
 }
 
 impl Objects {
@@ -114,7 +120,8 @@ impl Objects {
                     .with_context(|| format!("cannot use {} for content", dir.display()))?;
                 // Synced file, rename, synced directory (FAULTS K13), before the row that names it.
                 let store = Arc::new(store.with_fsync(true));
-                Ok(Self { store, part_len: DIR_PART_LEN, dir: Some(dir.clone()) })
+                let shown = dir.display().to_string();
+                Ok(Self { store, part_len: DIR_PART_LEN, dir: Some(dir.clone()), shown })
             }
             ContentPlace::S3 { bucket, prefix } => {
                 let client = ClientOptions::new()
@@ -130,16 +137,57 @@ impl Objects {
                     .build()
                     .with_context(|| format!("cannot use s3://{bucket} for content"))?;
                 let store = Arc::new(PrefixStore::new(s3, prefix.as_str()));
-                Ok(Self { store, part_len: S3_PART_LEN, dir: None })
+                let shown = format!("s3://{bucket}/{prefix}");
+                Ok(Self { store, part_len: S3_PART_LEN, dir: None, shown })
             }
         }
     }
 
+    /// Marks the place as that of the database `installation`, so that no other one takes what is here for strays.
+    ///
+    /// # Errors
+    /// It is another one's, or cannot be read or written.
+    pub(crate) async fn claim(&self, installation: &str) -> anyhow::Result<()> {
+        let path = Path::from(OWNER);
+        let mark = || PutPayload::from(format!("{installation}\n").into_bytes());
+        let create = PutOptions { mode: PutMode::Create, ..PutOptions::default() };
+        let put = match self.store.put_opts(&path, mark(), create).await {
+            // Some stores that speak S3 know no conditions.
+            Err(Error::NotImplemented { .. } | Error::NotSupported { .. }) => {
+                match self.store.head(&path).await {
+                    Err(Error::NotFound { .. }) => self.store.put(&path, mark()).await.map(|_| ()),
+                    found => found.map(|_| ()),
+                }
+            }
+            Err(Error::AlreadyExists { .. }) => Ok(()),
+            put => put.map(|_| ()),
+        };
+        put.with_context(|| format!("cannot mark {} as this database's", self.shown))?;
+        let kept = self.store.get(&path).await.with_context(|| format!("cannot read {path}"))?;
+        ensure!(kept.meta.size <= OWNER_LEN_MAX, "{path} in {} is no mark", self.shown);
+        let kept = kept.bytes().await.with_context(|| format!("cannot read {path}"))?;
+        let owner = String::from_utf8_lossy(&kept);
+        let owner = owner.trim();
+        ensure!(
+            owner == installation,
+            "the content in {} belongs to the database {owner}, and this one is {installation}: two would delete each other's \
+             files. Give this one a place of its own with --content; if the other is gone for good, delete the file '{OWNER}' \
+             there",
+            self.shown
+        );
+        Ok(())
+    }
+
     /// Begins to keep bytes.
     pub(crate) fn begin(&self) -> Writer {
+        self.begin_at(Location::new())
+    }
+
+    /// Begins to keep bytes that a backup knows to be at `location`.
+    pub(crate) fn begin_at(&self, location: Location) -> Writer {
         Writer {
             objects: self.clone(),
-            location: Location::new(),
+            location,
             pending: Vec::new(),
             pending_len: 0,
             multipart: None,

@@ -7,15 +7,16 @@ use pureboot_protocol::{
     Change, ChangeBatch, ChangeId, ChangePayload, ChangeReceipt, ChangeResult, Epoch, Lifecycle,
     Node, NodeEvent, Outcome, RegisterNode, SiteId,
 };
-use serde_json::Value;
+use serde_json::{Value, json};
 use sha2::{Digest, Sha256};
 use sqlx::Row;
 
+use crate::audit::{Actor, Entry};
 use crate::node::{self, Disagreement, Move};
 use crate::store::logs::{self, Trigger};
 use crate::store::nodes::{self, Origin, Run};
-use crate::store::row::{DbConnection, count, count_opt, int, to_json, word};
-use crate::store::{Store, StoreError, tree};
+use crate::store::row::{DbConnection, count, count_opt, flag, int, to_json, word};
+use crate::store::{Store, StoreError, audit, tree};
 
 /// The longest reason that is kept, in characters; texts of a parser may repeat what they were given.
 const REASON_LEN_MAX: usize = 300;
@@ -38,6 +39,10 @@ impl Store {
         let mut tx = self.write().await?;
         let outbox = Outbox::load(&mut tx, site, batch.epoch).await?;
         let mut acked_through = outbox.acked_through;
+        if outbox.is_rewound && batch.first_seq > acked_through + 1 && !batch.items.is_empty() {
+            note_loss(&mut tx, &outbox, batch.first_seq, origin).await?;
+            acked_through = batch.first_seq - 1;
+        }
         let mut results = Vec::new();
         for raw in &batch.items {
             let seq = batch.first_seq.saturating_add(int_len(&results));
@@ -58,9 +63,10 @@ impl Store {
             results.push(result);
         }
         if acked_through > outbox.acked_through {
-            sqlx::query("UPDATE outboxes SET acked_through = $2 WHERE id = $1")
+            sqlx::query("UPDATE outboxes SET acked_through = $2, rewound = $3 WHERE id = $1")
                 .bind(outbox.id)
                 .bind(int(acked_through))
+                .bind(false)
                 .execute(&mut *tx)
                 .await?;
         }
@@ -83,26 +89,48 @@ struct Outbox {
     id: i64,
     site: SiteId,
     acked_through: u64,
+    /// Whether a restore has taken it back (FAULTS N12): the agent may have deleted what it handed over since the backup, and
+    /// would wait for ever for an acknowledgement that fits.
+    is_rewound: bool,
 }
 
 impl Outbox {
     async fn load(db: &mut DbConnection, site: SiteId, epoch: Epoch) -> Result<Self, StoreError> {
         sqlx::query(
-            "INSERT INTO outboxes (site_id, epoch, acked_through) VALUES ($1, $2, 0)
+            "INSERT INTO outboxes (site_id, epoch, acked_through, rewound)
+             SELECT $1, $2, 0, EXISTS (SELECT 1 FROM installation WHERE restored_at IS NOT NULL) WHERE TRUE
              ON CONFLICT (site_id, epoch) DO NOTHING",
         )
         .bind(site.to_string())
         .bind(epoch.to_string())
         .execute(&mut *db)
         .await?;
-        let row =
-            sqlx::query("SELECT id, acked_through FROM outboxes WHERE site_id = $1 AND epoch = $2")
-                .bind(site.to_string())
-                .bind(epoch.to_string())
-                .fetch_one(db)
-                .await?;
-        Ok(Self { id: row.try_get("id")?, site, acked_through: count(&row, "acked_through")? })
+        let row = sqlx::query(
+            "SELECT id, acked_through, rewound FROM outboxes WHERE site_id = $1 AND epoch = $2",
+        );
+        let row = row.bind(site.to_string()).bind(epoch.to_string()).fetch_one(db).await?;
+        Ok(Self {
+            id: row.try_get("id")?,
+            site,
+            acked_through: count(&row, "acked_through")?,
+            is_rewound: flag(&row, "rewound")?,
+        })
     }
+}
+
+/// Says in the log and in the audit which changes of a site a restore has lost.
+async fn note_loss(
+    db: &mut DbConnection,
+    outbox: &Outbox,
+    first_seq: u64,
+    origin: Origin<'_>,
+) -> Result<(), StoreError> {
+    let (site, from, through) = (outbox.site, outbox.acked_through + 1, first_seq - 1);
+    tracing::warn!(%site, from, through, "changes {from} to {through} of site {site} came after the backup that was restored and are lost");
+    let mut entry = Entry::new(origin.now, Actor::nobody(), "changes.lost", origin.correlation_id);
+    entry.target = Some(site.to_string());
+    entry.detail = Some(json!({"from": from, "through": through}));
+    audit::insert_new(db, &entry).await
 }
 
 /// What a batch holds in one place.

@@ -298,6 +298,15 @@ pub(super) async fn find(
     row.map(|row| read(&row)).transpose()
 }
 
+/// The bytes that names mean.
+pub(super) async fn named_objects(db: &mut DbConnection) -> Result<Vec<KeptObject>, StoreError> {
+    let rows = sqlx::query(
+        "SELECT sha256, size_bytes, location FROM objects o
+         WHERE EXISTS (SELECT 1 FROM content c WHERE c.sha256 = o.sha256) ORDER BY sha256",
+    );
+    rows.fetch_all(db).await?.iter().map(read_object).collect()
+}
+
 /// The name in the columns `category` and `path`.
 pub(super) fn read_key(row: &DbRow) -> Result<ContentKey, StoreError> {
     let path: String = row.try_get("path")?;

@@ -29,6 +29,14 @@ pub(super) enum Kind {
 }
 
 impl Kind {
+    /// What people call it.
+    pub(super) fn name(self) -> &'static str {
+        match self {
+            Self::Sqlite => "SQLite",
+            Self::Postgres => "PostgreSQL",
+        }
+    }
+
     /// The statement that a transaction begins with which is going to write.
     pub(super) fn begin_to_write(self) -> &'static str {
         match self {
@@ -49,7 +57,7 @@ pub(super) struct Use {
 /// The first connection to a database.
 pub(super) struct First {
     pub(super) kind: Kind,
-    options: AnyConnectOptions,
+    pub(super) options: AnyConnectOptions,
     pub(super) connection: AnyConnection,
 }
 
@@ -83,7 +91,7 @@ impl Store {
     /// It cannot be used, or its schema is newer than this program.
     pub(crate) async fn open(database: &Database) -> Result<Self, StoreError> {
         let First { kind, options, mut connection } = First::connect(database).await?;
-        schema::bring_up(&mut connection, kind, schema::STEPS_MAX).await?;
+        schema::bring_up(&mut connection, kind, &schema::numbers()).await?;
         connection.close().await?;
         let (writer, reader) = match kind {
             Kind::Sqlite => (&sqlite::WRITER, &sqlite::READER),

@@ -1,7 +1,7 @@
 //! The schema: the steps that lead from an empty database to it, for either database.
 
 use sqlx::migrate::{Migrate, MigrateError, Migration, MigrationType, Migrator};
-use sqlx::{AnyConnection, SqlSafeStr};
+use sqlx::{AnyConnection, Row, SqlSafeStr};
 
 use crate::store::StoreError;
 use crate::store::open::Kind;
@@ -27,7 +27,7 @@ macro_rules! step {
 }
 
 /// Every step from nothing to this version's schema. Steps are only ever added.
-const STEPS: [Step; 11] = [
+const STEPS: [Step; 12] = [
     step!(1, "main job", "0001_main_job.sql"),
     step!(2, "groups", "0002_groups.sql"),
     step!(3, "install timeout", "0003_install_timeout.sql"),
@@ -39,20 +39,55 @@ const STEPS: [Step; 11] = [
     step!(9, "jobs", "0009_jobs.sql"),
     step!(20, "beats", "0020_beats.sql"),
     step!(21, "commands", "0021_commands.sql"),
+    step!(23, "installation", "0023_installation.sql"),
 ];
 
-/// How many steps this version knows.
-pub(super) const STEPS_MAX: usize = STEPS.len();
+/// Where a database keeps which steps it has taken.
+pub(super) const TABLE: &str = "_sqlx_migrations";
 
-/// Brings the database up to the first `steps` of [`STEPS`]. Of several controllers that start at once one does it and the
-/// others wait.
+/// The numbers of all steps that this version knows.
+pub(super) fn numbers() -> Vec<i64> {
+    STEPS.iter().map(|step| step.number).collect()
+}
+
+/// The numbers of the steps that a database has taken.
+///
+/// # Errors
+/// The database fails.
+pub(super) async fn steps(db: &mut AnyConnection) -> Result<Vec<i64>, StoreError> {
+    let rows = sqlx::query(
+        "SELECT CAST(version AS BIGINT) AS version FROM _sqlx_migrations ORDER BY version",
+    );
+    let rows = rows.fetch_all(db).await?;
+    Ok(rows.iter().map(|row| row.try_get("version")).collect::<Result<_, _>>()?)
+}
+
+/// Refuses a schema with a step that this version does not know.
+///
+/// # Errors
+/// There is one.
+pub(super) fn check_known(steps: &[i64]) -> Result<(), StoreError> {
+    match steps.iter().find(|number| !STEPS.iter().any(|step| step.number == **number)) {
+        Some(step) => Err(unknown(*step)),
+        None => Ok(()),
+    }
+}
+
+fn unknown(step: i64) -> StoreError {
+    StoreError::Unusable(format!(
+        "its schema has step {step}, which this version does not know: a later version has used it; run that one"
+    ))
+}
+
+/// Brings the database up to the schema that the steps with the numbers `steps` lead to. Of several controllers that start at
+/// once one does it and the others wait.
 ///
 /// # Errors
 /// The database has a later version's schema, or one of this version's steps was changed after it was taken.
 pub(super) async fn bring_up(
     db: &mut AnyConnection,
     kind: Kind,
-    steps: usize,
+    steps: &[i64],
 ) -> Result<(), StoreError> {
     let migrator = migrator(kind, steps);
     let outcome = migrator.run_direct(None, db, false).await;
@@ -61,14 +96,12 @@ pub(super) async fn bring_up(
         _ = db.unlock().await;
     }
     outcome.map_err(|error| match error {
-        MigrateError::VersionMissing(step) => StoreError::Unusable(format!(
-            "its schema has step {step}, which this version does not know: a later version has used it; run that one"
-        )),
+        MigrateError::VersionMissing(step) => unknown(step),
         error => error.into(),
     })
 }
 
-fn migrator(kind: Kind, steps: usize) -> Migrator {
+fn migrator(kind: Kind, steps: &[i64]) -> Migrator {
     let step = |step: &Step| {
         let sql = match kind {
             Kind::Sqlite => step.sqlite,
@@ -77,5 +110,7 @@ fn migrator(kind: Kind, steps: usize) -> Migrator {
         let (number, name, sql) = (step.number, step.name.into(), sql.into_sql_str());
         Migration::new(number, name, MigrationType::Simple, sql, false)
     };
-    Migrator::with_migrations(STEPS.iter().take(steps).map(step).collect())
+    Migrator::with_migrations(
+        STEPS.iter().filter(|step| steps.contains(&step.number)).map(step).collect(),
+    )
 }

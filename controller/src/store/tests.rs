@@ -6,6 +6,7 @@ use pureboot_protocol::{CredentialHash, Lifecycle, NodeId, SiteId, Timestamp, Wo
 use sqlx::{Connection, Executor};
 
 use super::*;
+use crate::api::tests::heartbeat;
 use crate::auth::Caller;
 use crate::auth::rank::Rank;
 use crate::callers::Callers;
@@ -33,7 +34,7 @@ async fn a_database_of_the_first_version_is_brought_up_with_all_that_is_in_it() 
     let dir = tempfile::tempdir().expect("a directory");
     let database = database(dir.path()).await;
     let mut old = First::connect(&database).await.expect("a database");
-    schema::bring_up(&mut old.connection, old.kind, 1).await.expect("the first schema");
+    schema::bring_up(&mut old.connection, old.kind, &[1]).await.expect("the first schema");
     old.connection.execute(FIRST_VERSION).await.expect("rows of the first version");
     old.connection.close().await.expect("closed");
     let store = Store::open(&database).await.expect("brought up");
@@ -65,7 +66,9 @@ async fn a_database_of_a_later_version_is_left_alone() {
     let store = Store::open(&database).await.expect("a database");
     store.close().await;
     let mut old = First::connect(&database).await.expect("a database");
-    let error = schema::bring_up(&mut old.connection, old.kind, schema::STEPS_MAX - 1).await;
+    let mut numbers = schema::numbers();
+    numbers.pop();
+    let error = schema::bring_up(&mut old.connection, old.kind, &numbers).await;
     let error = error.expect_err("refused").to_string();
     assert!(error.contains("a later version has used it"), "{error}");
 }
@@ -102,4 +105,90 @@ async fn a_text_that_one_database_does_not_take_is_the_clients_fault_and_not_a_f
         Kind::Sqlite => assert!(outcome.expect("taken")),
         Kind::Postgres => assert!(matches!(outcome, Err(StoreError::NulInText)), "{outcome:?}"),
     }
+}
+
+/// The numbers of the steps up to the one before heartbeats were kept in one place.
+const BEFORE_BEATS: [i64; 9] = [1, 2, 3, 4, 5, 6, 7, 8, 9];
+
+/// What a busy controller left behind then: two agents, of which the second took another's place and has not beaten yet, and an
+/// outbox with a parked change.
+fn busy(heartbeat: &str) -> String {
+    let [berlin, oslo] = [1, 2].map(|n| format!("00000000-0000-4000-8000-00000000000{n}"));
+    let site = |id: &str, name: &str| {
+        format!(
+            "INSERT INTO sites (id, name, description, path, depth, autonomy_level, conflict_resolution, cache_policy,
+                cache_patterns, cache_retention_days, discovery_method, migration_policy, heartbeat_interval, tags, created_at,
+                updated_at, version, agent_status, agent_last_seen)
+             VALUES ('{id}', '{name}', '', '/{name}', 0, 'full', 'manual', 'mirror', '[]', 30, 'dhcp', 'manual', 60, '[]', 1, 1, 1,
+                'online', 5000);"
+        )
+    };
+    let agent = |site: &str, n: u8, heartbeat: &str| {
+        format!(
+            "INSERT INTO agents (site_id, id, credential_hash, agent_version, capabilities, heartbeat_interval, registered_at,
+                heartbeat)
+             VALUES ('{site}', '00000000-0000-4000-8000-0000000000a{n}', '{}', '0.1.0', '[]', 60, {n}, {heartbeat});",
+            format!("{n:02x}").repeat(32)
+        )
+    };
+    let beat = |site: &str, number: u8| {
+        format!("INSERT INTO heartbeats VALUES ('{site}', {number}, {number}000, '{heartbeat}');")
+    };
+    [
+        site(&berlin, "berlin"),
+        site(&oslo, "oslo"),
+        agent(&berlin, 1, &format!("'{heartbeat}'")),
+        agent(&oslo, 2, "NULL"),
+        beat(&berlin, 1),
+        beat(&berlin, 2),
+        beat(&oslo, 1),
+        beat(&oslo, 2),
+        format!("INSERT INTO outboxes (id, site_id, epoch, acked_through) VALUES (7, '{berlin}', '{}', 3);", "0a".repeat(16)),
+        format!(
+            "INSERT INTO changes (site_id, id, outbox_id, seq, outcome, reason, raw, correlation_id, received_at)
+             VALUES ('{berlin}', '{}', 7, 3, 'parked', 'why not', '{{}}', 'c', 4000);",
+            "0b".repeat(16)
+        ),
+        "INSERT INTO audit (entry, at, actor_kind, actor_name, action, correlation_id)
+            VALUES ('e', 1, 'nobody', '', 'login', 'c');"
+            .to_owned(),
+    ]
+    .concat()
+}
+
+#[tokio::test]
+async fn k7_a_busy_database_keeps_its_heartbeats_outboxes_and_audit_through_every_later_step() {
+    let dir = tempfile::tempdir().expect("a directory");
+    let database = database(dir.path()).await;
+    let mut old = First::connect(&database).await.expect("a database");
+    schema::bring_up(&mut old.connection, old.kind, &BEFORE_BEATS).await.expect("the old schema");
+    let site: SiteId = "00000000-0000-4000-8000-000000000001".parse().expect("an id");
+    let heartbeat = heartbeat(site, 1).to_string();
+    old.connection.execute(sqlx::AssertSqlSafe(busy(&heartbeat))).await.expect("old rows");
+    // One step after the other, as an installation does that takes every release.
+    for taken in BEFORE_BEATS.len()..=schema::numbers().len() {
+        let numbers: Vec<_> = schema::numbers().into_iter().take(taken).collect();
+        schema::bring_up(&mut old.connection, old.kind, &numbers).await.expect("brought up");
+    }
+    old.connection.close().await.expect("closed");
+    let store = Store::open(&database).await.expect("opened");
+    let latest = async |site: SiteId| {
+        let standing = store.agent(site).await.expect("the agent");
+        serde_json::to_value(standing).expect("JSON")["heartbeat"].clone()
+    };
+    assert_eq!(latest(site).await["uptime_seconds"], 60);
+    let oslo = "00000000-0000-4000-8000-000000000002".parse().expect("an id");
+    assert!(latest(oslo).await.is_null(), "what is kept there is its predecessor's");
+    let paging = || Paging { limit: 9, after: None };
+    for site in [site, oslo] {
+        let kept = store.heartbeats(site, &paging()).await.expect("a list");
+        assert_eq!(kept.data.len(), 2, "the history stays");
+    }
+    assert_eq!(store.figures().await.expect("figures").parked, 1);
+    let outbox = store.traces().await.into_iter().find(|trace| trace.starts_with("outbox"));
+    let outbox = outbox.expect("the outbox");
+    assert!(outbox.ends_with(",3]"), "{outbox}");
+    let audit = store.audit(&AuditFilter::default(), &paging()).await.expect("the audit");
+    assert_eq!(audit.data.len(), 1);
+    assert_eq!(store.installation().await.expect("an id").len(), 32);
 }

@@ -441,3 +441,25 @@ proptest! {
         prop_assert_eq!(once, pieces);
     }
 }
+
+#[tokio::test]
+async fn n12_after_a_restore_an_outbox_goes_on_behind_what_is_lost_once_and_the_audit_says_so() {
+    let centre = Centre::start().await;
+    let agent = centre.join("berlin").await;
+    let give = async |epoch: u8, seq: u64| {
+        let items = [event(seq, 1, NodeEventKind::BootStarted)];
+        let answer = post(&centre, &agent, batch(epoch, seq, &items)).await;
+        answer.body["acked_through"].as_u64().expect("a number")
+    };
+    hand_over(&centre, &agent, 1, &[seen(1, 1, 1)]).await;
+    assert_eq!(give(1, 5).await, 1, "a gap is not taken");
+    centre.app.store.bring_back(centre.app.now()).await;
+    assert_eq!(give(1, 5).await, 5);
+    assert_eq!(give(1, 9).await, 5, "but for the one that the restore has made");
+    assert_eq!(give(2, 40).await, 40, "an outbox that was begun since the backup");
+    assert_eq!(give(2, 50).await, 40);
+    let lost = centre.get("/api/v1/audit?action=changes.lost").await;
+    let details: Vec<_> = (0..2).map(|at| lost.data()[at]["detail"].clone()).collect();
+    assert_eq!(details, [json!({"from": 1, "through": 39}), json!({"from": 2, "through": 4})]);
+    assert_eq!(lost.body["total"], 2);
+}

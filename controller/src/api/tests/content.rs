@@ -46,7 +46,7 @@ impl Centre {
             }
         }
         let mut found = Vec::new();
-        below(&self.content_dir.path().join("content"), &mut found);
+        below(&self.content_dir.path().join("content/objects"), &mut found);
         found
     }
 

@@ -82,3 +82,24 @@ fn d2_a_full_disk_is_known_for_what_it_is() {
         assert_eq!(matches!(ObjectError::from(error), ObjectError::Full(_)), is_full, "{kind}");
     }
 }
+
+#[tokio::test]
+async fn a_place_belongs_to_the_database_that_was_first() {
+    let dir = tempfile::tempdir().expect("a directory");
+    let objects = Objects::open(&ContentPlace::Dir(dir.path().to_owned())).expect("a directory");
+    for _ in 0..2 {
+        objects.claim("one").await.expect("it is its own");
+    }
+    let error = objects.claim("other").await.expect_err("another's").to_string();
+    for expected in ["belongs to the database one", "--content", "'owner'"] {
+        assert!(error.contains(expected), "{error}");
+    }
+    let mark = dir.path().join("owner");
+    objects
+        .sweep(&HashSet::new(), SystemTime::now() + Duration::from_secs(1))
+        .await
+        .expect("swept");
+    assert!(mark.exists(), "the mark is no stray");
+    std::fs::remove_file(mark).expect("deleted");
+    objects.claim("other").await.expect("given up");
+}
