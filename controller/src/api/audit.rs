@@ -19,6 +19,7 @@ pub(crate) struct Filter {
     target: Option<String>,
     since: Option<Timestamp>,
     until: Option<Timestamp>,
+    correlation_id: Option<String>,
 }
 
 /// `GET /audit`.
@@ -27,7 +28,7 @@ pub(crate) async fn list(
     paging: Paging,
     Query(filter): Query<Filter>,
 ) -> Result<Response, ApiError> {
-    let Filter { actor, action, target, since, until } = filter;
-    let filter = AuditFilter { actor, action, target, since, until };
+    let Filter { actor, action, target, since, until, correlation_id } = filter;
+    let filter = AuditFilter { actor, action, target, since, until, correlation_id };
     Ok(json(StatusCode::OK, &app.store.audit(&filter, &paging).await?))
 }

@@ -24,6 +24,8 @@ pub(crate) struct AuditFilter {
     pub(crate) target: Option<String>,
     /// Not before.
     pub(crate) since: Option<Timestamp>,
+    /// The request.
+    pub(crate) correlation_id: Option<String>,
     /// Before.
     pub(crate) until: Option<Timestamp>,
 }
@@ -45,7 +47,8 @@ pub(crate) struct AuditRow {
 const FILTER: &str = "WHERE (CAST($1 AS TEXT) IS NULL OR actor_id = $1 OR actor_name = $1)
     AND (CAST($2 AS TEXT) IS NULL OR substr(action, 1, length($2)) = $2)
     AND (CAST($3 AS TEXT) IS NULL OR target = $3)
-    AND at >= $4 AND at < $5";
+    AND at >= $4 AND at < $5
+    AND (CAST($6 AS TEXT) IS NULL OR correlation_id = $6)";
 
 impl Store {
     /// Writes `entry` down whole, whether it has been written beside its effect or not.
@@ -91,13 +94,14 @@ impl Store {
         let (below, limit) = paging.falling();
         let since = filter.since.map_or(0, Timestamp::unix_ms);
         let until = filter.until.map_or(i64::MAX, Timestamp::unix_ms);
-        let rows = format!("SELECT * FROM audit {FILTER} AND id < $6 ORDER BY id DESC LIMIT $7");
+        let rows = format!("SELECT * FROM audit {FILTER} AND id < $7 ORDER BY id DESC LIMIT $8");
         let rows = sqlx::query(sqlx::AssertSqlSafe(rows))
             .bind(&filter.actor)
             .bind(&filter.action)
             .bind(&filter.target)
             .bind(since)
             .bind(until)
+            .bind(&filter.correlation_id)
             .bind(below)
             .bind(limit)
             .fetch_all(&self.reader)
@@ -109,6 +113,7 @@ impl Store {
             .bind(&filter.target)
             .bind(since)
             .bind(until)
+            .bind(&filter.correlation_id)
             .fetch_one(&self.reader)
             .await?;
         let rows = rows.iter().map(read).collect::<Result<_, _>>()?;

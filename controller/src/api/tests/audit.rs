@@ -176,6 +176,11 @@ async fn rows_are_found_by_what_is_asked_and_forgotten_when_they_are_old() {
     assert_eq!(count(&format!("target={first}")).await, 1);
     assert_eq!(count("since=2026-11-21T00:30:00Z").await, 1);
     assert_eq!(count("until=2026-11-21T00:30:00Z").await, 3);
+    let made = centre.get(&format!("/api/v1/audit?target={first}")).await;
+    let request = made.data()[0]["correlation_id"].as_str().expect("an id").to_owned();
+    assert_eq!(count(&format!("correlation_id={request}")).await, 1);
+    assert_eq!(count("correlation_id=another").await, 0);
+    assert_eq!(count(&format!("correlation_id={request}&action=DELETE")).await, 0);
     let page = centre.get("/api/v1/audit?limit=1").await;
     assert_eq!(page.body["total"], 4);
     let cursor = page.body["next_cursor"].as_str().expect("another page");
