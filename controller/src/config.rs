@@ -12,6 +12,7 @@ use argh::FromArgs;
 
 pub use crate::config::backup::{BackupArguments, RestoreArguments};
 pub use crate::config::people::{TokenArguments, UserArguments};
+pub use crate::forwarded::Prefix;
 pub use crate::limit::LimitConfig;
 pub use crate::remote::Ask;
 pub use database::{Database, ServerUrl};
@@ -130,6 +131,11 @@ struct Serve {
     #[argh(option, default = "LogFormat::Text")]
     log_format: LogFormat,
 
+    /// address, or addresses such as 10.0.0.0/8, of a reverse proxy whose X-Forwarded-For is believed, for limits by address
+    /// and the audit; may be given several times (default: none is believed)
+    #[argh(option)]
+    trusted_proxy: Vec<Prefix>,
+
     /// requests a second that one token, session or agent may make, ten seconds' worth at once; 0 for no limit (default: 200)
     #[argh(option, default = "LimitConfig::default().per_credential")]
     rate_per_credential: u32,
@@ -186,6 +192,8 @@ pub struct ServeConfig {
     pub replaces_secrets_key: bool,
     /// How the log is written.
     pub log_format: LogFormat,
+    /// Proxies that are believed when they say where a request comes from.
+    pub trusted_proxies: Vec<Prefix>,
     /// How much anybody may ask.
     pub limits: LimitConfig,
     /// How long the audit is kept, in days.
@@ -331,6 +339,7 @@ impl TryFrom<Arguments> for Config {
             secrets_key_file,
             replaces_secrets_key: serve.replace_secrets_key,
             log_format: serve.log_format,
+            trusted_proxies: serve.trusted_proxy,
             limits: LimitConfig {
                 per_credential: serve.rate_per_credential,
                 per_address: serve.rate_per_address,
@@ -422,6 +431,7 @@ mod tests {
             (&["serve", "--data-dir", "/d", "--content", "ftp://x"], "neither s3://"),
             (&["serve", "--data-dir", "/d", "--content-file-max-gb", "0"], "at least 1"),
             (&["serve", "--data-dir", "/d", "--log-format", "xml"], "none of text, json"),
+            (&["serve", "--data-dir", "/d", "--trusted-proxy", "0.0.0.0/0"], "everybody"),
             (&["serve", "--data-dir", "/d", "--tls-cert-file", "c"], "--tls-key-file"),
             (&["serve", "--data-dir", "/d", "--tls-key-file", "k"], "--tls-cert-file"),
             (&[], "serve"),

@@ -23,6 +23,7 @@ mod correlation;
 mod data_dir;
 mod error;
 mod extract;
+mod forwarded;
 mod guard;
 mod jobs;
 mod limit;
@@ -58,6 +59,7 @@ use crate::config::{Config, Database, LogFormat, ServeConfig};
 use crate::content::Content;
 use crate::cookie::Cookie;
 use crate::data_dir::{DataDir, OperatorToken};
+use crate::forwarded::Proxies;
 use crate::jobs::Jobs;
 use crate::router::App;
 use crate::store::Store;
@@ -125,12 +127,14 @@ async fn serve_until_signal(config: ServeConfig) -> anyhow::Result<()> {
     let app = App::new(store.clone(), content, Arc::new(now), vault)
         .limited(config.limits)
         .with_cookie(cookie);
-    let app = App { audit_days: config.audit_days, ..app };
+    let proxies = Proxies::new(config.trusted_proxies);
+    let app = App { audit_days: config.audit_days, proxies: proxies.clone(), ..app };
     let (jobs, beats) = (Jobs::start(&app), app.beats.clone());
     let (ending, watchers) = watch::channel(false);
     let watched = watched.map(|(listener, address)| {
         let ended = ended(watchers.clone());
-        let served = serve::serve(listener, None, router::watch(app.clone()), ended);
+        let served =
+            serve::serve(listener, None, router::watch(app.clone()), Proxies::default(), ended);
         (tokio::spawn(served), address)
     });
     print_line(&format!("listening on {}", url(address, tls.is_some())))?;
@@ -146,7 +150,7 @@ async fn serve_until_signal(config: ServeConfig) -> anyhow::Result<()> {
         tracing::info!("ending on {signal}");
         _ = ending.send(true);
     };
-    serve::serve(listener, tls, router::router(app), signalled).await;
+    serve::serve(listener, tls, router::router(app), proxies, signalled).await;
     if let Some((served, _)) = watched {
         _ = served.await;
     }

@@ -29,6 +29,7 @@ use crate::content::Content;
 use crate::cookie::Cookie;
 use crate::correlation;
 use crate::error::ApiError;
+use crate::forwarded::{self, Proxies};
 use crate::guard::{Post, guard};
 use crate::limit::{LimitConfig, Limits};
 use crate::metrics::{self, Metrics};
@@ -70,6 +71,8 @@ pub(crate) struct App {
     pub(crate) audit_days: u32,
     /// Seals the secrets of templates.
     pub(crate) vault: Arc<Vault>,
+    /// Who is believed about where a request comes from.
+    pub(crate) proxies: Proxies,
     /// What has been done, for those who watch over the controller.
     pub(crate) metrics: Metrics,
 }
@@ -93,6 +96,7 @@ impl App {
             refusals: Arc::default(),
             audit_days: AUDIT_DAYS,
             vault: Arc::new(vault),
+            proxies: Proxies::default(),
             metrics,
         }
     }
@@ -294,6 +298,7 @@ pub(crate) fn assemble(app: App, table: Vec<Route>) -> Router {
         .layer(TimeoutLayer::with_status_code(StatusCode::REQUEST_TIMEOUT, REQUEST_TIMEOUT))
         .merge(streamed)
         .layer(middleware::from_fn(one_length))
+        .layer(middleware::from_fn_with_state(app.proxies.clone(), forwarded::look_through))
         .layer(middleware::from_fn_with_state(app.metrics.clone(), metrics::observe))
         .layer(middleware::from_fn(correlation::correlate))
         .with_state(app)

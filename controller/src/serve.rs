@@ -22,6 +22,7 @@ use tokio::time::timeout;
 use tokio_rustls::TlsAcceptor;
 
 use crate::extract::Peer;
+use crate::forwarded::Proxies;
 
 /// Connections at a time.
 const CONNECTIONS_MAX: usize = 1_024;
@@ -46,11 +47,12 @@ const DRAIN_TIMEOUT: Duration = Duration::from_secs(1);
 /// How long to wait before accepting again after it failed, as it does when descriptors have run out.
 const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
 
-/// Serves `router` on `listener` until `shutdown` is done.
+/// Serves `router` on `listener` until `shutdown` is done. Each of `proxies` may have as many connections as there may be.
 pub(crate) async fn serve(
     listener: TcpListener,
     tls: Option<TlsAcceptor>,
     router: Router,
+    proxies: Proxies,
     shutdown: impl Future<Output = ()>,
 ) {
     let mut shutdown = pin!(shutdown);
@@ -68,7 +70,11 @@ pub(crate) async fn serve(
             Ok((stream, peer)) => {
                 is_failing = false;
                 // Whoever finds no place is let go at once: waiting would tie up a descriptor as well.
-                let Some(place) = places.take(peer.ip()) else {
+                let own_max = match proxies.trust(peer.ip()) {
+                    true => CONNECTIONS_MAX,
+                    false => CONNECTIONS_PER_ADDRESS_MAX,
+                };
+                let Some(place) = places.take(peer.ip(), own_max) else {
                     tracing::debug!(%peer, "no place for a connection of {peer}");
                     continue;
                 };
@@ -189,11 +195,12 @@ struct Place {
 }
 
 impl Places {
-    fn take(&self, address: IpAddr) -> Option<Place> {
+    /// A place for `address`, which may have `own_max`.
+    fn take(&self, address: IpAddr, own_max: usize) -> Option<Place> {
         let mut taken = self.taken.lock().unwrap_or_else(PoisonError::into_inner);
         let total: usize = taken.values().sum();
         let own = taken.get(&address).copied().unwrap_or(0);
-        if total >= CONNECTIONS_MAX || own >= CONNECTIONS_PER_ADDRESS_MAX {
+        if total >= CONNECTIONS_MAX || own >= own_max {
             return None;
         }
         taken.insert(address, own + 1);

@@ -32,7 +32,7 @@ impl Server {
         let listener = TcpListener::bind("127.0.0.1:0").await.expect("a free port");
         let address = listener.local_addr().expect("an address");
         let (stop, stopped) = oneshot::channel();
-        let task = tokio::spawn(serve(listener, None, router(app), async {
+        let task = tokio::spawn(serve(listener, None, router(app), Proxies::default(), async {
             _ = stopped.await;
         }));
         Self { address, stop, task, _dir: dir }
@@ -113,15 +113,18 @@ async fn h6_a_client_that_resets_after_its_request_harms_nobody() {
 async fn h1_one_address_cannot_take_all_places_and_gets_its_own_back() {
     let places = Places::default();
     let (one, other) = (IpAddr::from([192, 0, 2, 1]), IpAddr::from([192, 0, 2, 2]));
-    let mut taken: Vec<_> = std::iter::from_fn(|| places.take(one)).collect();
+    let mut taken: Vec<_> =
+        std::iter::from_fn(|| places.take(one, CONNECTIONS_PER_ADDRESS_MAX)).collect();
     assert_eq!(taken.len(), CONNECTIONS_PER_ADDRESS_MAX);
-    assert!(places.take(other).is_some());
+    assert!(places.take(other, CONNECTIONS_PER_ADDRESS_MAX).is_some());
     taken.pop();
-    assert!(places.take(one).is_some());
+    assert!(places.take(one, CONNECTIONS_PER_ADDRESS_MAX).is_some());
     drop(taken);
     let mut all = Vec::new();
     for number in 0..=255 {
-        all.extend(std::iter::from_fn(|| places.take(IpAddr::from([198, 51, 100, number]))));
+        all.extend(std::iter::from_fn(|| {
+            places.take(IpAddr::from([198, 51, 100, number]), CONNECTIONS_PER_ADDRESS_MAX)
+        }));
     }
     assert_eq!(all.len(), CONNECTIONS_MAX);
     drop(all);

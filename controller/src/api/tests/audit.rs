@@ -9,13 +9,14 @@ use serde_json::{Value, json};
 use tracing_subscriber::fmt::MakeWriter;
 
 use super::authority::{fill, lines, stubs};
-use super::{Centre, PASSWORD, from, heartbeat, id, registration, request};
+use super::{Centre, PASSWORD, from, heartbeat, id, registration, request, with_fields};
 use crate::audit::{self, Actor, Entry};
 use crate::auth::Role;
 use crate::auth::rank::Rank;
+use crate::forwarded::Proxies;
 use crate::guard::action;
 use crate::jobs::retention;
-use crate::router::{assemble, router};
+use crate::router::{App, assemble, router};
 use crate::store::NewUser;
 
 /// The rows, the latest first.
@@ -192,6 +193,31 @@ async fn rows_are_found_by_what_is_asked_and_forgotten_when_they_are_old() {
     assert_eq!(count("").await, 4);
     retention::look(&centre.app).await.expect("forgotten");
     assert_eq!(count("").await, 1);
+}
+
+#[tokio::test]
+async fn a9_limits_and_audit_go_by_the_client_of_a_proxy_that_is_believed_and_of_no_other() {
+    let centre = Centre::start().await;
+    let proxies = Proxies::new(vec!["10.0.0.0/8".parse().expect("a prefix")]);
+    let app = App { proxies, ..centre.app.clone() };
+    let centre = Centre { router: router(app.clone()), app, ..centre };
+    let wrong = |client: &str| {
+        let body = json!({"username": "ada", "password": "wrong"});
+        let call = request(None, "POST", "/api/v1/session", Some(body));
+        with_fields(call, &[("x-forwarded-for", client)])
+    };
+    for n in 0..10 {
+        let answer =
+            centre.send(from(wrong(&format!("203.0.113.{n}, 192.0.2.7")), [10, 0, 0, 1])).await;
+        assert_eq!(answer.status, 401);
+    }
+    let status = async |call| centre.send(call).await.status.as_u16();
+    assert_eq!(status(from(wrong("192.0.2.7"), [10, 0, 0, 2])).await, 429, "by another proxy");
+    assert_eq!(status(from(wrong("192.0.2.8"), [10, 0, 0, 1])).await, 401, "another client");
+    assert_eq!(status(from(wrong("192.0.2.7"), [198, 51, 100, 1])).await, 401, "only claimed");
+    let failed = rows(&centre, "action=login.failed").await;
+    let addresses: Vec<_> = failed.iter().take(3).map(|row| row["address"].clone()).collect();
+    assert_eq!(addresses, ["198.51.100.1", "192.0.2.8", "192.0.2.7"]);
 }
 
 /// What is logged.
