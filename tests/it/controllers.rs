@@ -31,6 +31,7 @@ pub(crate) fn cases() -> Vec<Case> {
         case!(a_job_goes_on_at_the_other_controller_when_one_is_killed, SERVER),
         case!(controllers_that_start_at_once_make_one_schema, SERVER),
         case!(a_database_that_cannot_be_used_is_refused_with_the_cure, SERVER),
+        case!(a_controller_without_its_database_lives_and_is_not_ready, SERVER),
     ]
 }
 
@@ -269,5 +270,23 @@ fn a_database_that_cannot_be_used_is_refused_with_the_cure() -> Result<()> {
     server.sql("INSERT INTO _sqlx_migrations SELECT 9999, 'later', now(), true, '', 0")?;
     let said = refused(&with_password)?;
     ensure!(said.contains("a later version has used it"), "{said}");
+    Ok(())
+}
+
+fn a_controller_without_its_database_lives_and_is_not_ready() -> Result<()> {
+    let server = Postgres::start()?;
+    let dir = tempfile::Builder::new().prefix("pureboot-").tempdir()?;
+    let controller = Controller::start_on(dir.path(), Some(server.url()))?;
+    let ask = |path: &str| http::get(&format!("{}{path}", controller.url()));
+    ask("/readyz")?.expect(200)?;
+    drop(server);
+    // One that is asked while the server goes may still hear from it.
+    let refusal = wait::until("the controller is not ready", ARRIVAL_LIMIT, || {
+        Ok(Some(ask("/readyz")?).filter(|answer| answer.status != 200))
+    })?;
+    let code = refusal.json()?.get("code").cloned();
+    ensure!(refusal.status == 503, "{}", refusal.text());
+    ensure!(code == Some(json!("database_unavailable")), "{}", refusal.text());
+    ask("/healthz")?.expect(200)?;
     Ok(())
 }

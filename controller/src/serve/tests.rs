@@ -144,3 +144,20 @@ async fn the_end_waits_for_nobody_who_is_silent() {
     server.task.await.expect("it ends");
     assert!(TcpStream::connect(server.address).await.is_err(), "nobody listens any more");
 }
+
+#[tokio::test]
+async fn a_request_that_is_under_way_is_answered_before_the_end_and_none_is_taken_after_it() {
+    let Server { address, stop, task, _dir } = Server::start().await;
+    let mut stream = TcpStream::connect(address).await.expect("a connection");
+    let head = b"POST /api/v1/session HTTP/1.1\r\nhost: a\r\ncontent-type: application/json\r\ncontent-length: 2\r\n\r\n";
+    stream.write_all(head).await.expect("sent");
+    tokio::time::sleep(Duration::from_millis(200)).await;
+    stop.send(()).expect("it serves");
+    tokio::time::sleep(Duration::from_millis(200)).await;
+    assert!(TcpStream::connect(address).await.is_err(), "nobody is let in any more");
+    stream.write_all(b"{}").await.expect("sent");
+    let mut answer = String::new();
+    stream.read_to_string(&mut answer).await.expect("an answer");
+    assert!(answer.starts_with("HTTP/1.1 422"), "{answer}");
+    task.await.expect("ended");
+}
