@@ -491,7 +491,8 @@ fn read(entry: &mut impl Read, member: &Member) -> anyhow::Result<Vec<u8>> {
     Ok(bytes)
 }
 
-/// Stores the bytes with the hash `sha256` where the database knows them to be.
+/// Stores the bytes with the hash `sha256` where the database knows them to be, also over what is there: it may be what has come
+/// to harm.
 async fn bring_back(
     objects: &Objects,
     sha256: &str,
@@ -499,10 +500,7 @@ async fn bring_back(
     bytes: &mut impl Read,
 ) -> anyhow::Result<()> {
     let known = noted.objects.get(sha256);
-    let (location, size) = known.with_context(|| format!("no row knows the content {sha256}"))?;
-    if objects.is_whole(location, *size).await {
-        return Ok(());
-    }
+    let (location, _) = known.with_context(|| format!("no row knows the content {sha256}"))?;
     let mut writer = objects.begin_at(location.clone());
     let mut hash = Sha256::new();
     let mut buffer = vec![0; WRITE_LEN];
