@@ -83,7 +83,7 @@ fn document() -> Value {
             "title": "PureBoot controller",
             "version": env!("CARGO_PKG_VERSION"),
             "description": "Every 4xx and 5xx answer is a problem document (RFC 9457). `X-Correlation-ID` is taken or made, \
-                answered, and kept with what the request caused.",
+                answered, and kept with what the request caused. Bodies in JSON may come in gzip (`Content-Encoding`).",
         },
         "paths": paths,
         "components": {
