@@ -5,6 +5,7 @@ pub(crate) mod audit;
 pub(crate) mod bulk;
 pub(crate) mod changes;
 pub(crate) mod commands;
+pub(crate) mod conflicts;
 pub(crate) mod content;
 pub(crate) mod custody;
 pub(crate) mod groups;

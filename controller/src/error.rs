@@ -188,6 +188,9 @@ impl From<StoreError> for ApiError {
                 refused(StatusCode::CONFLICT, "node_retired")
             }
             StoreError::Forked { .. } => refused(StatusCode::CONFLICT, "outbox_forked"),
+            StoreError::Decided { .. } => refused(StatusCode::CONFLICT, "conflict_resolved"),
+            StoreError::Moved { .. } => refused(StatusCode::CONFLICT, "node_moved"),
+            StoreError::NotThere { .. } => refused(StatusCode::CONFLICT, "node_missing"),
             StoreError::Busy => refused(StatusCode::SERVICE_UNAVAILABLE, "busy"),
             StoreError::NulInText => refused(StatusCode::BAD_REQUEST, "malformed_text"),
             StoreError::Database(_)

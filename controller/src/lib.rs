@@ -17,6 +17,7 @@ mod backup;
 mod beats;
 mod callers;
 mod coding;
+mod conflict;
 mod content;
 mod cookie;
 mod correlation;

@@ -298,7 +298,7 @@ pub(crate) fn expire(node: &mut Node, patience: Patience, now: Timestamp) -> Opt
 /// that run is as good as the present version: nobody else has changed the node in between.
 ///
 /// # Errors
-/// Somebody else has, or the lifecycle has no such move for a site.
+/// Somebody else has, or [`follow`] refuses.
 pub(crate) fn wish(
     node: &mut Node,
     to: Lifecycle,
@@ -306,13 +306,26 @@ pub(crate) fn wish(
     run_base: Option<u64>,
     now: Timestamp,
 ) -> Result<Option<Move>, Disagreement> {
+    let oldest = run_base.unwrap_or(node.version);
+    let is_current = base.is_some_and(|base| (oldest..=node.version).contains(&base));
+    if node.state != to && !is_current {
+        return Err(Disagreement::Base { base, central: node.version });
+    }
+    follow(node, to, now)
+}
+
+/// Moves `node` to `to` as its site wishes, whatever the site knew; none where it is there already.
+///
+/// # Errors
+/// The lifecycle has no such move for a site.
+pub(crate) fn follow(
+    node: &mut Node,
+    to: Lifecycle,
+    now: Timestamp,
+) -> Result<Option<Move>, Disagreement> {
     if node.state == to {
         touch(node, now);
         return Ok(None);
-    }
-    let oldest = run_base.unwrap_or(node.version);
-    if !base.is_some_and(|base| (oldest..=node.version).contains(&base)) {
-        return Err(Disagreement::Base { base, central: node.version });
     }
     node.state.transition(to).map_err(Disagreement::Lifecycle)?;
     if (node.state, to) == (Lifecycle::InstallFailed, Lifecycle::Pending) {

@@ -15,8 +15,8 @@ use tower_http::limit::RequestBodyLimitLayer;
 use tower_http::timeout::TimeoutLayer;
 
 use crate::api::{
-    agents, audit, bulk, changes, commands, content, custody, groups, health, manifest, meta,
-    nodes, secrets, session, sites, templates, tokens, users, workflows,
+    agents, audit, bulk, changes, commands, conflicts, content, custody, groups, health, manifest,
+    meta, nodes, secrets, session, sites, templates, tokens, users, workflows,
 };
 use crate::audit::Refusals;
 use crate::auth::Role;
@@ -179,14 +179,22 @@ pub(crate) fn table() -> Vec<Route> {
             "/api/v1/sites/{id}/commands/{command_id}",
             get(commands::read).delete(commands::cancel),
         ),
-        route(Operator, "/api/v1/sites/{id}/conflicts", get(custody::conflicts)),
+        route(Operator, "/api/v1/sites/{id}/conflicts", get(conflicts::of_site)),
+        route(
+            Operator,
+            "/api/v1/sites/{id}/conflicts/{conflict}/resolve",
+            post(conflicts::resolve_of_site),
+        ),
+        route(Operator, "/api/v1/sites/{id}/conflicts/resolve-all", post(conflicts::resolve_all)),
         route(Operator, "/api/v1/sites/{id}/parked", get(custody::parked)),
         route(
             Operator,
             "/api/v1/sites/{id}/assigned-content",
             get(manifest::assigned).put(manifest::assign),
         ),
-        route(Operator, "/api/v1/sync/conflicts", get(custody::all_conflicts)),
+        route(Operator, "/api/v1/sync/conflicts", get(conflicts::all)),
+        route(Operator, "/api/v1/sync/conflicts/{id}", get(conflicts::read)),
+        route(Operator, "/api/v1/sync/conflicts/{id}/resolve", post(conflicts::resolve)),
         route(Operator, "/api/v1/groups", get(groups::list).post(groups::create)),
         route(
             Operator,

@@ -8,6 +8,7 @@ mod audit;
 mod beats;
 mod changes;
 mod commands;
+mod conflicts;
 mod content;
 mod credentials;
 mod custody;
@@ -28,6 +29,7 @@ mod open;
 mod orders;
 mod page;
 mod postgres;
+mod records;
 mod row;
 mod schema;
 mod secrets;
@@ -43,7 +45,9 @@ mod workflows;
 use std::time::Instant;
 
 use prometheus_client::metrics::histogram::Histogram;
-use pureboot_protocol::{CommandId, ContentHash, ContentKey, GroupId, Mac, SiteId};
+use pureboot_protocol::{
+    CommandId, ConflictId, ContentHash, ContentKey, GroupId, Mac, NodeId, Resolution, SiteId,
+};
 use pureboot_templates::answer::AnswerError;
 use sqlx::migrate::MigrateError;
 use sqlx::{Any, AnyPool, Transaction};
@@ -56,9 +60,10 @@ pub(crate) use answers::AnswerFacts;
 pub(crate) use audit::{AuditFilter, AuditRow};
 pub(crate) use beats::{Beat, Heard};
 pub(crate) use commands::{Command, CommandStatus, Enqueued};
+pub(crate) use conflicts::{Conflict, ConflictStatus, Decision, MergeFields, ResolvedAll};
 pub(crate) use content::{ContentEntry, ContentFilter, KeptObject, Named};
 pub(crate) use credentials::{Bearer, TOKEN_HOURS};
-pub(crate) use custody::{Conflict, Parked};
+pub(crate) use custody::Parked;
 pub(crate) use dump::Snapshot;
 pub(crate) use edits::Edit;
 pub(crate) use figures::{Figures, Pools};
@@ -263,6 +268,35 @@ pub(crate) enum StoreError {
     Forked {
         /// The sequence number.
         seq: u64,
+    },
+    /// A conflict has ended in another way.
+    #[error(
+        "the conflict {conflict} has ended with {resolution}; what is decided is not decided anew, change the node itself instead"
+    )]
+    Decided {
+        /// Which.
+        conflict: ConflictId,
+        /// How.
+        resolution: Resolution,
+    },
+    /// The node of a conflict is not as it was when the conflict was written down.
+    #[error(
+        "the node has changed since the conflict {conflict} was written down and has version {current} now; read it again and \
+         name that version in If-Match or node_version"
+    )]
+    Moved {
+        /// Which conflict.
+        conflict: ConflictId,
+        /// The node's version.
+        current: u64,
+    },
+    /// A conflict is about a node that the controller does not have.
+    #[error(
+        "the controller has no node {node}; let the machine boot so that its site registers it, or decide for keep_central"
+    )]
+    NotThere {
+        /// As the site calls it.
+        node: NodeId,
     },
     /// Others keep the database busy for longer than a request waits, or it is away.
     #[error("the database is busy or away, try again")]

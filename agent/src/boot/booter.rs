@@ -346,6 +346,7 @@ fn discovered(node: &CachedNode) -> BootRecord {
         workflow: None,
         pending_command: None,
         version: 0,
+        conflict_id: None,
     }
 }
 

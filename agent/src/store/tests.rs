@@ -53,6 +53,7 @@ pub(crate) fn record(n: u8, state: Lifecycle, version: u64) -> BootRecord {
         workflow: None,
         pending_command: None,
         version,
+        conflict_id: None,
     }
 }
 

@@ -6,7 +6,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::command::known_order;
 use crate::site::words;
-use crate::{Assignment, HardwareFact, Lifecycle, Mac, NodeId, PendingCommand};
+use crate::{Assignment, ConflictId, HardwareFact, Lifecycle, Mac, NodeId, PendingCommand};
 
 words! {
     /// The processor that the boot loader was built for, as iPXE's `${buildarch}` names it.
@@ -124,6 +124,9 @@ pub struct BootRecord {
     pub pending_command: Option<PendingCommand>,
     /// The node's version at the controller.
     pub version: u64,
+    /// What site and controller disagree about, while nobody has decided. Until then the node must not be installed.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub conflict_id: Option<ConflictId>,
 }
 
 #[cfg(test)]

@@ -6,7 +6,9 @@ use serde::{Deserialize, Serialize};
 
 use crate::secret::{hex, unhex};
 use crate::site::words;
-use crate::{Autonomy, BootId, BootRequest, Lifecycle, NodeEvent, NodeId, Timestamp, TokenError};
+use crate::{
+    Autonomy, BootId, BootRequest, ConflictId, Lifecycle, NodeEvent, NodeId, Timestamp, TokenError,
+};
 
 macro_rules! hex16 {
     ($(#[$doc:meta])* $name:ident) => {
@@ -151,7 +153,7 @@ words! {
         Applied = "applied",
         /// It had come before; the stored result is repeated.
         Duplicate = "duplicate",
-        /// Both sides are kept for somebody to decide.
+        /// It met another change at the controller, whose side stands; both are kept.
         Conflict = "conflict",
         /// It could not be applied and is kept with its reason.
         Parked = "parked",
@@ -166,9 +168,13 @@ pub struct ChangeResult {
     pub id: ChangeId,
     /// What was done.
     pub outcome: Outcome,
-    /// The node's version after it.
+    /// The node's version after it; none where it has not been applied, so that nobody takes the site's view for that version.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub node_version: Option<u64>,
+    /// The conflict that it is a part of, or follows. An applied change with one won by the site's strategy or was only seen
+    /// in the meantime.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub conflict_id: Option<ConflictId>,
     /// Why, where it was not applied.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub reason: Option<String>,

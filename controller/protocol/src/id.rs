@@ -152,6 +152,10 @@ id!(
     CommandId
 );
 id!(
+    /// A disagreement between a site and the controller about one node.
+    ConflictId
+);
+id!(
     /// A boot session: one attempt of one node, from its first packet to the operating system's call-back.
     BootId
 );

@@ -7,7 +7,9 @@ mod answer;
 mod boot;
 mod change;
 mod command;
+mod conflict;
 mod content;
+mod feed;
 mod heartbeat;
 mod hex;
 mod id;
@@ -33,12 +35,14 @@ pub use command::{
     COMMAND_RESULTS_MAX, COMMANDS_MAX, CommandOutcome, CommandResult, Invalid, NodeOrder, Order,
     PendingCommand, SiteCommand, SiteOrder,
 };
+pub use conflict::{ConflictKind, Resolution};
 pub use content::{Category, ContentHash, ContentKey, ContentKeyError};
+pub use feed::{NodeChange, NodeChanges, Present};
 pub use heartbeat::{Heartbeat, HeartbeatAnswer, Service};
 pub use hex::HexError;
 pub use id::{
-    AgentId, BootId, CommandId, GroupId, IdError, NodeId, SiteId, TemplateId, TokenId, UserId,
-    WorkflowId,
+    AgentId, BootId, CommandId, ConflictId, GroupId, IdError, NodeId, SiteId, TemplateId, TokenId,
+    UserId, WorkflowId,
 };
 pub use mac::{Mac, MacError};
 pub use manifest::{Chunks, Manifest, ManifestEntry, PublicKey, Signature, SignedManifest};

@@ -4,9 +4,9 @@ use axum::extract::State;
 use axum::http::StatusCode;
 use axum::response::Response;
 use pureboot_protocol::{
-    AgentId, AgentStatus, COMMAND_RESULTS_MAX, CredentialAnnouncement, Heartbeat, HeartbeatAnswer,
-    Order, RegistrationAnswer, RegistrationRequest, RegistrationToken, Secret, SiteId, SiteOrder,
-    Success,
+    AgentId, AgentStatus, BootRecord, COMMAND_RESULTS_MAX, CredentialAnnouncement, Heartbeat,
+    HeartbeatAnswer, NodeChanges, Order, Page, RegistrationAnswer, RegistrationRequest,
+    RegistrationToken, Secret, SiteId, SiteOrder, Success,
 };
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
@@ -177,10 +177,24 @@ fn check(heartbeat: &Heartbeat) -> Result<(), ApiError> {
 
 #[derive(Deserialize, JsonSchema)]
 pub(crate) struct Filter {
+    /// Only the node with this address.
     mac: Option<String>,
+    /// Only what has changed since, as `NodeChanges` says; 0 for everything. It is the `version` of the answer before, and
+    /// takes the place of a cursor.
+    since_version: Option<u64>,
 }
 
-/// `GET /agents/nodes`: what decides the boots at the agent's site.
+/// The answer to a question for nodes.
+#[derive(Serialize, JsonSchema)]
+#[serde(untagged)]
+pub(crate) enum Nodes {
+    /// With `since_version`: what has changed since.
+    Changed(NodeChanges),
+    /// Without: the records, page by page.
+    All(Page<BootRecord>),
+}
+
+/// `GET /agents/nodes`: what decides the boots at the agent's site, or what has changed of it.
 pub(crate) async fn nodes(
     State(app): State<App>,
     agent: Agent,
@@ -188,7 +202,16 @@ pub(crate) async fn nodes(
     Query(filter): Query<Filter>,
 ) -> Result<Response, ApiError> {
     let mac = filter.mac.as_deref().map(mac).transpose()?;
-    Ok(json(StatusCode::OK, &app.store.boot_records(agent.site_id, mac, &paging).await?))
+    let Some(since) = filter.since_version else {
+        let records = app.store.boot_records(agent.site_id, mac, &paging).await?;
+        return Ok(json(StatusCode::OK, &Nodes::All(records)));
+    };
+    let mut check = Check::default();
+    check.require("since_version", mac.is_none(), "ask for one node or for what has changed");
+    check.require("cursor", paging.after.is_none(), "ask with the version of the last answer");
+    check.done()?;
+    let changes = app.store.node_changes(agent.site_id, since, paging.limit).await?;
+    Ok(json(StatusCode::OK, &Nodes::Changed(changes)))
 }
 
 /// `GET /agents`.

@@ -1,4 +1,4 @@
-//! Conflicts and parked changes: what sites have handed over and what had no effect.
+//! Parked changes: what sites have handed over and what could not be applied.
 
 use axum::extract::State;
 use axum::http::StatusCode;
@@ -9,23 +9,6 @@ use crate::error::ApiError;
 use crate::extract::{Id, json};
 use crate::router::App;
 use crate::store::Paging;
-
-/// `GET /sync/conflicts`: those of all sites.
-pub(crate) async fn all_conflicts(
-    State(app): State<App>,
-    paging: Paging,
-) -> Result<Response, ApiError> {
-    Ok(json(StatusCode::OK, &app.store.conflicts(None, &paging).await?))
-}
-
-/// `GET /sites/{id}/conflicts`.
-pub(crate) async fn conflicts(
-    State(app): State<App>,
-    Id(id): Id<SiteId>,
-    paging: Paging,
-) -> Result<Response, ApiError> {
-    Ok(json(StatusCode::OK, &app.store.conflicts(Some(id), &paging).await?))
-}
 
 /// `GET /sites/{id}/parked`.
 pub(crate) async fn parked(

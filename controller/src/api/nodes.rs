@@ -24,7 +24,7 @@ pub(crate) async fn create(
     Json(mut new): Json<NewNode>,
 ) -> Result<Response, ApiError> {
     let mac = mac(&new.mac_address)?;
-    check(new.hostname.as_deref(), Some(&mut new.tags))?;
+    validate(new.hostname.as_deref(), Some(&mut new.tags))?;
     let node = Node {
         hostname: new.hostname,
         vendor: new.vendor,
@@ -83,7 +83,7 @@ pub(crate) async fn update(
     IfMatch(version): IfMatch,
     Json(mut patch): Json<NodePatch>,
 ) -> Result<Response, ApiError> {
-    check(patch.hostname.as_ref().and_then(Option::as_deref), patch.tags.as_mut())?;
+    validate(patch.hostname.as_ref().and_then(Option::as_deref), patch.tags.as_mut())?;
     let node = app.store.update_node(id, patch, version, app.now()).await?;
     Ok(resource(StatusCode::OK, node.version, node))
 }
@@ -183,8 +183,14 @@ pub(crate) async fn events(
     Ok(json(StatusCode::OK, &app.store.node_events(id, &paging).await?))
 }
 
-fn check(hostname: Option<&str>, tags: Option<&mut Vec<String>>) -> Result<(), ApiError> {
-    let mut check = Check::default();
+fn validate(hostname: Option<&str>, tags: Option<&mut Vec<String>>) -> Result<(), ApiError> {
+    let mut validation = Check::default();
+    check(&mut validation, hostname, tags);
+    validation.done()
+}
+
+/// What holds for the fields of a node that operators write.
+pub(super) fn check(check: &mut Check, hostname: Option<&str>, tags: Option<&mut Vec<String>>) {
     if let Some(hostname) = hostname {
         // RFC 1123 §2.1: labels of letters, digits and inner hyphens, 63 each, 255 in all.
         let is_label = |label: &str| {
@@ -203,5 +209,4 @@ fn check(hostname: Option<&str>, tags: Option<&mut Vec<String>>) -> Result<(), A
     if let Some(tags) = tags {
         check.tags(tags);
     }
-    check.done()
 }

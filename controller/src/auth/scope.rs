@@ -43,8 +43,10 @@ impl Scope {
             Rank::Admin => return Some(Self::Admin),
             Rank::Operator => {}
         }
-        let resource = path.strip_prefix("/api/v1/").unwrap_or(path).split('/').next();
-        match resource.unwrap_or_default() {
+        let mut words = path.strip_prefix("/api/v1/").unwrap_or(path).split('/');
+        let (resource, part) = (words.next().unwrap_or_default(), words.nth(1));
+        match resource {
+            "sites" if part == Some("conflicts") => Some(Self::NodesWrite),
             "nodes" | "sync" => Some(Self::NodesWrite),
             "sites" | "groups" | "agents" => Some(Self::SitesWrite),
             "content" | "templates" | "workflows" | "secrets" | "plugins" => {

@@ -2,7 +2,7 @@
 
 use axum::http::Method;
 use pureboot_protocol::{
-    BootRecord, ChangeBatch, ChangeReceipt, CredentialAnnouncement, Heartbeat, HeartbeatAnswer,
+    ChangeBatch, ChangeReceipt, CredentialAnnouncement, Heartbeat, HeartbeatAnswer,
     RegistrationAnswer, RegistrationRequest,
 };
 
@@ -33,9 +33,13 @@ pub(super) fn operations() -> Vec<Operation> {
         post("/api/v1/agents/heartbeat", "Say that the agent lives")
             .body::<Heartbeat>()
             .bare::<HeartbeatAnswer>(),
-        get("/api/v1/agents/nodes", "What decides the boots at the agent's site")
-            .query::<agents::Filter>()
-            .page::<BootRecord>(),
+        get(
+            "/api/v1/agents/nodes",
+            "What decides the boots at the agent's site, or with since_version what has changed of it",
+        )
+        .query::<agents::Filter>()
+        .bare::<agents::Nodes>()
+        .paged(),
         post("/api/v1/agents/changes", "Hand over what has happened at the site, in order")
             .body::<ChangeBatch>()
             .bare::<ChangeReceipt>()

@@ -93,13 +93,18 @@ impl Operation {
     /// Answers 200 with a part of a list of `T`, as `limit` and `cursor` say.
     pub(super) fn page<T: JsonSchema>(mut self) -> Self {
         self.answer = Content::Page(|schemas| schemas.subschema_for::<T>());
-        self.is_paged = true;
-        self
+        self.paged()
     }
 
     /// Answers 200 with a `T` that is not wrapped.
     pub(super) fn bare<T: JsonSchema>(mut self) -> Self {
         self.answer = Content::Bare(|schemas| schemas.subschema_for::<T>());
+        self
+    }
+
+    /// Takes `limit` and `cursor`.
+    pub(super) fn paged(mut self) -> Self {
+        self.is_paged = true;
         self
     }
 

@@ -3,9 +3,9 @@
 use axum::http::Method;
 
 use super::operation::Operation;
-use crate::api::{commands, groups, sites};
+use crate::api::{commands, conflicts, groups, sites};
 use crate::site_health::SiteHealth;
-use crate::store::{Command, Conflict, Group, GroupFields, Parked, Site, SiteFields};
+use crate::store::{Command, Conflict, Group, GroupFields, Parked, ResolvedAll, Site, SiteFields};
 use pureboot_protocol::Node;
 
 pub(super) fn operations() -> Vec<Operation> {
@@ -55,12 +55,37 @@ pub(super) fn operations() -> Vec<Operation> {
         )
         .one::<Command>()
         .refuses(409),
-        get("/api/v1/sites/{id}/conflicts", "List a site's wishes that were not followed")
+        get("/api/v1/sites/{id}/conflicts", "List where a site and the controller disagree")
+            .query::<conflicts::Filter>()
             .page::<Conflict>(),
+        post(
+            "/api/v1/sites/{id}/conflicts/{conflict}/resolve",
+            "End a conflict of a site; doing so again has the same answer, If-Match is the node's version",
+        )
+        .body::<conflicts::Resolve>()
+        .one::<Conflict>()
+        .versioned()
+        .refuses(409),
+        post(
+            "/api/v1/sites/{id}/conflicts/resolve-all",
+            "End the open conflicts of a site, up to 500 at once",
+        )
+        .body::<conflicts::ResolveAll>()
+        .one::<ResolvedAll>(),
         get("/api/v1/sites/{id}/parked", "List a site's changes that could not be applied")
             .page::<Parked>(),
-        get("/api/v1/sync/conflicts", "List the wishes of all sites that were not followed")
+        get("/api/v1/sync/conflicts", "List where sites and the controller disagree")
+            .query::<conflicts::Filter>()
             .page::<Conflict>(),
+        get("/api/v1/sync/conflicts/{id}", "Read a conflict").one::<Conflict>(),
+        post(
+            "/api/v1/sync/conflicts/{id}/resolve",
+            "End a conflict; doing so again has the same answer, If-Match is the node's version",
+        )
+        .body::<conflicts::Resolve>()
+        .one::<Conflict>()
+        .versioned()
+        .refuses(409),
         get("/api/v1/groups", "List groups, sites among them")
             .query::<groups::Filter>()
             .page::<Group>(),

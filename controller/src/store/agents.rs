@@ -151,7 +151,7 @@ impl Store {
             "SELECT (SELECT h.heartbeat FROM agents a JOIN heartbeats h ON h.site_id = a.site_id AND h.number > a.beats_before
                      WHERE a.site_id = $1 ORDER BY h.number DESC LIMIT 1) AS heartbeat,
                     (SELECT count(*) FROM nodes WHERE home_site_id = $1 AND state <> 'retired') AS nodes,
-                    (SELECT count(*) FROM conflicts WHERE site_id = $1) AS conflicts,
+                    (SELECT count(*) FROM conflicts WHERE site_id = $1 AND resolution IS NULL) AS conflicts,
                     (SELECT count(*) FROM changes WHERE site_id = $1 AND outcome = 'parked') AS parked",
         )
         .bind(id.to_string())

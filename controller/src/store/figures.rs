@@ -53,7 +53,7 @@ impl Store {
             agents.insert(word_opt(&row, "agent_status")?, count(&row, "agents")?);
         }
         let row = sqlx::query(
-            "SELECT (SELECT count(*) FROM conflicts) AS conflicts,
+            "SELECT (SELECT count(*) FROM conflicts WHERE resolution IS NULL) AS conflicts,
                 (SELECT count(*) FROM changes WHERE outcome = 'parked') AS parked,
                 (SELECT count(*) FROM content) AS content_files,
                 (SELECT CAST(coalesce(sum(size_bytes), 0) AS BIGINT) FROM objects) AS content_bytes",

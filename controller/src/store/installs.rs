@@ -6,7 +6,7 @@ use serde::Serialize;
 
 use crate::node::{self, Patience};
 use crate::store::logs::{self, Trigger};
-use crate::store::nodes::{self, Origin};
+use crate::store::nodes::{self, Kept, Origin};
 use crate::store::page::Paging;
 use crate::store::row::{DbConnection, time_opt};
 use crate::store::tree::Assignments;
@@ -45,7 +45,7 @@ impl Store {
         origin: Origin<'_>,
     ) -> Result<Option<Node>, StoreError> {
         let mut tx = self.write().await?;
-        let (mut node, run) = nodes::load_with_run(&mut tx, install.node.id).await?;
+        let Kept { mut node, run, .. } = nodes::load_kept(&mut tx, install.node.id).await?;
         if node.version != install.node.version {
             return Ok(None);
         }

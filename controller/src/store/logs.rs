@@ -5,9 +5,10 @@ use pureboot_protocol::{
 };
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
-use sqlx::Row;
+use sqlx::{AssertSqlSafe, Row};
 
 use crate::node::Move;
+use crate::store::many::{pieces, values};
 use crate::store::nodes::Origin;
 use crate::store::page::{Cursor, Paging};
 use crate::store::row::{DbConnection, DbRow, count, int, json, time, to_json, word, word_opt};
@@ -25,6 +26,8 @@ pub(crate) enum Trigger {
     AutoProvision,
     /// The time that an installation may take.
     InstallTimeout,
+    /// An operator's decision over a conflict.
+    Conflict,
 }
 
 impl Trigger {
@@ -34,6 +37,7 @@ impl Trigger {
             Self::Site => "site",
             Self::AutoProvision => "auto_provision",
             Self::InstallTimeout => "install_timeout",
+            Self::Conflict => "conflict",
         }
     }
 }
@@ -145,28 +149,49 @@ pub(super) async fn log_move(
     Ok(())
 }
 
-/// Writes down what a site has reported of `node`.
-pub(super) async fn log_event(
-    db: &mut DbConnection,
+/// An event as a site has reported it.
+#[derive(Debug)]
+pub(super) struct SeenEvent {
     node: NodeId,
+    event: String,
+    session: Option<BootId>,
+    at: Timestamp,
+    clock: ClockQuality,
+}
+
+impl SeenEvent {
+    /// `event`, which came as `change`, of the node that the controller calls `node`.
+    pub(super) fn new(node: NodeId, change: &Change, event: &NodeEvent) -> Self {
+        let Change { session, at, clock, .. } = *change;
+        Self { node, event: to_json(event), session, at, clock }
+    }
+}
+
+/// Writes down what `site` has reported, in this order.
+pub(super) async fn log_events(
+    db: &mut DbConnection,
     site: SiteId,
-    change: &Change,
-    event: &NodeEvent,
+    events: &[SeenEvent],
     received_at: Timestamp,
 ) -> Result<(), StoreError> {
-    sqlx::query(
-        "INSERT INTO node_events (node_id, site_id, event, boot_session, at, clock, received_at)
-         VALUES ($1, $2, $3, $4, $5, $6, $7)",
-    )
-    .bind(node.to_string())
-    .bind(site.to_string())
-    .bind(to_json(event))
-    .bind(change.session.map(|id| id.to_string()))
-    .bind(change.at.unix_ms())
-    .bind(change.clock.as_str())
-    .bind(received_at.unix_ms())
-    .execute(db)
-    .await?;
+    for events in pieces(events) {
+        let sql = format!(
+            "INSERT INTO node_events (node_id, site_id, event, boot_session, at, clock, received_at) {}",
+            values(events.len(), 7)
+        );
+        let mut query = sqlx::query(AssertSqlSafe(sql));
+        for seen in events {
+            query = query
+                .bind(seen.node.to_string())
+                .bind(site.to_string())
+                .bind(&seen.event)
+                .bind(seen.session.map(|id| id.to_string()))
+                .bind(seen.at.unix_ms())
+                .bind(seen.clock.as_str())
+                .bind(received_at.unix_ms());
+        }
+        query.execute(&mut *db).await?;
+    }
     Ok(())
 }
 

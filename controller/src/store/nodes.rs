@@ -3,8 +3,8 @@
 use std::collections::BTreeMap;
 
 use pureboot_protocol::{
-    Arch, Assignment, BootMode, BootRecord, GroupId, HardwareFact, Lifecycle, Mac, Node, NodeId,
-    Page, SiteId, Timestamp, Workflow, WorkflowId,
+    Arch, BootMode, GroupId, HardwareFact, Lifecycle, Mac, Node, NodeId, Page, SiteId, Timestamp,
+    WorkflowId,
 };
 use schemars::JsonSchema;
 use serde::Deserialize;
@@ -12,13 +12,13 @@ use sqlx::Row;
 
 use crate::extract::nullable;
 use crate::node;
+use crate::store::many::{pieces, values};
 use crate::store::page::{Cursor, Paging};
 use crate::store::row::{
     DbConnection, DbRow, count, count_opt, int, json, json_opt, time, time_opt, to_json, word,
     word_opt,
 };
-use crate::store::tree::Assignments;
-use crate::store::{Store, StoreError, check_version, groups, sites, workflows};
+use crate::store::{Store, StoreError, check_version, groups, records, sites, workflows};
 
 /// What an operator says of a machine before it has booted.
 #[derive(Debug, Clone, Deserialize, JsonSchema)]
@@ -94,6 +94,24 @@ pub(super) struct Run {
     pub(super) outbox_id: i64,
     /// The version before the first of them.
     pub(super) base: u64,
+}
+
+/// What the centre did to a node last: an operator or the controller itself, and no site.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) struct Central {
+    /// The version that it made; 0 for a node that only sites have had a hand in.
+    pub(super) version: u64,
+    /// When.
+    pub(super) at: Timestamp,
+}
+
+/// A node with what its versions came from.
+#[derive(Debug, Clone)]
+pub(super) struct Kept {
+    pub(super) node: Node,
+    /// None if the centre made the present version.
+    pub(super) run: Option<Run>,
+    pub(super) central: Central,
 }
 
 /// The nodes of a [`NodeFilter`]: MAC address, state, site, group, whether what is below them counts, tag.
@@ -175,69 +193,6 @@ impl Store {
         Ok(paging.page(nodes, count(&total, "total")?, place))
     }
 
-    /// What decides the boots at `site`: its nodes and those without a home, or the one of them with `mac`.
-    ///
-    /// # Errors
-    /// The database fails.
-    pub(crate) async fn boot_records(
-        &self,
-        site: SiteId,
-        mac: Option<Mac>,
-        paging: &Paging,
-    ) -> Result<Page<BootRecord>, StoreError> {
-        let mac = mac.map(|mac| mac.to_string());
-        let (position, id, rows) = paging.rising();
-        // One snapshot, so that no record pairs a node with a workflow of another moment.
-        let mut tx = self.reader.begin().await?;
-        let rows = sqlx::query(
-            "SELECT * FROM nodes WHERE (home_site_id = $1 OR home_site_id IS NULL) AND ($2 IS NULL OR mac_address = $2)
-               AND (created_at, id) > ($3, $4)
-             ORDER BY created_at, id LIMIT $5",
-        )
-        .bind(site.to_string())
-        .bind(&mac)
-        .bind(position)
-        .bind(id)
-        .bind(rows)
-        .fetch_all(&mut *tx)
-        .await?;
-        let total = sqlx::query(
-            "SELECT count(*) AS total FROM nodes
-             WHERE (home_site_id = $1 OR home_site_id IS NULL) AND ($2 IS NULL OR mac_address = $2)",
-        )
-        .bind(site.to_string())
-        .bind(&mac)
-        .fetch_one(&mut *tx)
-        .await?;
-        let nodes: Vec<Node> = rows.iter().map(read).collect::<Result<_, _>>()?;
-        let page = paging.page(nodes, count(&total, "total")?, place);
-        let mut assignments = Assignments::default();
-        let mut workflows: Vec<Workflow> = Vec::new();
-        let mut records = Vec::new();
-        for node in page.data {
-            let workflow_id = assignments.of(&mut tx, &node).await?;
-            if let Some(id) = workflow_id
-                && !workflows.iter().any(|workflow| workflow.id == id)
-            {
-                workflows.extend(workflows::find(&mut tx, id).await?.map(|kept| kept.workflow));
-            }
-            records.push(BootRecord {
-                node_id: node.id,
-                mac_address: node.mac_address,
-                hostname: node.hostname,
-                state: node.state,
-                workflow: workflows
-                    .iter()
-                    .find(|w| Some(w.id) == workflow_id)
-                    .cloned()
-                    .map(Assignment::Known),
-                pending_command: node.pending_command,
-                version: node.version,
-            });
-        }
-        Ok(Page { success: true, data: records, total: page.total, next_cursor: page.next_cursor })
-    }
-
     /// Sets the fields of `patch`.
     ///
     /// # Errors
@@ -257,10 +212,12 @@ impl Store {
         node.hostname = patch.hostname.unwrap_or(node.hostname);
         node.workflow_id = patch.workflow_id.unwrap_or(node.workflow_id);
         node.group_id = patch.group_id.unwrap_or(node.group_id);
-        node.home_site_id = patch.home_site_id.unwrap_or(node.home_site_id);
+        let home = node.home_site_id;
+        node.home_site_id = patch.home_site_id.unwrap_or(home);
         node.tags = patch.tags.unwrap_or(node.tags);
         node::touch(&mut node, now);
         save(&mut tx, &node, None).await?;
+        records::leave(&mut tx, &node, home).await?;
         tx.commit().await?;
         Ok(node)
     }
@@ -281,44 +238,49 @@ impl Store {
 
 /// The node with `id`.
 pub(super) async fn load(db: &mut DbConnection, id: NodeId) -> Result<Node, StoreError> {
-    load_with_run(db, id).await.map(|(node, _)| node)
+    load_kept(db, id).await.map(|kept| kept.node)
 }
 
-/// The node with `id`, and the run that it is in.
-pub(super) async fn load_with_run(
-    db: &mut DbConnection,
-    id: NodeId,
-) -> Result<(Node, Option<Run>), StoreError> {
+/// The node with `id`, and what its versions came from.
+pub(super) async fn load_kept(db: &mut DbConnection, id: NodeId) -> Result<Kept, StoreError> {
     let row = sqlx::query("SELECT * FROM nodes WHERE id = $1").bind(id.to_string());
     let row = row.fetch_optional(db).await?;
     let row = row.ok_or_else(|| StoreError::Missing { what: "node", id: id.to_string() })?;
-    Ok((read(&row)?, read_run(&row)?))
+    read_kept(&row)
 }
 
-/// The node with the address `mac`, and the run that it is in.
+/// The node with the address `mac`.
 pub(super) async fn find_by_mac(
     db: &mut DbConnection,
     mac: Mac,
-) -> Result<Option<(Node, Option<Run>)>, StoreError> {
+) -> Result<Option<Kept>, StoreError> {
     let row = sqlx::query("SELECT * FROM nodes WHERE mac_address = $1").bind(mac.to_string());
-    row.fetch_optional(db).await?.map(|row| Ok((read(&row)?, read_run(&row)?))).transpose()
+    row.fetch_optional(db).await?.map(|row| read_kept(&row)).transpose()
 }
 
-/// The node that `site` calls `id`, which may be the id that the site had made for it, and the run that it is in.
+/// The nodes that `site` calls `ids`, each with what it calls it, which may be an id that the site had made for it.
 pub(super) async fn find_as_site(
     db: &mut DbConnection,
     site: SiteId,
-    id: NodeId,
-) -> Result<Option<(Node, Option<Run>)>, StoreError> {
-    let row = sqlx::query(
-        "SELECT * FROM nodes
-         WHERE id = coalesce((SELECT node_id FROM node_aliases WHERE site_id = $1 AND alias = $2), $2)",
-    )
-    .bind(site.to_string())
-    .bind(id.to_string())
-    .fetch_optional(db)
-    .await?;
-    row.map(|row| Ok((read(&row)?, read_run(&row)?))).transpose()
+    ids: &[NodeId],
+) -> Result<Vec<(NodeId, Kept)>, StoreError> {
+    let mut found = Vec::new();
+    for ids in pieces(ids) {
+        let sql = format!(
+            "SELECT called.column2 AS called, n.* FROM ({}) AS called
+             LEFT JOIN node_aliases a ON a.site_id = called.column1 AND a.alias = called.column2
+             JOIN nodes n ON n.id = coalesce(a.node_id, called.column2)",
+            values(ids.len(), 2)
+        );
+        let mut query = sqlx::query(sqlx::AssertSqlSafe(sql));
+        for id in ids {
+            query = query.bind(site.to_string()).bind(id.to_string());
+        }
+        for row in query.fetch_all(&mut *db).await? {
+            found.push((word(&row, "called")?, read_kept(&row)?));
+        }
+    }
+    Ok(found)
 }
 
 /// Remembers that `site` calls `node` by the id that it had made for it.
@@ -343,7 +305,7 @@ pub(super) async fn alias(
 async fn check_mac(db: &mut DbConnection, mac: Mac) -> Result<(), StoreError> {
     match find_by_mac(db, mac).await? {
         None => Ok(()),
-        Some((holder, _)) => Err(StoreError::MacTaken { mac, holder: holder.id.to_string() }),
+        Some(holder) => Err(StoreError::MacTaken { mac, holder: holder.node.id.to_string() }),
     }
 }
 
@@ -384,7 +346,8 @@ pub(super) async fn count_unknown(db: &mut DbConnection, site: SiteId) -> Result
     count(&unknown.bind(site.to_string()).fetch_one(db).await?, "nodes")
 }
 
-/// Writes the whole node, in a new row or in its own. Whoever is no site ends the run that the node was in.
+/// Writes the whole node, in a new row or in its own, and numbers the change. Whoever is no site ends the run that the node was
+/// in.
 pub(super) async fn save(
     db: &mut DbConnection,
     node: &Node,
@@ -395,14 +358,18 @@ pub(super) async fn save(
         "INSERT INTO nodes (id, mac_address, hostname, ip_address, state, workflow_id, vendor, model, serial_number,
             system_uuid, arch, boot_mode, home_site_id, tags, install_attempts, last_install_error, boot_count, last_boot_at,
             state_changed_at, updated_at, last_seen_at, version, run_outbox, run_base, created_at,
-            group_id, install_started_at, pending_command, only_sites)
+            group_id, install_started_at, pending_command, only_sites, central_version, central_at, change_number)
          VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12, $13, $14, $15, $16, $17, $18, $19, $20, $21, $22, $23, $24,
-            $25, $26, $27, $28, $23 IS NOT NULL)
+            $25, $26, $27, $28, $23 IS NOT NULL, CASE WHEN $23 IS NULL THEN $22 ELSE 0 END,
+            CASE WHEN $23 IS NULL THEN $20 ELSE 0 END, (SELECT coalesce(max(change_number), 0) + 1 FROM nodes))
          ON CONFLICT (id) DO UPDATE SET hostname = $3, ip_address = $4, state = $5, workflow_id = $6, vendor = $7, model = $8,
             serial_number = $9, system_uuid = $10, arch = $11, boot_mode = $12, home_site_id = $13, tags = $14,
             install_attempts = $15, last_install_error = $16, boot_count = $17, last_boot_at = $18, state_changed_at = $19,
             updated_at = $20, last_seen_at = $21, version = $22, run_outbox = $23, run_base = $24,
-            group_id = $26, install_started_at = $27, pending_command = $28, only_sites = nodes.only_sites AND $23 IS NOT NULL",
+            group_id = $26, install_started_at = $27, pending_command = $28, only_sites = nodes.only_sites AND $23 IS NOT NULL,
+            central_version = CASE WHEN $23 IS NULL THEN $22 ELSE nodes.central_version END,
+            central_at = CASE WHEN $23 IS NULL THEN $20 ELSE nodes.central_at END,
+            change_number = excluded.change_number",
     )
     .bind(node.id.to_string())
     .bind(node.mac_address.to_string())
@@ -442,10 +409,12 @@ pub(super) fn place(node: &Node) -> Cursor {
     Cursor::new(node.created_at.unix_ms(), node.id)
 }
 
-fn read_run(row: &DbRow) -> Result<Option<Run>, StoreError> {
+fn read_kept(row: &DbRow) -> Result<Kept, StoreError> {
     let outbox_id: Option<i64> = row.try_get("run_outbox")?;
     let base = count_opt(row, "run_base")?;
-    Ok(outbox_id.zip(base).map(|(outbox_id, base)| Run { outbox_id, base }))
+    let run = outbox_id.zip(base).map(|(outbox_id, base)| Run { outbox_id, base });
+    let central = Central { version: count(row, "central_version")?, at: time(row, "central_at")? };
+    Ok(Kept { node: read(row)?, run, central })
 }
 
 /// Reads a row of `nodes`.

@@ -27,7 +27,7 @@ macro_rules! step {
 }
 
 /// Every step from nothing to this version's schema. Steps are only ever added.
-const STEPS: [Step; 12] = [
+const STEPS: [Step; 13] = [
     step!(1, "main job", "0001_main_job.sql"),
     step!(2, "groups", "0002_groups.sql"),
     step!(3, "install timeout", "0003_install_timeout.sql"),
@@ -39,6 +39,7 @@ const STEPS: [Step; 12] = [
     step!(9, "jobs", "0009_jobs.sql"),
     step!(20, "beats", "0020_beats.sql"),
     step!(21, "commands", "0021_commands.sql"),
+    step!(22, "conflicts", "0022_conflicts.sql"),
     step!(23, "installation", "0023_installation.sql"),
 ];
 

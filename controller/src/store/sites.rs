@@ -10,6 +10,7 @@ use sqlx::Row;
 
 use crate::extract::nullable;
 use crate::store::page::{Cursor, Paging};
+use crate::store::records::{self, Reach};
 use crate::store::row::{
     DbConnection, DbRow, count, count_opt, flag, flag_opt, int, json, time, time_opt, to_json,
     word, word_opt,
@@ -308,6 +309,10 @@ pub(super) async fn change(
     tree::place(db, &mut site).await?;
     save(db, &site).await?;
     tree::move_below(db, &old, &site).await?;
+    let hands_down = |site: &Site| (site.parent_id, site.default_workflow_id);
+    if hands_down(&old) != hands_down(&site) {
+        records::renumber(db, Reach::Inheriting).await?;
+    }
     Ok(site)
 }
 

@@ -9,6 +9,7 @@ use serde::Serialize;
 use sqlx::Row;
 
 use crate::store::page::{Cursor, Paging};
+use crate::store::records::{self, Reach};
 use crate::store::row::{DbConnection, DbRow, count, int, time, word};
 use crate::store::{Store, StoreError, check_version};
 
@@ -274,6 +275,7 @@ async fn replace(
         .execute(&mut *db)
         .await?;
     keep(db, &template).await?;
+    records::renumber(db, Reach::All).await?;
     Ok(template)
 }
 

@@ -50,12 +50,12 @@ impl Store {
             ("event", "SELECT node_id, site_id, event FROM node_events ORDER BY id"),
             (
                 "change",
-                "SELECT id, seq, outcome, node_version, reason, raw FROM changes ORDER BY seq, id",
+                "SELECT id, seq, outcome, node_version, CASE WHEN conflict_id IS NULL THEN 0 ELSE 1 END AS is_disputed, reason, raw FROM changes ORDER BY seq, id",
             ),
             (
                 "conflict",
-                "SELECT change_id, node_id, site_state, site_base_version, central_state, central_version, cause
-                 FROM conflicts ORDER BY change_id",
+                "SELECT node_id, kind, site_state, site_base_version, site_changes, central_state, central_version, resolution,
+                    resolved_by, node_version, cause FROM conflicts ORDER BY node_id, cause, site_state, central_version, site_base_version",
             ),
             ("outbox", "SELECT epoch, acked_through FROM outboxes ORDER BY epoch"),
         ] {

@@ -6,6 +6,7 @@ use serde::Serialize;
 use sqlx::Row;
 
 use crate::store::page::{Cursor, Paging};
+use crate::store::records::{self, Reach};
 use crate::store::row::{DbConnection, DbRow, count, int, json, time, to_json, word};
 use crate::store::{Store, StoreError, check_version, content, templates};
 
@@ -133,6 +134,7 @@ impl Store {
         .execute(&mut *tx)
         .await
         .map_err(StoreError::from)?;
+        records::renumber(&mut tx, Reach::Workflow(id)).await?;
         tx.commit().await.map_err(StoreError::from)?;
         Ok(kept)
     }

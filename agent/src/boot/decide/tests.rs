@@ -43,6 +43,7 @@ fn record(state: Lifecycle, workflow: Option<Workflow>) -> BootRecord {
         workflow: workflow.map(Assignment::Known),
         pending_command: None,
         version: 7,
+        conflict_id: None,
     }
 }
 

@@ -38,6 +38,7 @@ fn receipt(batch: &ChangeBatch, through: u64) -> ChangeReceipt {
         id: item.id,
         outcome: Outcome::Applied,
         node_version: None,
+        conflict_id: None,
         reason: None,
     };
     ChangeReceipt {
@@ -363,7 +364,13 @@ impl Controller {
                 self.log.push(item.id);
             }
             let outcome = if is_new { Outcome::Applied } else { Outcome::Duplicate };
-            results.push(ChangeResult { id: item.id, outcome, node_version: None, reason: None });
+            results.push(ChangeResult {
+                id: item.id,
+                outcome,
+                node_version: None,
+                conflict_id: None,
+                reason: None,
+            });
             self.acked_through = self.acked_through.max(item.seq);
         }
         let acked_through = batch.first_seq - 1 + u64::try_from(results.len()).unwrap();

@@ -146,6 +146,7 @@ fn i5_a_version_is_taken_over_only_if_nobody_else_has_changed_the_node() {
             id: put(&store, 1, session).id,
             outcome: Outcome::Applied,
             node_version: Some(version),
+            conflict_id: None,
             reason: None,
         })
         .into();
@@ -170,6 +171,7 @@ fn an_acknowledgement_carries_the_given_installation_to_the_new_version() {
         id: put(&store, n, 1).id,
         outcome: Outcome::Applied,
         node_version: Some(6),
+        conflict_id: None,
         reason: None,
     });
     let epoch = block_on(store.pending(1, 1)).unwrap().epoch;
@@ -192,6 +194,7 @@ fn an_answer_that_an_acknowledgement_has_overtaken_does_not_count() {
         id: put(&store, 1, 1).id,
         outcome: Outcome::Applied,
         node_version: Some(6),
+        conflict_id: None,
         reason: None,
     };
     let epoch = block_on(store.pending(1, 1)).unwrap().epoch;

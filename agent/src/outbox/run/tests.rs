@@ -36,7 +36,13 @@ impl Courier for Lossy {
             if outcome == Outcome::Applied {
                 log.push(item.id);
             }
-            results.push(ChangeResult { id: item.id, outcome, node_version: None, reason: None });
+            results.push(ChangeResult {
+                id: item.id,
+                outcome,
+                node_version: None,
+                conflict_id: None,
+                reason: None,
+            });
         }
         if is_lossy && count % 3 == 1 {
             return Err(lost());
@@ -123,6 +129,7 @@ fn c9_trouble_is_visible_and_goes_with_the_next_success() {
                 id: batch.items[0].id,
                 outcome,
                 node_version: None,
+                conflict_id: None,
                 reason: None,
             };
             Ok(ChangeReceipt {

@@ -101,7 +101,11 @@ impl Is {
             (Role::Operator, Is::Person(_) | Is::Limited(_)) if reads => 204,
             (Role::Operator, Is::Person(rank)) if rank >= Rank::Operator => 204,
             (Role::Admin, Is::Person(Rank::Admin) | Is::Limited(Scope::Admin)) => 204,
-            (Role::Operator, Is::Limited(Scope::NodesWrite)) if path.contains("/v1/nodes") => 204,
+            (Role::Operator, Is::Limited(Scope::NodesWrite))
+                if path.contains("/v1/nodes") || path.contains("/conflicts") =>
+            {
+                204
+            }
             (_, Is::Person(_) | Is::Limited(_)) => 403,
         }
     }

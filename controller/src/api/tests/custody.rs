@@ -1,16 +1,17 @@
 //! What sites have handed over without effect, as operators read it.
 
-use pureboot_protocol::{Lifecycle, NodeEventKind};
+use pureboot_protocol::NodeEventKind;
 use serde_json::{Value, json};
 
-use super::changes::{event, hand_over, node_id, seen, wish};
+use super::changes::{event, hand_over, node_id, seen};
 use super::{Centre, heartbeat};
 
 /// The rows of a list, read one at a time, so that each has to follow from the one before.
-async fn rows(centre: &Centre, path: &str) -> Vec<Value> {
+pub(super) async fn rows(centre: &Centre, path: &str) -> Vec<Value> {
     let (mut rows, mut cursor) = (Vec::new(), String::new());
     loop {
-        let page = centre.get(&format!("{path}?limit=1{cursor}")).await;
+        let joint = if path.contains('?') { '&' } else { '?' };
+        let page = centre.get(&format!("{path}{joint}limit=1{cursor}")).await;
         rows.extend(page.data().as_array().expect("a list").iter().cloned());
         match page.body["next_cursor"].as_str() {
             Some(next) => cursor = format!("&cursor={next}"),
@@ -20,31 +21,6 @@ async fn rows(centre: &Centre, path: &str) -> Vec<Value> {
             }
         }
     }
-}
-
-#[tokio::test]
-async fn conflicts_show_both_sides_and_the_cause_for_one_site_and_for_all() {
-    let centre = Centre::start().await;
-    let (berlin, oslo) = (centre.join("berlin").await, centre.join("oslo").await);
-    let active = |seq, node| wish(seq, node, Lifecycle::Active, 1);
-    hand_over(&centre, &berlin, 1, &[seen(1, 1, 1), active(2, 1), active(3, 1)]).await;
-    // Both sites count from 1, so that in this test their changes have the same ids.
-    hand_over(&centre, &oslo, 1, &[seen(1, 2, 2), wish(2, 2, Lifecycle::Active, 7)]).await;
-    let of_berlin = rows(&centre, &format!("/api/v1/sites/{}/conflicts", berlin.site)).await;
-    let all = rows(&centre, "/api/v1/sync/conflicts").await;
-    assert_eq!((of_berlin.len(), all.len()), (2, 3));
-    let cause = of_berlin[0]["cause"].as_str().expect("a cause");
-    assert!(cause.starts_with("Invalid state transition from 'discovered' to 'active'"), "{cause}");
-    let expected = json!({
-        "id": format!("{:032x}", 2), "site_id": berlin.site, "node_id": node_id(1), "type": "state_mismatch",
-        "cause": cause, "created_at": "2026-11-21T00:00:00.000Z",
-        "site": {"state": "active", "base_version": 1, "at": "2026-11-20T23:59:00.000Z", "clock": "synced"},
-        "central": {"state": "discovered", "version": 1, "changed_at": "2026-11-21T00:00:00.000Z"},
-    });
-    assert_eq!(of_berlin[0], expected);
-    let foreign: Vec<_> = all.iter().filter(|row| row["site_id"] == json!(oslo.site)).collect();
-    assert_eq!(foreign.len(), 1);
-    assert_eq!(foreign[0]["cause"], "the site knew version 7, the controller has version 1");
 }
 
 #[tokio::test]

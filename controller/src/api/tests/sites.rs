@@ -202,7 +202,8 @@ async fn the_health_of_a_site_says_what_an_operator_should_look_at() {
     let agent = centre.join("berlin").await;
     let path = format!("/api/v1/sites/{}/health", agent.site);
     assert_eq!(codes(centre.get(&path).await.data()), [""; 0]);
-    centre.patch(&format!("/api/v1/sites/{}", agent.site), json!({"cache_max_size_gb": 8})).await;
+    let settings = json!({"cache_max_size_gb": 8, "conflict_resolution": "manual"});
+    centre.patch(&format!("/api/v1/sites/{}", agent.site), settings).await;
     let mut body = heartbeat(agent.site, 1);
     body["disk_usage_percent"] = json!(90);
     body["cache_size_bytes"] = json!(1_500_000_000_u64);
