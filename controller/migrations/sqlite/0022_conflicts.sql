@@ -8,6 +8,7 @@ ALTER TABLE nodes ADD COLUMN change_number INTEGER NOT NULL DEFAULT 0;
 UPDATE nodes SET change_number = numbered.number
 FROM (SELECT id, row_number() OVER (ORDER BY created_at, id) AS number FROM nodes) AS numbered WHERE nodes.id = numbered.id;
 CREATE INDEX nodes_by_change ON nodes (change_number);
+DROP INDEX nodes_by_site;
 CREATE INDEX nodes_by_site_and_change ON nodes (home_site_id, change_number);
 
 -- Nodes that were at home at a site, or at none (''), which every site may serve, and have gone to another.

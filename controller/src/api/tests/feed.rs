@@ -131,7 +131,7 @@ async fn what_a_record_is_made_of_is_told_as_the_record_is() {
     let centre = Centre::start().await;
     let berlin = centre.join("berlin").await;
     let mac = |number: u8| format!("02:00:00:00:00:{number:02x}");
-    let inherits = centre.make_node(&mac(1), Some(berlin.site)).await;
+    centre.make_node(&mac(1), Some(berlin.site)).await;
     let assigned = centre.make_node(&mac(2), Some(berlin.site)).await;
     let body = json!({"name": "ks", "kind": "kickstart", "body": "text {{ node.hostname }}"});
     let template: String = id(centre.post("/api/v1/templates", body).await.data());
@@ -171,7 +171,6 @@ async fn what_a_record_is_made_of_is_told_as_the_record_is() {
         .collect();
     told.sort();
     assert_eq!(told, [(mac(1), vec![2], false), (mac(2), vec![2], true)]);
-    drop(inherits);
 }
 
 #[tokio::test]

@@ -6,7 +6,8 @@ use axum::http::StatusCode;
 use pureboot_protocol::{ChangeReceipt, Lifecycle, NodeEventKind, Secret};
 use serde_json::{Value, json};
 
-use super::changes::{batch, event, node_id, outcomes, post, seen};
+use super::changes::{batch, event, hand_over, node_id, outcomes, post, seen, wish};
+use super::conflicts::set_strategy;
 use super::{Answer, Centre, heartbeat, id, registration, request};
 use crate::extract::Peer;
 
@@ -69,6 +70,26 @@ async fn i5_of_two_operators_with_the_same_version_one_is_told_that_it_is_stale(
         let node = one.get(&path).await;
         assert_eq!(node.data()["hostname"], name);
         assert_eq!(node.data()["version"], version + 1);
+    }
+}
+
+#[tokio::test]
+async fn of_two_operators_who_decide_one_conflict_differently_one_is_told_that_it_is_decided() {
+    let [one, other] = two().await;
+    let agent = one.join("berlin").await;
+    set_strategy(&one, &agent, "manual").await;
+    for round in 1..=ROUNDS {
+        let seq = u64::from(round) * 2 - 1;
+        let items = [seen(seq, round, round), wish(seq + 1, round, Lifecycle::Active, 1)];
+        let receipt = hand_over(&one, &agent, seq, &items).await;
+        let id = receipt.results[1].conflict_id.expect("a conflict");
+        let path = format!("/api/v1/sync/conflicts/{id}/resolve");
+        let merge = json!({"resolution": "merge", "fields": {"hostname": "a"}});
+        let keep = json!({"resolution": "keep_central"});
+        let answers = tokio::join!(one.post(&path, merge), other.post(&path, keep));
+        assert_eq!(statuses(answers), [200, 409]);
+        let node = one.get(&format!("/api/v1/nodes/{}", node_id(round))).await;
+        assert_eq!(node.data()["version"], 2, "one of them has had an effect");
     }
 }
 

@@ -137,7 +137,7 @@ async fn resolve(
     let keeps_central = decision.resolution == Resolution::KeepCentral;
     let Some((_, kept)) = kept else {
         return match keeps_central {
-            true => end(db, conflict, decision, None, origin).await,
+            true => conclude(db, conflict, decision, None, origin).await,
             false => Err(StoreError::NotThere { node: id }),
         };
     };
@@ -148,7 +148,7 @@ async fn resolve(
     let mut node = kept.node;
     if keeps_central && conflict.kind == ConflictKind::SiteMismatch {
         // It is none of this site's, and its own site has to hear nothing.
-        return end(db, conflict, decision, Some(&node), origin).await;
+        return conclude(db, conflict, decision, Some(&node), origin).await;
     }
     let home = node.home_site_id;
     let moved = settle(db, &mut node, conflict, decision, origin).await?;
@@ -158,7 +158,7 @@ async fn resolve(
         let comment = decision.comment.as_deref();
         logs::log_move(db, &node, moved, Trigger::Conflict, comment, origin).await?;
     }
-    end(db, conflict, decision, Some(&node), origin).await
+    conclude(db, conflict, decision, Some(&node), origin).await
 }
 
 /// Gives `node` what `decision` makes of both sides; its version rises by one in any case.
@@ -198,7 +198,7 @@ async fn settle(
 /// Writes down that an operator has ended `conflict` with `node` as the result, for both sides: the site reads it in the
 /// node's record, whose number has risen. Every resolution by an operator passes here, so this is where a command
 /// `resolve_conflict` for the site belongs.
-async fn end(
+async fn conclude(
     db: &mut DbConnection,
     conflict: &Conflict,
     decision: &Decision,
