@@ -6,10 +6,10 @@
 use std::time::Duration;
 
 use http_body_util::{BodyExt as _, Full, Limited};
-use hyper::body::{Body, Bytes};
+use hyper::body::{Body, Bytes, Incoming};
 use hyper::client::conn::http1::{self, SendRequest};
 use hyper::header::{CONTENT_LENGTH, TRANSFER_ENCODING};
-use hyper::{Request, Response};
+use hyper::{Request, Response, StatusCode};
 use smol::io::{AsyncRead, AsyncWrite};
 use smol::{LocalExecutor, Task, Timer};
 use smol_hyper::rt::FuturesIo;
@@ -84,19 +84,35 @@ where
         budget: Duration,
     ) -> Result<Response<Bytes>, ExchangeError> {
         within(budget, async {
-            self.sender.ready().await.map_err(ExchangeError::Broken)?;
-            let answer = self.sender.send_request(request).await.map_err(ExchangeError::Broken)?;
-            let (head, body) = answer.into_parts();
-            if !head.headers.contains_key(CONTENT_LENGTH)
-                && !head.headers.contains_key(TRANSFER_ENCODING)
-            {
-                return Err(ExchangeError::Endless);
-            }
+            let (head, body) = self.ask(request).await?.into_parts();
             let body =
                 Limited::new(body, ANSWER_LEN_MAX).collect().await.map_err(ExchangeError::Body)?;
             Ok(Response::from_parts(head, body.to_bytes()))
         })
         .await
+    }
+
+    /// Sends one request and reads the head of the answer; the body is the caller's to read, as it comes.
+    ///
+    /// # Errors
+    /// No head came within `budget`; the connection is of no further use then.
+    pub async fn begin(
+        &mut self,
+        request: Request<B>,
+        budget: Duration,
+    ) -> Result<Response<Incoming>, ExchangeError> {
+        within(budget, self.ask(request)).await
+    }
+
+    async fn ask(&mut self, request: Request<B>) -> Result<Response<Incoming>, ExchangeError> {
+        self.sender.ready().await.map_err(ExchangeError::Broken)?;
+        let answer = self.sender.send_request(request).await.map_err(ExchangeError::Broken)?;
+        let says_its_end = |name| answer.headers().contains_key(name);
+        let has_body = answer.status() != StatusCode::NOT_MODIFIED;
+        if has_body && !says_its_end(CONTENT_LENGTH) && !says_its_end(TRANSFER_ENCODING) {
+            return Err(ExchangeError::Endless);
+        }
+        Ok(answer)
     }
 }
 

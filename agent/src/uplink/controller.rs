@@ -9,13 +9,19 @@ use std::time::Duration;
 use flate2::Compression;
 use flate2::write::GzEncoder;
 use futures_rustls::TlsConnector;
-use http_body_util::Full;
+use http_body_util::{BodyExt as _, Full};
 use hyper::body::Bytes;
-use hyper::header::{AUTHORIZATION, CONTENT_ENCODING, CONTENT_TYPE, HOST, RETRY_AFTER};
+use hyper::body::Incoming;
+use hyper::header::{
+    AUTHORIZATION, CONTENT_ENCODING, CONTENT_TYPE, ETAG, HOST, HeaderMap, HeaderName, IF_NONE_MATCH, IF_RANGE, RANGE,
+    RETRY_AFTER,
+};
+use hyper::http::response::Parts;
 use hyper::{Method, Request, Response, StatusCode};
 use pureboot_protocol::{
-    BootRecord, ChangeBatch, ChangeReceipt, CredentialAnnouncement, CredentialHash, Heartbeat,
-    HeartbeatAnswer, Mac, Page, Problem, RegistrationAnswer, RegistrationRequest, Secret,
+    BootRecord, ChangeBatch, ChangeReceipt, ContentHash, CredentialAnnouncement, CredentialHash,
+    Heartbeat, HeartbeatAnswer, Mac, Page, Problem, RegistrationAnswer, RegistrationRequest,
+    Secret, SignedManifest, Success,
 };
 use rustls::pki_types::ServerName;
 use serde::Serialize;
@@ -37,6 +43,15 @@ pub const AT_BOOT: Duration = Duration::from_millis(700);
 
 /// The longest batch of changes, in bytes, that goes as it is: below, gzip saves no packet.
 const GZIP_LEN_MIN: usize = 1_024;
+
+/// The longest manifest, in bytes: some 25,000 names.
+pub const MANIFEST_LEN_MAX: usize = 8 * 1024 * 1024;
+
+/// The longest refusal, in bytes.
+const PROBLEM_LEN_MAX: usize = 64 * 1024;
+
+/// How long nothing of a long answer may come. It may take as long as the line needs.
+const STALL_TIME: Duration = Duration::from_secs(30);
 
 /// Why the controller gave no usable answer.
 #[derive(Debug, thiserror::Error)]
@@ -127,8 +142,76 @@ pub struct Controller {
     /// Whether bodies are understood in gzip; false once one has been refused, for as long as the agent runs.
     takes_gzip: Cell<bool>,
     idle: RefCell<Option<Connection>>,
+    /// Content has a connection of its own, so that nothing short waits behind something long (FAULTS N10).
+    idle_for_content: RefCell<Option<Connection>>,
 }
 
+/// A manifest as the controller has sent it; nothing of it has been checked.
+#[derive(Debug)]
+pub struct Issue {
+    /// What the controller calls these bytes.
+    pub etag: Option<String>,
+    /// The manifest.
+    pub signed: SignedManifest,
+}
+
+/// An answer whose body is read as it comes. Dropping it closes the connection, unless it was read to its end.
+pub struct Download<'a> {
+    /// What the controller said before the first byte.
+    pub head: Parts,
+    body: Incoming,
+    /// None once the body has ended.
+    connection: Option<Connection>,
+    controller: &'a Controller,
+}
+
+impl Download<'_> {
+    /// The next bytes; none at the end.
+    ///
+    /// # Errors
+    /// The body broke off, or nothing came for half a minute.
+    pub async fn next(&mut self) -> Result<Option<Bytes>, CallError> {
+        loop {
+            let next = within(STALL_TIME, async {
+                Ok::<_, ExchangeError>(self.body.frame().await.transpose())
+            });
+            let Some(frame) = next.await?.map_err(ExchangeError::Broken)? else {
+                let whole = self.connection.take().filter(Connection::is_open);
+                if let Some(connection) = whole {
+                    *self.controller.idle_for_content.borrow_mut() = Some(connection);
+                }
+                return Ok(None);
+            };
+            if let Ok(bytes) = frame.into_data() {
+                return Ok(Some(bytes));
+            }
+        }
+    }
+
+    /// All of the body.
+    ///
+    /// # Errors
+    /// It broke off, or is longer than `len_max`.
+    pub async fn collect(mut self, len_max: usize) -> Result<Vec<u8>, CallError> {
+        let mut collected = Vec::new();
+        while let Some(bytes) = self.next().await? {
+            if collected.len() + bytes.len() > len_max {
+                return Err(CallError::Foreign(format!("an answer of more than {len_max} bytes")));
+            }
+            collected.extend_from_slice(&bytes);
+        }
+        Ok(collected)
+    }
+
+    /// What the controller says by an answer that is no success.
+    pub async fn refusal(self) -> CallError {
+        let (status, retry_after) = (self.head.status, retry_after(&self.head.headers));
+        match self.collect(PROBLEM_LEN_MAX).await {
+            Ok(body) => refusal(status, retry_after, &body),
+            Err(error) => error,
+        }
+    }
+}
 impl Controller {
     /// A client that has not called yet; `tls` is needed for `https`.
     pub fn new(executor: Rc<LocalExecutor<'static>>, url: CentralUrl, tls: TlsConnector) -> Self {
@@ -141,6 +224,7 @@ impl Controller {
             changes: Cell::default(),
             takes_gzip: Cell::new(true),
             idle: RefCell::default(),
+            idle_for_content: RefCell::default(),
         }
     }
 
@@ -246,6 +330,85 @@ impl Controller {
         }
     }
 
+    /// What the site is to hold; none if that is still what the controller called `etag`.
+    ///
+    /// # Errors
+    /// No answer, or a refusal.
+    pub async fn manifest(&self, etag: Option<&str>) -> Result<Option<Issue>, CallError> {
+        let fields = etag.map(|etag| (IF_NONE_MATCH, etag.to_owned()));
+        let download = self.open("/api/v1/agents/manifest", fields).await?;
+        match download.head.status {
+            StatusCode::NOT_MODIFIED if etag.is_some() => return Ok(None),
+            StatusCode::OK => {}
+            _ => return Err(download.refusal().await),
+        }
+        let etag = download.head.headers.get(ETAG).and_then(|etag| etag.to_str().ok());
+        let etag = etag.map(ToOwned::to_owned);
+        let body = download.collect(MANIFEST_LEN_MAX).await?;
+        let answer: Success<SignedManifest> = serde_json::from_slice(&body)
+            .map_err(|error| CallError::Foreign(format!("it is no manifest: {error}")))?;
+        Ok(Some(Issue { etag, signed: answer.data }))
+    }
+
+    /// Content by its hash, without its first `from` bytes. What the controller makes of that is in the answer's head.
+    ///
+    /// # Errors
+    /// No answer.
+    pub async fn object(&self, hash: ContentHash, from: u64) -> Result<Download<'_>, CallError> {
+        let rest =
+            (from > 0).then(|| [(RANGE, format!("bytes={from}-")), (IF_RANGE, object_etag(hash))]);
+        self.open(&format!("/api/v1/agents/objects/{hash}"), rest.into_iter().flatten()).await
+    }
+
+    /// The list of an object's chunk hashes, of at most `len_max` bytes.
+    ///
+    /// # Errors
+    /// No answer, or a refusal.
+    pub async fn object_chunks(
+        &self,
+        hash: ContentHash,
+        len_max: usize,
+    ) -> Result<Vec<u8>, CallError> {
+        let download = self.open(&format!("/api/v1/agents/objects/{hash}/chunks"), None).await?;
+        if download.head.status != StatusCode::OK {
+            return Err(download.refusal().await);
+        }
+        download.collect(len_max).await
+    }
+
+    /// Asks for something long over the connection for content.
+    async fn open(
+        &self,
+        path: &str,
+        fields: impl IntoIterator<Item = (HeaderName, String)>,
+    ) -> Result<Download<'_>, CallError> {
+        let mut request = self.request(Method::GET, path, None);
+        for (name, value) in fields {
+            let value = value.parse().map_err(|_| {
+                CallError::Foreign(format!("'{value}' cannot be sent back as {name}"))
+            })?;
+            request.headers_mut().insert(name, value);
+        }
+        if let Some(mut kept) = self.idle_for_content.take().filter(Connection::is_open) {
+            match kept.begin(request.clone(), UNHURRIED).await {
+                // It may have been closed a moment ago.
+                Err(ExchangeError::Broken(_)) => {}
+                begun => return Ok(self.download(begun?, kept)),
+            }
+        }
+        within(2 * UNHURRIED, async {
+            let mut connection = self.connect().await?;
+            let begun = connection.begin(request, UNHURRIED).await?;
+            Ok(self.download(begun, connection))
+        })
+        .await
+    }
+
+    fn download(&self, answer: Response<Incoming>, connection: Connection) -> Download<'_> {
+        let (head, body) = answer.into_parts();
+        Download { head, body, connection: Some(connection), controller: self }
+    }
+
     async fn post<Q: Serialize, A: DeserializeOwned>(
         &self,
         path: &str,
@@ -296,11 +459,7 @@ impl Controller {
             Ok::<_, CallError>(self.exchange(self.connect().await?, request, budget).await?)
         })
         .await?;
-        let retry_after = answer
-            .headers()
-            .get(RETRY_AFTER)
-            .and_then(|value| value.to_str().ok()?.parse().ok())
-            .map(Duration::from_secs);
+        let retry_after = retry_after(answer.headers());
         let (status, body) = (answer.status(), answer.into_body());
         if status.is_success() {
             return serde_json::from_slice(&body).map_err(|error| {
@@ -309,15 +468,7 @@ impl Controller {
                 ))
             });
         }
-        match serde_json::from_slice::<Problem>(&body) {
-            Ok(problem) => Err(CallError::Refused(Refusal {
-                status,
-                code: problem.code,
-                detail: problem.detail,
-                retry_after,
-            })),
-            Err(_) => Err(CallError::Foreign(format!("{status} without a problem document"))),
-        }
+        Err(refusal(status, retry_after, &body))
     }
 
     async fn exchange(
@@ -367,6 +518,25 @@ impl Controller {
         let stream =
             tls.connect(name, stream).await.map_err(|error| CallError::Tls { authority, error })?;
         Ok(Connection::open(&self.executor, stream).await?)
+    }
+}
+
+/// How the controller writes the ETag of an object: content is what its hash says, so nothing else can be meant.
+pub fn object_etag(hash: ContentHash) -> String {
+    format!("\"{hash}\"")
+}
+
+fn retry_after(fields: &HeaderMap) -> Option<Duration> {
+    let seconds = fields.get(RETRY_AFTER)?.to_str().ok()?.parse().ok()?;
+    Some(Duration::from_secs(seconds))
+}
+
+fn refusal(status: StatusCode, retry_after: Option<Duration>, body: &[u8]) -> CallError {
+    match serde_json::from_slice::<Problem>(body) {
+        Ok(Problem { code, detail, .. }) => {
+            CallError::Refused(Refusal { status, code, detail, retry_after })
+        }
+        Err(_) => CallError::Foreign(format!("{status} without a problem document")),
     }
 }
 
