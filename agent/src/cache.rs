@@ -2,7 +2,7 @@
 //!
 //! ```text
 //! <data_dir>/cache/objects/ab/abcd…   one file an object, named by its SHA-256
-//!                  tmp/               what is being filled; swept at every start
+//!                  tmp/               what is being filled; swept at every start, but for parts of objects known by hash
 //!                  quarantine/        objects that were found damaged
 //!                  index.db           what is held, and under which names
 //!                  names.log          the names once more, for the day that index.db is lost
@@ -12,6 +12,7 @@
 //! of the index and never a path. No call here blocks the executor, but for [`Cache::open`], which `main` makes before it
 //! serves.
 
+mod arrival;
 mod check;
 mod files;
 mod fill;
@@ -19,8 +20,10 @@ mod index;
 pub mod manage;
 mod names;
 mod object;
+mod part;
 mod pins;
 mod store;
+mod upkeep;
 
 use std::collections::{BTreeMap, HashMap, HashSet};
 use std::fs::File;
@@ -40,8 +43,10 @@ use object::{Content, Readers};
 use pins::Pins;
 use store::Store;
 
+pub use arrival::{Arrival, Failure};
 pub use fill::{Added, Expected, FillError};
 pub use object::{Object, Reading};
+pub use part::{ChunkHashes, Part, Wanted};
 pub use pins::PINNED_BYTES_MAX;
 pub use pureboot_protocol::ContentHash;
 
@@ -194,6 +199,23 @@ impl Cache {
     /// The system lacks descriptors or memory to open the object, which is there.
     pub async fn try_find(&self, key: &ContentKey) -> io::Result<Option<Object>> {
         let found = self.shared.index().find(key);
+        Ok(self.count(self.open_object(found).await?))
+    }
+
+    /// The object that `key` stands for; where it stands for none, that of `hash`.
+    ///
+    /// # Errors
+    /// As [`Cache::try_find`].
+    pub async fn find_or(
+        &self,
+        key: &ContentKey,
+        hash: Option<ContentHash>,
+    ) -> io::Result<Option<Object>> {
+        let named = self.shared.index().find(key);
+        if let Some(object) = self.open_object(named).await? {
+            return Ok(self.count(Some(object)));
+        }
+        let found = hash.and_then(|hash| Some((hash, self.shared.index().object(&hash)?)));
         Ok(self.count(self.open_object(found).await?))
     }
 

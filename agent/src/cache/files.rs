@@ -22,6 +22,9 @@ use super::ContentHash;
 /// How many damaged objects are kept for somebody to look at.
 const QUARANTINED_MAX: usize = 16;
 
+/// What the names of parts begin with.
+const PART: &str = "part-";
+
 const DIRECTORY: OFlag =
     OFlag::O_RDONLY.union(OFlag::O_DIRECTORY).union(OFlag::O_NOFOLLOW).union(OFlag::O_CLOEXEC);
 
@@ -57,16 +60,50 @@ impl Files {
         Ok((name, File::from(file)))
     }
 
+    /// The name in `tmp/` of what has come of an object.
+    pub(super) fn part_name(hash: ContentHash) -> String {
+        format!("{PART}{hash}")
+    }
+
+    /// The file of what has come of an object, made where it is missing.
+    pub(super) fn open_part(&self, hash: ContentHash) -> io::Result<File> {
+        let name = Self::part_name(hash);
+        let flags = OFlag::O_RDWR
+            | OFlag::O_CREAT
+            | OFlag::O_NOFOLLOW
+            | OFlag::O_CLOEXEC
+            | OFlag::O_NONBLOCK;
+        let mode = Mode::S_IRUSR | Mode::S_IWUSR;
+        let file = File::from(openat(&self.temps, name.as_str(), flags, mode)?);
+        let metadata = file.metadata()?;
+        if metadata.is_file() && metadata.nlink() == 1 {
+            return Ok(file);
+        }
+        self.remove_temp(&name)?;
+        Ok(File::from(openat(&self.temps, name.as_str(), flags | OFlag::O_EXCL, mode)?))
+    }
+
+    /// Removes what has come of objects that `is_wanted` does not know.
+    pub(super) fn sweep_parts(&self, is_wanted: impl Fn(ContentHash) -> bool) -> io::Result<usize> {
+        self.sweep(|name| part_hash(name).is_some_and(|hash| !is_wanted(hash)))
+    }
+
     /// Removes a file that did not become an object.
     pub(super) fn remove_temp(&self, name: &str) -> io::Result<()> {
         remove(&self.temps, name)
     }
 
-    /// Removes what an earlier run left half-written.
+    /// Removes what an earlier run left half-written, but for parts of objects that can be gone on with.
     pub(super) fn sweep_temps(&self) -> io::Result<usize> {
+        self.sweep(|name| part_hash(name).is_none())
+    }
+
+    fn sweep(&self, is_rubbish: impl Fn(&str) -> bool) -> io::Result<usize> {
         let mut swept = 0;
         for entry in fs::read_dir(self.path.join("tmp"))? {
-            if let Ok(name) = entry?.file_name().into_string() {
+            if let Ok(name) = entry?.file_name().into_string()
+                && is_rubbish(&name)
+            {
                 remove(&self.temps, &name)?;
                 swept += 1;
             }
@@ -168,6 +205,11 @@ impl Files {
         }
         Ok(openat(&self.objects, shard, DIRECTORY, Mode::empty())?)
     }
+}
+
+/// The object that a file in `tmp/` is a part of.
+fn part_hash(name: &str) -> Option<ContentHash> {
+    name.strip_prefix(PART)?.parse().ok()
 }
 
 /// What a file hashes to.

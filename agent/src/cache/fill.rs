@@ -5,12 +5,13 @@ use std::io::{self, Write};
 use std::sync::Arc;
 
 use hyper::body::Bytes;
-use pureboot_protocol::ContentKey;
+use pureboot_protocol::{ContentKey, Timestamp};
 use sha2::{Digest, Sha256};
 use smol::stream::{Stream, StreamExt};
 
 use crate::clock;
 
+use super::files::Files;
 use super::index::Row;
 use super::{Cache, ContentHash, Shared, lock, pins};
 
@@ -59,6 +60,14 @@ pub enum FillError {
         expected: ContentHash,
         /// As it came.
         computed: ContentHash,
+    },
+    /// A piece of it is not what the list of its chunks says.
+    #[error("object {sha256} is not what it should be at byte {at}")]
+    Chunk {
+        /// The object.
+        sha256: ContentHash,
+        /// Where the chunk begins.
+        at: u64,
     },
     /// The disk is full, but for what the cache leaves to others.
     #[error("no space for the content: the cache leaves {} MiB free for other data", FREE_BYTES_MIN >> 20)]
@@ -127,21 +136,31 @@ impl Cache {
         if let Some(expected) = expected.sha256.filter(|expected| *expected != filled.sha256) {
             return Err(FillError::Hash { expected, computed: filled.sha256 });
         }
-        self.commit(key, filled).await
+        self.commit(Some(key), filled).await
     }
 
-    async fn commit(&self, key: ContentKey, filled: Filled) -> Result<Added, FillError> {
+    /// Makes an object of what has come, and lets `key`, if there is one, stand for it.
+    pub(super) async fn commit(
+        &self,
+        key: Option<ContentKey>,
+        filled: Filled,
+    ) -> Result<Added, FillError> {
         let mut store = self.store.lock_arc().await;
         smol::unblock(move || {
-            let Filled { temp, sha256, size_bytes } = filled;
+            let Filled { temp, sha256, size_bytes, modified } = filled;
             let shared = Arc::clone(&temp.shared);
             let (known, orphan) = {
                 let index = shared.index();
-                (index.object(&sha256), index.orphan(&key, Some(sha256)))
+                let orphan = key.as_ref().and_then(|key| index.orphan(key, Some(sha256)));
+                (index.object(&sha256), orphan)
             };
-            let row = known.unwrap_or(Row { size_bytes, modified: clock::now() });
+            let row = known.unwrap_or(Row { size_bytes, modified });
             temp.publish(sha256)?;
-            if let Err(error) = store.put(&key, sha256, row, orphan) {
+            let kept = match &key {
+                Some(key) => store.put(key, sha256, row, orphan),
+                None => store.adopt(sha256, row, &[]),
+            };
+            if let Err(error) = kept {
                 if known.is_none() {
                     shared.files.remove_object(sha256)?;
                 }
@@ -149,7 +168,9 @@ impl Cache {
             }
             let mut index = shared.index();
             index.insert(sha256, row);
-            index.name(key, sha256);
+            if let Some(key) = key {
+                index.name(key, sha256);
+            }
             if let Some(orphan) = orphan {
                 index.remove(orphan);
             }
@@ -170,12 +191,17 @@ impl Cache {
 }
 
 /// A file in `tmp/`. It is removed with this value, unless it became an object.
-struct Temp {
+pub(super) struct Temp {
     shared: Arc<Shared>,
     name: Option<String>,
 }
 
 impl Temp {
+    /// The file of a part that is complete.
+    pub(super) fn part(shared: Arc<Shared>, sha256: ContentHash) -> Self {
+        Self { shared, name: Some(Files::part_name(sha256)) }
+    }
+
     fn publish(mut self, sha256: ContentHash) -> io::Result<()> {
         if let Some(name) = &self.name {
             self.shared.files.publish(name, sha256)?;
@@ -209,10 +235,11 @@ struct Filling {
 }
 
 /// Content that has come, and is on disk.
-struct Filled {
-    temp: Temp,
-    sha256: ContentHash,
-    size_bytes: u64,
+pub(super) struct Filled {
+    pub(super) temp: Temp,
+    pub(super) sha256: ContentHash,
+    pub(super) size_bytes: u64,
+    pub(super) modified: Timestamp,
 }
 
 impl Filling {
@@ -234,11 +261,12 @@ impl Filling {
     fn end(self) -> Result<Filled, FillError> {
         self.file.sync_all()?;
         let sha256 = ContentHash::from_digest(self.hasher.finalize().into());
-        Ok(Filled { temp: self.temp, sha256, size_bytes: self.size_bytes })
+        let modified = clock::now();
+        Ok(Filled { temp: self.temp, sha256, size_bytes: self.size_bytes, modified })
     }
 }
 
-fn check_space(free_bytes: u64, wanted_bytes: u64) -> Result<(), FillError> {
+pub(super) fn check_space(free_bytes: u64, wanted_bytes: u64) -> Result<(), FillError> {
     if free_bytes.saturating_sub(FREE_BYTES_MIN) < wanted_bytes {
         Err(FillError::NoSpace)
     } else {

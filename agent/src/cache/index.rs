@@ -1,6 +1,6 @@
 //! What the cache knows to hold, without I/O: names, and the objects that they stand for.
 
-use std::collections::{BTreeMap, HashMap};
+use std::collections::{BTreeMap, HashMap, HashSet};
 
 use pureboot_protocol::{Category, ContentKey, Timestamp};
 
@@ -62,6 +62,19 @@ impl Index {
         (is_only_name && successor != Some(hash)).then_some(hash)
     }
 
+    /// The objects that have no name left once `names` stand for what they say.
+    pub(super) fn orphans(&self, names: &[(ContentKey, ContentHash)]) -> Vec<ContentHash> {
+        let changed: HashMap<&ContentKey, ContentHash> =
+            names.iter().map(|(key, hash)| (key, *hash)).collect();
+        let before: HashSet<ContentHash> =
+            changed.keys().filter_map(|key| self.names.get(key).copied()).collect();
+        let is_named = |hash: &ContentHash| {
+            changed.values().any(|named| named == hash)
+                || self.names_of(*hash).any(|key| !changed.contains_key(key))
+        };
+        before.into_iter().filter(|hash| !is_named(hash)).collect()
+    }
+
     /// Takes an object in, without a name.
     pub(super) fn insert(&mut self, hash: ContentHash, row: Row) {
         self.objects.insert(hash, row);
@@ -111,6 +124,20 @@ mod tests {
         assert_eq!(index.orphan(&key("images/c"), Some(hash(1))), Some(hash(2)));
         assert_eq!(index.orphan(&key("images/c"), Some(hash(2))), None, "the same again");
         assert_eq!(index.orphan(&key("images/d"), None), None);
+    }
+
+    #[test]
+    fn names_that_change_places_leave_no_orphan() {
+        let index = index(&[("images/a", 1), ("images/b", 2), ("images/c", 3), ("images/d", 3)]);
+        let hash = |byte| ContentHash::from_digest([byte; 32]);
+        let orphans = |names: &[(&str, u8)]| {
+            let names: Vec<_> = names.iter().map(|(name, byte)| (key(name), hash(*byte))).collect();
+            index.orphans(&names)
+        };
+        assert_eq!(orphans(&[("images/a", 2), ("images/b", 1)]), []);
+        assert_eq!(orphans(&[("images/a", 9)]), [hash(1)]);
+        assert_eq!(orphans(&[("images/a", 1), ("images/c", 1), ("images/new", 1)]), []);
+        assert_eq!(orphans(&[("images/c", 1), ("images/d", 1)]), [hash(3)]);
     }
 
     #[test]

@@ -199,7 +199,9 @@ fn storage_problem(error: &FillError, id: &CorrelationId) -> Response {
     let (status, code) = match error {
         FillError::Source(_) => (StatusCode::BAD_REQUEST, "body_broken"),
         FillError::Size { .. } => (StatusCode::BAD_REQUEST, "size_mismatch"),
-        FillError::Hash { .. } => (StatusCode::BAD_REQUEST, "digest_mismatch"),
+        FillError::Hash { .. } | FillError::Chunk { .. } => {
+            (StatusCode::BAD_REQUEST, "digest_mismatch")
+        }
         FillError::NoSpace => (StatusCode::INSUFFICIENT_STORAGE, "disk_full"),
         FillError::Storage(_) => (StatusCode::INTERNAL_SERVER_ERROR, "storage_failed"),
     };

@@ -115,7 +115,7 @@ fn part(bytes: &[u8], offset: u64, len: usize) -> &[u8] {
     bytes.get(start..end).unwrap_or_default()
 }
 
-fn read_fully_at(file: &File, offset: u64, len: usize) -> io::Result<Vec<u8>> {
+pub(super) fn read_fully_at(file: &File, offset: u64, len: usize) -> io::Result<Vec<u8>> {
     let mut bytes = vec![0; len];
     let mut filled_len = 0;
     while let Some(rest) = bytes.get_mut(filled_len..).filter(|rest| !rest.is_empty()) {

@@ -95,12 +95,30 @@ impl Store {
         row: Row,
         orphan: Option<ContentHash>,
     ) -> Result<()> {
-        self.append_log(key, Some(hash))?;
+        self.append_log(&names::emit(key, Some(hash)))?;
         let transaction = self.connection.transaction()?;
         insert_object(&transaction, hash, row)?;
         insert_name(&transaction, key, hash)?;
         if let Some(orphan) = orphan {
             delete_object(&transaction, orphan)?;
+        }
+        Ok(transaction.commit()?)
+    }
+
+    /// Lets names stand for objects that are held, and forgets `orphans`.
+    pub(super) fn put_all(
+        &mut self,
+        names: &[(ContentKey, ContentHash)],
+        orphans: &[ContentHash],
+    ) -> Result<()> {
+        let lines: String = names.iter().map(|(key, hash)| names::emit(key, Some(*hash))).collect();
+        self.append_log(&lines)?;
+        let transaction = self.connection.transaction()?;
+        for (key, hash) in names {
+            insert_name(&transaction, key, *hash)?;
+        }
+        for orphan in orphans {
+            delete_object(&transaction, *orphan)?;
         }
         Ok(transaction.commit()?)
     }
@@ -117,7 +135,7 @@ impl Store {
 
     /// Lets `key` stand for nothing, and forgets the object that has no name left by that.
     pub(super) fn unname(&mut self, key: &ContentKey, orphan: Option<ContentHash>) -> Result<()> {
-        self.append_log(key, None)?;
+        self.append_log(&names::emit(key, None))?;
         let transaction = self.connection.transaction()?;
         transaction.execute("DELETE FROM name WHERE key = ?1", [key.to_string()])?;
         if let Some(orphan) = orphan {
@@ -138,8 +156,8 @@ impl Store {
         Ok(self.connection.pragma_update(None, "user_version", VERSION)?)
     }
 
-    fn append_log(&mut self, key: &ContentKey, hash: Option<ContentHash>) -> io::Result<()> {
-        self.log.write_all(names::emit(key, hash).as_bytes())?;
+    fn append_log(&mut self, lines: &str) -> io::Result<()> {
+        self.log.write_all(lines.as_bytes())?;
         self.log.sync_data()
     }
 
