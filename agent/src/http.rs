@@ -20,7 +20,9 @@ mod wire;
 pub use answer::{CorrelationId, Response, invalid, json, problem, script, success, text};
 pub use body::{Body, BodyError, chunks, read_body};
 pub use limits::{CONTENT_STREAMS_MAX, Limits};
-pub use object::{Sent, content_type, object_response, unread_status};
+pub use object::{
+    Content, Sent, content_type, object_response, on_its_way, retry_later, unread_status,
+};
 pub use range::{Representation, Selection, select};
 pub use serve::{Connection, Listener, Service, serve};
 pub use target::{Target, TargetError};

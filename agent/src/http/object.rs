@@ -6,19 +6,46 @@ use std::io;
 use std::ops::Range;
 use std::pin::Pin;
 use std::task::{Context, Poll};
+use std::time::Duration;
 
 use hyper::body::Bytes;
 use hyper::header::{self, HeaderValue};
 use hyper::http::request::Parts;
 use hyper::{Method, StatusCode};
 use pureboot_protocol::{Category, ContentKey};
+use smol::Timer;
 
 #[cfg(doc)]
 use crate::cache::PINNED_BYTES_MAX;
-use crate::cache::{Object, Reading};
+use crate::cache::{Arrival, Object, Reading};
 
 use super::range::http_date;
 use super::{Body, CorrelationId, Representation, Response, Selection, problem, select};
+
+/// How long the first byte of an answer is waited for where an object is still coming.
+const FIRST_BYTE_TIME: Duration = Duration::from_secs(10);
+
+/// When to come back for content that cannot be given, in seconds.
+const RETRY_AFTER_S: &str = "5";
+
+/// What is read: an object, and its arrival where it has not come to its end.
+pub struct Content {
+    object: Object,
+    arrival: Option<Arrival>,
+}
+
+impl Content {
+    /// An object whose end has not come yet; the answer keeps pace with it.
+    pub fn coming(object: Object, arrival: Arrival) -> Self {
+        Self { object, arrival: Some(arrival) }
+    }
+}
+
+impl From<Object> for Content {
+    fn from(object: Object) -> Self {
+        Self { object, arrival: None }
+    }
+}
 
 /// The type that a name's extension stands for. BOOT §5.4: UEFI HTTP Boot compares these as whole texts, and takes a loader
 /// without extension only if its type says that it is one.
@@ -56,8 +83,10 @@ pub async fn object_response(
     request: &Parts,
     content_type: &'static str,
     unread: StatusCode,
-    object: Object,
+    content: impl Into<Content>,
 ) -> Response {
+    let content = content.into();
+    let object = &content.object;
     let correlation_id = CorrelationId::in_extensions(&request.extensions);
     let is_get = request.method == Method::GET;
     if !is_get && request.method != Method::HEAD {
@@ -75,15 +104,15 @@ pub async fn object_response(
     let size_bytes = representation.size_bytes;
     let mut response = match select(&request.headers, &representation, is_get) {
         Selection::Whole if is_get => {
-            bytes_of(object, 0..size_bytes, unread, &correlation_id).await
+            bytes_of(content, 0..size_bytes, unread, &correlation_id).await
         }
         Selection::Whole => {
             // The server takes the body off, and leaves its length.
-            Response::new(Body::Object(ObjectBody::new(object, 0..size_bytes)))
+            Response::new(Body::Object(ObjectBody::new(content, 0..size_bytes)))
         }
         Selection::Part(range) => {
             let content_range = format!("bytes {}-{}/{size_bytes}", range.start, range.end - 1);
-            let mut response = bytes_of(object, range, unread, &correlation_id).await;
+            let mut response = bytes_of(content, range, unread, &correlation_id).await;
             if response.status() == StatusCode::OK {
                 *response.status_mut() = StatusCode::PARTIAL_CONTENT;
                 insert(&mut response, header::CONTENT_RANGE, &content_range);
@@ -126,30 +155,53 @@ fn insert(response: &mut Response, name: header::HeaderName, text: &str) {
 }
 
 async fn bytes_of(
-    object: Object,
+    content: Content,
     range: Range<u64>,
     unread: StatusCode,
     id: &CorrelationId,
 ) -> Response {
-    let hash = object.sha256;
-    let mut body = ObjectBody::new(object, range);
-    match body.read_ahead().await {
+    let hash = content.object.sha256;
+    let is_coming = content.arrival.is_some();
+    let mut body = ObjectBody::new(content, range);
+    let late = async {
+        match is_coming {
+            true => _ = Timer::after(FIRST_BYTE_TIME).await,
+            false => std::future::pending().await,
+        }
+        Err(io::Error::from(io::ErrorKind::TimedOut))
+    };
+    match smol::future::or(body.read_ahead(), late).await {
         Ok(()) => Response::new(Body::Object(body)),
+        Err(error) if error.kind() == io::ErrorKind::TimedOut => on_its_way(id),
         Err(error) => {
             log::error!(error:%, correlation_id:% = id; "cannot read object {hash}");
             let detail = "the content cannot be read at the moment; its loss is in the agent's log";
-            let mut response = problem(unread, "content_unreadable", detail, id);
-            if unread == StatusCode::SERVICE_UNAVAILABLE {
-                insert(&mut response, header::RETRY_AFTER, "5");
+            match unread {
+                StatusCode::SERVICE_UNAVAILABLE => retry_later("content_unreadable", detail, id),
+                status => problem(status, "content_unreadable", detail, id),
             }
-            response
         }
     }
+}
+
+/// What a machine is told that cannot wait for content which is still coming. iPXE asks again of its own accord.
+pub fn on_its_way(id: &CorrelationId) -> Response {
+    let detail = "the content is on its way from the controller; ask again";
+    retry_later("content_on_its_way", detail, id)
+}
+
+/// 503 with a time to come back after.
+pub fn retry_later(code: &str, detail: impl Into<String>, id: &CorrelationId) -> Response {
+    let mut response = problem(StatusCode::SERVICE_UNAVAILABLE, code, detail, id);
+    insert(&mut response, header::RETRY_AFTER, RETRY_AFTER_S);
+    response
 }
 
 /// A range of an object, one chunk of it in memory at a time.
 pub struct ObjectBody {
     object: Object,
+    /// Where the object is still coming.
+    arrival: Option<Arrival>,
     /// Counts as a reader as long as the body lives, which is what the length of chunks depends on.
     reading: Reading,
     /// What has not been handed to hyper, [`next`](Self::next) included.
@@ -179,11 +231,13 @@ enum Next {
 }
 
 impl ObjectBody {
-    /// The bytes of `object` in `range`, which lies within it.
-    pub(super) fn new(object: Object, range: Range<u64>) -> Self {
+    /// The bytes of `content` in `range`, which lies within it.
+    pub(super) fn new(content: Content, range: Range<u64>) -> Self {
+        let Content { object, arrival } = content;
         Self {
             reading: object.reading(),
             object,
+            arrival,
             len: range.end - range.start,
             rest: range,
             next: Next::Unread,
@@ -249,10 +303,17 @@ impl ObjectBody {
     }
 
     fn read_chunk(&self) -> Pin<Box<dyn Future<Output = io::Result<Bytes>>>> {
-        let object = self.object.clone();
+        let (object, arrival) = (self.object.clone(), self.arrival.clone());
         let offset = self.rest.start;
         let len = usize::try_from(self.len()).unwrap_or(usize::MAX).min(self.reading.chunk_len());
         Box::pin(async move {
+            let len = match arrival {
+                Some(arrival) => {
+                    let there = arrival.beyond(offset).await? - offset;
+                    usize::try_from(there).unwrap_or(usize::MAX).min(len)
+                }
+                None => len,
+            };
             let chunk = object.read_at(offset, len).await?;
             if chunk.len() == len {
                 Ok(Bytes::from(chunk))
