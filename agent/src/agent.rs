@@ -35,6 +35,11 @@ use crate::rng::Rng;
 use crate::session::journal::Journal;
 use crate::session::recorder::Recorder;
 use crate::store::{Quota, Store, StoreOptions};
+use crate::sync::demand::Demand;
+use crate::sync::flights::Flights;
+use crate::sync::keeper::Keeper;
+use crate::sync::pace::Pace;
+use crate::sync::run::{Sync, Wishes};
 use crate::tftp::refusals::Refusals;
 use crate::uplink::controller::Controller;
 use crate::uplink::obey::Unmanaged;
@@ -86,11 +91,48 @@ struct Shared {
     cache: Cache,
     standing: Rc<Standing>,
     controller: Rc<Controller>,
+    content: Content,
     /// TFTP transfers under way.
     transfers: Rc<Cell<usize>>,
     /// TFTP requests that got no answer.
     refusals: Arc<Refusals>,
     recorder: Rc<Recorder>,
+}
+
+/// The parts that bring content.
+struct Content {
+    demand: Rc<Demand>,
+    sync: Rc<Sync>,
+}
+
+impl Content {
+    fn assemble(
+        executor: &Rc<LocalExecutor<'static>>,
+        config: &Config,
+        data_dir: &DataDir,
+        cache: &Cache,
+        controller: &Rc<Controller>,
+        standing: &Rc<Standing>,
+    ) -> Self {
+        let keeper = Rc::new(Keeper::load(
+            data_dir,
+            config.site_id,
+            Rc::clone(controller),
+            Rc::clone(standing),
+        ));
+        let pace = Pace::new(config.sync.bytes_per_second());
+        let flights = Flights::new(Rc::clone(executor), cache.clone(), Rc::clone(controller), pace);
+        let (flights, wishes) = (Rc::new(flights), Wishes::default());
+        let demand = Demand::new(
+            cache.clone(),
+            Rc::clone(&keeper),
+            Rc::clone(&flights),
+            Rc::clone(standing),
+            wishes.clone(),
+        );
+        let sync = Sync::new(cache.clone(), keeper, flights, wishes);
+        Self { demand: Rc::new(demand), sync: Rc::new(sync) }
+    }
 }
 
 impl Agent {
@@ -106,7 +148,11 @@ impl Agent {
         let cache = Cache::open(&data_dir.cache()).context("cannot open the cache")?;
         let identity = store.load_identity().await.context("cannot read who this agent is")?;
         let tls = tls::connector(config.ca_file.as_deref())?;
-        let controller = Controller::new(Rc::clone(executor), config.central_url.clone(), tls);
+        let controller =
+            Rc::new(Controller::new(Rc::clone(executor), config.central_url.clone(), tls));
+        let standing = Rc::new(Standing::new(identity));
+        let content =
+            Content::assemble(executor, &config, &data_dir, &cache, &controller, &standing);
         let (outbox, flusher) = Outbox::new(store.clone());
         let seed = getrandom::u64().context("the system has no random numbers")?;
         log::info!(seed; "starting agent {} for site {}", env!("CARGO_PKG_VERSION"), config.site_id);
@@ -117,8 +163,9 @@ impl Agent {
             store,
             outbox,
             cache,
-            standing: Rc::new(Standing::new(identity)),
-            controller: Rc::new(controller),
+            standing,
+            controller,
+            content,
             transfers: Rc::default(),
             refusals: Arc::default(),
             recorder: Rc::default(),
@@ -179,6 +226,7 @@ impl Agent {
             data_dir: shared.data_dir,
             config: shared.config,
             http_address: sockets.http_address,
+            sync: shared.content.sync,
             rng,
         }
     }
@@ -211,6 +259,7 @@ impl Shared {
             store: self.store.clone(),
             outbox: self.outbox.clone(),
             cache: self.cache.clone(),
+            sync: Rc::clone(&self.content.sync),
             transfers: Rc::clone(&self.transfers),
             refusals: Arc::clone(&self.refusals),
             services,
@@ -251,8 +300,10 @@ impl Shared {
 
     fn serve_management(&self, listener: UnixListener, vitals: &Rc<Vitals>) {
         let service = Rc::new(Management {
+            executor: Rc::clone(&self.executor),
             vitals: Rc::clone(vitals),
             cache: self.cache.clone(),
+            sync: Rc::clone(&self.content.sync),
             recorder: Rc::clone(&self.recorder),
         });
         let executor = Rc::clone(&self.executor);
@@ -268,6 +319,7 @@ impl Shared {
             executor: Rc::clone(&self.executor),
             booter,
             reporter: Rc::new(reporter),
+            demand: Rc::clone(&self.content.demand),
             cache: self.cache.clone(),
             quirks: self.config.dhcp.quirks.clone(),
             vitals: Rc::clone(vitals),
@@ -282,7 +334,7 @@ impl Shared {
     fn serve_tftp(&self, listener: tftp::serve::Listener, booter: &Rc<Booter>, http_port: u16) {
         let library = BootLibrary {
             booter: Rc::clone(booter),
-            cache: self.cache.clone(),
+            demand: Rc::clone(&self.content.demand),
             recorder: Rc::clone(&self.recorder),
             http_port,
         };

@@ -8,6 +8,7 @@ mod doctor;
 mod init;
 mod start;
 mod status;
+mod sync;
 
 use std::path::PathBuf;
 use std::process::ExitCode;
@@ -45,6 +46,7 @@ enum Command {
     Boots(boots::Boots),
     CheckConfig(check_config::CheckConfig),
     Cache(cache::Cache),
+    Sync(sync::Sync),
     DhcpSnippet(dhcp_snippet::DhcpSnippet),
     Doctor(doctor::Doctor),
 }
@@ -55,7 +57,7 @@ pub fn run() -> ExitCode {
     let done = match arguments.command {
         _ if arguments.version => print(&format!("pureboot-agent {}\n", env!("CARGO_PKG_VERSION"))),
         None => Err(anyhow::anyhow!(
-            "say what to do: init, start, status, boots, doctor, check-config, cache or dhcp-snippet (--help tells more)"
+            "say what to do: init, start, status, boots, doctor, check-config, cache, sync or dhcp-snippet (--help tells more)"
         )),
         Some(Command::Init(init)) => init.run(),
         Some(Command::Start(start)) => start.run(),
@@ -63,6 +65,7 @@ pub fn run() -> ExitCode {
         Some(Command::Boots(boots)) => boots.run(),
         Some(Command::CheckConfig(check_config)) => check_config.run(),
         Some(Command::Cache(cache)) => cache.run(),
+        Some(Command::Sync(sync)) => sync.run(),
         Some(Command::DhcpSnippet(snippet)) => snippet.run(),
         Some(Command::Doctor(doctor)) => doctor.run(),
     };

@@ -5,6 +5,7 @@
 use std::net::{Ipv4Addr, SocketAddr};
 use std::ops::RangeInclusive;
 use std::path::PathBuf;
+use std::time::Duration;
 
 use anyhow::{Context as _, bail};
 use pureboot_protocol::SiteId;
@@ -38,6 +39,9 @@ pub struct Config {
     /// The TFTP server.
     #[serde(default)]
     pub tftp: TftpConfig,
+    /// Content from the controller.
+    #[serde(default)]
+    pub sync: SyncConfig,
     /// ProxyDHCP, off unless switched on.
     #[serde(default)]
     pub dhcp: DhcpConfig,
@@ -94,6 +98,37 @@ impl TftpConfig {
             bail!("tftp.requests_per_address_per_s is {requests}: give {min} to {max}");
         }
         Ok(())
+    }
+}
+
+/// `[sync]`
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct SyncConfig {
+    /// Seconds between questions whether the controller has other content for the site.
+    pub interval_s: u32,
+    /// How fast content may come from the controller, in KiB per second; 0: as fast as the line.
+    pub rate_max_kib_s: u32,
+}
+
+impl SyncConfig {
+    /// The seconds between questions that are allowed.
+    const INTERVAL_S: std::ops::RangeInclusive<u32> = 5..=86_400;
+
+    /// The time between questions.
+    pub fn interval(&self) -> Duration {
+        Duration::from_secs(self.interval_s.into())
+    }
+
+    /// The limit in bytes per second, if there is one.
+    pub fn bytes_per_second(&self) -> Option<u64> {
+        (self.rate_max_kib_s > 0).then_some(u64::from(self.rate_max_kib_s) * 1_024)
+    }
+}
+
+impl Default for SyncConfig {
+    fn default() -> Self {
+        Self { interval_s: 60, rate_max_kib_s: 0 }
     }
 }
 
@@ -172,6 +207,10 @@ impl Config {
             bail!("dhcp.interfaces names '{twice}' twice: name it once");
         }
         self.tftp.check()?;
+        if !SyncConfig::INTERVAL_S.contains(&self.sync.interval_s) {
+            let (min, max) = SyncConfig::INTERVAL_S.into_inner();
+            bail!("sync.interval_s is {}: take {min} to {max}", self.sync.interval_s);
+        }
         operator::check(&self.dhcp.quirks)?;
         if self.boot.listen.is_ipv6() || self.tftp.listen.is_ipv6() {
             bail!("boot.listen and tftp.listen take IPv4 addresses: machines boot by IPv4");
@@ -239,6 +278,18 @@ mod tests {
         let lines = format!("{url}[dhcp]\nenabled = true\ninterfaces = [\"br0\", \"br0\"]");
         let error = Config::parse(&settings(&lines)).expect_err("named twice");
         assert!(format!("{error:#}").contains("'br0' twice"), "{error:#}");
+    }
+
+    #[test]
+    fn content_is_asked_for_neither_all_the_time_nor_never() {
+        let url = "central_url = \"https://boot.example.org\"\n";
+        let sync = |lines: &str| {
+            Config::parse(&settings(&format!("{url}[sync]\n{lines}"))).map(|config| config.sync)
+        };
+        let told = sync("rate_max_kib_s = 100").expect("a config");
+        assert_eq!((told.interval().as_secs(), told.bytes_per_second()), (60, Some(102_400)));
+        let error = format!("{:#}", sync("interval_s = 0").expect_err("too often"));
+        assert!(error.contains("interval_s is 0: take 5 to 86400"), "{error}");
     }
 
     #[test]

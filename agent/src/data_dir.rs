@@ -111,6 +111,11 @@ impl DataDir {
         self.root.join("boots.jsonl")
     }
 
+    /// The controller's last word on what the site is to hold.
+    pub fn manifest_file(&self) -> PathBuf {
+        self.root.join("state").join("manifest.json")
+    }
+
     /// Content.
     pub fn cache(&self) -> PathBuf {
         self.root.join("cache")
@@ -142,6 +147,14 @@ fn check_private(path: &Path, metadata: &Metadata, mode: &str) -> anyhow::Result
 /// # Errors
 /// It is open to others, no regular file, a symbolic link, too long, or cannot be read.
 pub fn read_private(path: &Path) -> anyhow::Result<Option<String>> {
+    read_private_up_to(path, SMALL_FILE_LEN_MAX)
+}
+
+/// As [`read_private`], of a file that may have up to `len_max` bytes.
+///
+/// # Errors
+/// As [`read_private`].
+pub fn read_private_up_to(path: &Path, len_max: u64) -> anyhow::Result<Option<String>> {
     let opened = OpenOptions::new()
         .read(true)
         .custom_flags(OFlag::O_NOFOLLOW.bits() | OFlag::O_NONBLOCK.bits())
@@ -156,7 +169,7 @@ pub fn read_private(path: &Path) -> anyhow::Result<Option<String>> {
         bail!("{} is not a regular file", path.display());
     }
     check_private(path, &metadata, "600")?;
-    if metadata.len() > SMALL_FILE_LEN_MAX {
+    if metadata.len() > len_max {
         bail!(
             "{} has {} bytes, more than anything that belongs there",
             path.display(),
@@ -164,7 +177,7 @@ pub fn read_private(path: &Path) -> anyhow::Result<Option<String>> {
         );
     }
     let mut text = String::new();
-    file.take(SMALL_FILE_LEN_MAX)
+    file.take(len_max)
         .read_to_string(&mut text)
         .with_context(|| format!("cannot read {}", path.display()))?;
     Ok(Some(text))

@@ -7,6 +7,7 @@
 //! | [`boot`] | from a machine's question to its script |
 //! | [`session`] | what is seen of each boot, from the first packet to the call-back |
 //! | [`cache`] | verified content, by hash on disk and by name in an index |
+//! | [`sync`] | content comes by itself: the signed manifest, what is missing, and one fetch for all who ask |
 //! | [`outbox`] | changes that the controller has not acknowledged yet |
 //! | [`store`] | the thread that owns `state/site.db` |
 //! | [`uplink`] | everything that is said to the controller |
@@ -36,6 +37,7 @@ pub mod rng;
 pub mod session;
 pub mod status;
 pub mod store;
+pub mod sync;
 pub mod tftp;
 pub mod uplink;
 pub mod vitals;

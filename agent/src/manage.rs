@@ -8,25 +8,42 @@ pub mod client;
 use std::os::unix::fs::PermissionsExt as _;
 use std::path::Path;
 use std::rc::Rc;
+use std::time::Duration;
 
 use anyhow::Context as _;
 use hyper::body::Incoming;
 use hyper::{Method, Request, StatusCode};
+use smol::LocalExecutor;
+use smol::channel::bounded;
 use smol::net::unix::UnixListener;
 
 use crate::cache::{Cache, manage as cache_routes};
 use crate::clock;
-use crate::http::{Connection, CorrelationId, Response, Service, Target, problem, success};
+use crate::http::{
+    Connection, CorrelationId, Response, Service, Target, problem, read_body, success,
+};
 use crate::session::recorder::Recorder;
 use crate::session::route as session_route;
+use crate::sync::report::Order;
+use crate::sync::run::Sync;
 use crate::vitals::Vitals;
+
+/// The longest order to sync, in bytes.
+const ORDER_LEN_MAX: usize = 4 * 1024;
+
+/// How long such an order may take to come in.
+const ORDER_TIME: Duration = Duration::from_secs(10);
 
 /// Answers the command line.
 pub struct Management {
+    /// Runs what outlives an answer.
+    pub executor: Rc<LocalExecutor<'static>>,
     /// How the agent is.
     pub vitals: Rc<Vitals>,
     /// Content.
     pub cache: Cache,
+    /// Brings content.
+    pub sync: Rc<Sync>,
     /// What was seen of boots.
     pub recorder: Rc<Recorder>,
 }
@@ -65,6 +82,8 @@ impl Service for Management {
                 let name_of = |mac| self.vitals.store.node(mac)?.known?.record.hostname;
                 session_route::get_boots(&self.recorder, name_of, &target, clock::now(), &id)
             }
+            (&Method::GET, ["api", "v1", "agent", "sync"]) => success(self.sync.state()),
+            (&Method::POST, ["api", "v1", "agent", "sync"]) => self.sync(request, &id).await,
             (&Method::GET, ["api", "v1", "agent", "cache"]) => self.cache(&id),
             (&Method::GET, ["api", "v1", "agent", "cache", "entries"]) => {
                 cache_routes::get_entries(&self.cache, &target, &id)
@@ -81,13 +100,49 @@ impl Service for Management {
 }
 
 impl Management {
-    fn cache(&self, id: &CorrelationId) -> Response {
-        match self.vitals.standing.site_config() {
-            Some(site) => cache_routes::get_cache(&self.cache, &site, self.vitals.node_cache()),
-            None => {
-                let detail = "the site's cache policy is not known before the agent has joined";
-                problem(StatusCode::SERVICE_UNAVAILABLE, "not_joined", detail, id)
+    /// Syncs, and answers when that is over; it goes on if the caller does not wait.
+    async fn sync(&self, request: Request<Incoming>, id: &CorrelationId) -> Response {
+        let deadline = clock::monotonic() + ORDER_TIME;
+        let body = match read_body(request.into_body(), ORDER_LEN_MAX, deadline).await {
+            Ok(body) => body,
+            Err(error) => return error.answer(id),
+        };
+        let order =
+            if body.is_empty() { Ok(Order::default()) } else { serde_json::from_slice(&body) };
+        let order = match order {
+            Ok(order) => order,
+            Err(error) => {
+                let detail = format!("the body is no order to sync: {error}");
+                return problem(StatusCode::BAD_REQUEST, "invalid_order", detail, id);
+            }
+        };
+        if self.vitals.standing.agent_id().is_none() {
+            return not_joined("there is no content to sync", id);
+        }
+        let (sync, (done, outcome)) = (Rc::clone(&self.sync), bounded(1));
+        let syncing = async move {
+            // Nobody may be left to hear it.
+            _ = done.try_send(sync.sync(order).await);
+        };
+        self.executor.spawn(syncing).detach();
+        match outcome.recv().await {
+            Ok(outcome) => success(outcome),
+            Err(_) => {
+                problem(StatusCode::INTERNAL_SERVER_ERROR, "sync_lost", "the sync broke off", id)
             }
         }
     }
+
+    fn cache(&self, id: &CorrelationId) -> Response {
+        match self.vitals.standing.site_config() {
+            Some(site) => cache_routes::get_cache(&self.cache, &site, self.vitals.node_cache()),
+            None => not_joined("the site's cache policy is not known", id),
+        }
+    }
+}
+
+fn not_joined(consequence: &str, id: &CorrelationId) -> Response {
+    let detail =
+        format!("{consequence} before the agent has joined; `pureboot-agent status` tells more");
+    problem(StatusCode::SERVICE_UNAVAILABLE, "not_joined", detail, id)
 }

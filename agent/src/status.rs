@@ -10,6 +10,7 @@ use serde::{Deserialize, Serialize};
 
 pub use self::dhcp::DhcpReport;
 use crate::dhcp::loaders::{STOCK_CURE, Stock};
+use crate::sync::report::State;
 use crate::tftp::refusals::Refused;
 
 /// Everything that `pureboot-agent status` tells.
@@ -49,6 +50,8 @@ pub struct Report {
     pub active_boots: u64,
     /// Content.
     pub cache: CacheReport,
+    /// What of it the controller wants here, and how that goes.
+    pub content: State,
     /// Which loaders machines are sent for are there.
     pub loaders: Stock,
     /// ProxyDHCP; none where it is off.
@@ -183,6 +186,7 @@ impl Report {
                 self.queue_parked
             ));
         }
+        reasons.extend(self.content.complaint());
         if self.disk_usage_percent > DISK_USAGE_MAX_PERCENT {
             reasons.push(format!("the disk is {:.0} % full", self.disk_usage_percent));
         }
@@ -245,6 +249,7 @@ impl Report {
             "cache",
             format!("{} names, {}, {hits}", self.cache.entries, size(self.cache.size_bytes)),
         );
+        row("content", self.content.describe(|at| ago(now, at)));
         if let Some(missing) = self.loaders.complaint() {
             row("loaders", format!("missing: {missing}; {STOCK_CURE}"));
         }
@@ -283,7 +288,7 @@ fn ago(now: Timestamp, then: Timestamp) -> String {
 }
 
 /// A span of time in its two largest units.
-fn span(seconds: u64) -> String {
+pub fn span(seconds: u64) -> String {
     let (days, hours, minutes) = (seconds / 86_400, seconds / 3_600 % 24, seconds / 60 % 60);
     match (days, hours, minutes) {
         (0, 0, 0) => format!("{seconds} s"),
@@ -333,6 +338,16 @@ mod tests {
             nodes_known: 40,
             active_boots: 2,
             cache: CacheReport { entries: 7, size_bytes: 123_456_789, hit_rate: Some(0.995) },
+            content: State {
+                manifest_version: Some(1_700_000_000),
+                manifest_confirmed_at: Some(Timestamp::from_unix_ms(93_783_000)),
+                manifest_expired: false,
+                names_wanted: 6,
+                names_missing: 0,
+                progress: None,
+                last_sync_at: Some(Timestamp::from_unix_ms(93_781_000)),
+                last: None,
+            },
             loaders: Stock::default(),
             dhcp: None,
             tftp_refused: Vec::new(),
@@ -356,6 +371,7 @@ mod tests {
             tftp        0.0.0.0:69
             nodes       12 seen in the last hour, 40 known, 2 transfers under way
             cache       7 names, 123.5 MB, 100 % hits
+            content     all 6 names of manifest 1700000000 are here, asked 1 s ago
             queue       0 changes wait for the controller
             disk        42 % used
             health      ok
@@ -378,6 +394,8 @@ mod tests {
             Service { running: false, address: "0.0.0.0:69".to_owned() },
         );
         report.cache = CacheReport { entries: 0, size_bytes: 0, hit_rate: None };
+        report.content.names_missing = 5;
+        report.content.manifest_expired = true;
         report.tftp_refused = vec![Refused {
             reason: crate::tftp::limits::Refusal::Elsewhere,
             count: 12,
@@ -397,6 +415,7 @@ mod tests {
             tftp        0.0.0.0:69, NOT RUNNING
             nodes       12 seen in the last hour, 40 known, 2 transfers under way
             cache       0 names, 0 B, not asked yet
+            content     5 of 6 names of manifest 1700000000 (EXPIRED) are missing, asked 1 s ago
             refused     12 TFTP requests, last from 10.9.0.7 24 s ago: the address is in no network of this host
             queue       3 changes wait for the controller, the oldest for 1 min 24 s, 1 parked there
             disk        42 % used

@@ -21,6 +21,8 @@ use crate::session::recorder::Recorder;
 use crate::session::step::What;
 use crate::status::{CacheReport, DhcpReport, Report};
 use crate::store::Store;
+use crate::sync::report::Outcome;
+use crate::sync::run::Sync;
 use crate::tftp::refusals::Refusals;
 use crate::uplink::heartbeat;
 use crate::uplink::standing::Standing;
@@ -47,6 +49,8 @@ pub struct Vitals {
     pub outbox: Outbox,
     /// Content.
     pub cache: Cache,
+    /// Brings it.
+    pub sync: Rc<Sync>,
     /// TFTP transfers under way.
     pub transfers: Rc<Cell<usize>>,
     /// TFTP requests that got no answer.
@@ -176,6 +180,7 @@ impl Vitals {
                 size_bytes: stats.size_bytes,
                 hit_rate: stats.hit_rate(),
             },
+            content: self.sync.state(),
             loaders: self.stock(),
             dhcp: self.dhcp(),
             tftp_refused: self.refusals.entries(),
@@ -194,6 +199,7 @@ impl heartbeat::Measure for Vitals {
         let queue = self.queue().await;
         let trouble = self.outbox.trouble();
         let stats = self.cache.stats();
+        let content = self.sync.state();
         let offline_since = self.standing.line_report().offline_since();
         Heartbeat {
             site_id: self.site_id,
@@ -208,9 +214,9 @@ impl heartbeat::Measure for Vitals {
             cache_size_bytes: stats.size_bytes,
             cache_entries: stats.entries,
             node_cache_entries: count(self.store.node_count()),
-            last_sync_at: None,
-            last_sync_result: None,
-            pending_sync_items: 0,
+            last_sync_at: content.last_sync_at,
+            last_sync_result: content.last.as_ref().map(Outcome::summary),
+            pending_sync_items: content.names_missing,
             is_online: offline_since.is_none(),
             last_online_at: self.standing.last_online_at(),
             offline_duration_seconds: offline_since

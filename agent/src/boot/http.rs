@@ -26,13 +26,15 @@ use crate::cache::Cache;
 use crate::clock;
 use crate::dhcp::quirks::operator::OperatorQuirk;
 use crate::http::{
-    CONTENT_STREAMS_MAX, Connection, CorrelationId, Response, Service, Target, content_type,
-    invalid, json, object_response, problem, read_body, script, text, unread_status,
+    CONTENT_STREAMS_MAX, Connection, Content, CorrelationId, Response, Service, Target,
+    content_type, invalid, json, object_response, on_its_way, problem, read_body, retry_later,
+    script, text, unread_status,
 };
 use crate::session::recorder::Recorder;
 use crate::session::ring::StepId;
 use crate::session::step::{Ending, Protocol, Role, Transfer};
 use crate::store::StoreError;
+use crate::sync::demand::{Demand, Found};
 use crate::vitals::Vitals;
 
 /// The longest report, in bytes.
@@ -52,7 +54,9 @@ pub struct BootService {
     pub booter: Rc<Booter>,
     /// Reports.
     pub reporter: Rc<Reporter>,
-    /// Files.
+    /// Files by name, those too that the controller has yet to send.
+    pub demand: Rc<Demand>,
+    /// Files by hash.
     pub cache: Cache,
     /// What the operator knows about clients.
     pub quirks: Vec<OperatorQuirk>,
@@ -162,19 +166,22 @@ impl BootService {
         id: &CorrelationId,
     ) -> Response {
         let Ok(key) = name.parse::<ContentKey>() else { return not_found(&request, id) };
-        let Some(object) = self.cache.find(&key).await else {
-            self.recorder.note_missing(session, address(connection), Protocol::Http, name);
-            let detail = format!("the cache of this site does not hold {key}");
-            return problem(StatusCode::NOT_FOUND, "content_not_found", detail, id);
+        let (size_bytes, content) = match self.demand.find(&key).await {
+            Found::Here(object) => (object.size_bytes, Content::from(object)),
+            Found::Coming(object, arrival) => (object.size_bytes, Content::coming(object, arrival)),
+            not_here => {
+                self.recorder.note_missing(session, address(connection), Protocol::Http, name);
+                return without_content(&key, &not_here, id);
+            }
         };
         let (parts, _) = request.into_parts();
-        let transfer = Transfer::new(Protocol::Http, role(&key), name, Some(object.size_bytes));
+        let transfer = Transfer::new(Protocol::Http, role(&key), name, Some(size_bytes));
         if self.is_full(&parts, &transfer) {
             return busy(id);
         }
         let step = self.recorder.begin_transfer(session, address(connection), transfer);
         let unread = unread_status(&key);
-        let response = object_response(&parts, content_type(&key), unread, object).await;
+        let response = object_response(&parts, content_type(&key), unread, content).await;
         self.watch(Reading { session, step, key }, &parts, response)
     }
 
@@ -403,10 +410,22 @@ fn refuse(error: &Refused, id: &CorrelationId) -> Response {
 /// Too much content is being sent; iPXE asks again by itself.
 fn busy(id: &CorrelationId) -> Response {
     let detail = format!("{CONTENT_STREAMS_MAX} files are being sent, ask again soon");
-    let status = StatusCode::SERVICE_UNAVAILABLE;
-    let mut response = problem(status, "content_busy", detail, id);
-    response.headers_mut().insert(header::RETRY_AFTER, HeaderValue::from_static(RETRY_AFTER_S));
-    response
+    retry_later("content_busy", detail, id)
+}
+
+/// What a machine is told that asked for content which is not here.
+fn without_content(key: &ContentKey, found: &Found, id: &CorrelationId) -> Response {
+    match found {
+        Found::Failed(failure) => {
+            let detail = format!("{key} does not come from the controller: {failure}");
+            retry_later("content_unavailable", detail, id)
+        }
+        Found::Later => on_its_way(id),
+        Found::Here(_) | Found::Coming(..) | Found::Unknown => {
+            let detail = format!("the cache of this site does not hold {key}");
+            problem(StatusCode::NOT_FOUND, "content_not_found", detail, id)
+        }
+    }
 }
 
 /// When a machine whose report or question was not taken should come again.

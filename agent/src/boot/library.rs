@@ -8,9 +8,10 @@ use pureboot_protocol::{Category, ContentKey};
 use pureboot_templates::BaseUrl;
 
 use crate::boot::booter::Booter;
-use crate::cache::{Cache, Object};
+use crate::cache::Object;
 use crate::session::recorder::Recorder;
 use crate::session::step::{Ending, Protocol, Role, Transfer};
+use crate::sync::demand::{Demand, Found};
 use crate::tftp::limits::Weight;
 use crate::tftp::name::Name;
 use crate::tftp::serve::{Finished, Identity, Library, Request, Source};
@@ -23,8 +24,8 @@ const AUTOEXEC: &str = "autoexec.ipxe";
 pub struct BootLibrary {
     /// Makes the first script.
     pub booter: Rc<Booter>,
-    /// Holds the rest.
-    pub cache: Cache,
+    /// Holds the rest, or has it fetched.
+    pub demand: Rc<Demand>,
     /// Hears what machines read.
     pub recorder: Rc<Recorder>,
     /// Where scripts send machines, at the address that they asked by TFTP.
@@ -52,18 +53,20 @@ impl Library for BootLibrary {
             return Ok(Some(BootFile::Script(script)));
         }
         let key = key(name);
-        let object = match &key {
-            Some(key) => self.cache.try_find(key).await?,
-            None => None,
+        let found = match &key {
+            Some(key) => self.demand.find_briefly(key).await?,
+            None => Found::Unknown,
         };
-        match (key, object) {
-            (Some(key), Some(object)) => {
+        match (key, found) {
+            (Some(key), Found::Here(object)) => {
                 let role = role(&key);
                 let transfer = Transfer::new(Protocol::Tftp, role, name, Some(object.size_bytes));
                 let step = self.recorder.begin_transfer(None, address, transfer);
                 self.recorder.note_open(request.peer, step);
                 Ok(Some(BootFile::Content(object)))
             }
+            // The machine asks again, and finds what has come meanwhile.
+            (_, Found::Later | Found::Coming(..)) => Err(io::ErrorKind::WouldBlock.into()),
             _ => {
                 self.recorder.note_missing(None, address, Protocol::Tftp, name);
                 Ok(None)

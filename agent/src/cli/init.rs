@@ -166,6 +166,7 @@ impl Init {
                 || former.is_some_and(|former| former.allow_plain_http),
             boot: BootConfig { listen: self.boot_listen.unwrap_or(boot.listen) },
             tftp: TftpConfig { listen: self.tftp_listen.unwrap_or(tftp.listen), ..tftp },
+            sync: former.map(|former| former.sync.clone()).unwrap_or_default(),
             dhcp: former.map(|former| former.dhcp.clone()).unwrap_or_default(),
         })
     }

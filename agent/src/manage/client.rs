@@ -2,9 +2,9 @@
 
 use std::io;
 use std::path::{Path, PathBuf};
-use std::rc::Rc;
 use std::time::Duration;
 
+use http_body_util::{Empty, Full};
 use hyper::body::{Body, Bytes};
 use hyper::header::HOST;
 use hyper::{Request, Response};
@@ -17,6 +17,9 @@ use crate::exchange::{Connection, ExchangeError};
 
 /// For questions that the agent answers from memory.
 const PATIENCE: Duration = Duration::from_secs(5);
+
+/// Between two looks at what the agent is working on.
+const WATCH_REST: Duration = Duration::from_millis(500);
 
 /// Why the running agent gave no answer.
 #[derive(Debug, thiserror::Error)]
@@ -65,7 +68,7 @@ pub fn ask_within<T: DeserializeOwned>(
     path: &str,
     patience: Duration,
 ) -> Result<T, AskError> {
-    let request = Request::get(path).body(http_body_util::Empty::<Bytes>::new());
+    let request = Request::get(path).body(Empty::<Bytes>::new());
     send(socket, request.expect("a path that the program has made"), patience)
 }
 
@@ -79,22 +82,63 @@ where
     B::Error: Into<Box<dyn std::error::Error + Send + Sync>>,
     T: DeserializeOwned,
 {
-    let executor = Rc::new(LocalExecutor::new());
-    let exchange = async {
-        let stream = UnixStream::connect(socket).await.map_err(|error| match error.kind() {
-            io::ErrorKind::NotFound | io::ErrorKind::ConnectionRefused => {
-                AskError::NotRunning { socket: socket.to_owned() }
-            }
-            _ => AskError::Socket { socket: socket.to_owned(), error },
-        })?;
-        let mut connection = Connection::open(&executor, stream).await?;
-        let (mut head, body) = request.into_parts();
-        head.headers.insert(HOST, hyper::header::HeaderValue::from_static("agent"));
-        Ok::<_, AskError>(connection.exchange(Request::from_parts(head, body), patience).await?)
-    };
+    let executor = LocalExecutor::new();
     #[expect(clippy::disallowed_methods, reason = "shell: the command line's one wait")]
-    let answer = smol::block_on(executor.run(exchange))?;
+    let answer = smol::block_on(executor.run(exchange(&executor, socket, request, patience)))?;
     read(&answer)
+}
+
+/// Sends `request`, and asks for `beside` again and again while the agent works on it; `heard` gets each of those answers.
+///
+/// # Errors
+/// As [`send`].
+pub fn send_and_watch<T: DeserializeOwned, W: DeserializeOwned>(
+    socket: &Path,
+    request: Request<Full<Bytes>>,
+    patience: Duration,
+    beside: &str,
+    mut heard: impl FnMut(W),
+) -> Result<T, AskError> {
+    let executor = LocalExecutor::new();
+    let watching = async {
+        loop {
+            smol::Timer::after(WATCH_REST).await;
+            let request = Request::get(beside).body(Empty::<Bytes>::new());
+            let request = request.expect("a path that the program has made");
+            // What the main question comes to says what is wrong.
+            if let Ok(answer) = exchange(&executor, socket, request, PATIENCE).await
+                && let Ok(state) = read(&answer)
+            {
+                heard(state);
+            }
+        }
+    };
+    let asking = exchange(&executor, socket, request, patience);
+    #[expect(clippy::disallowed_methods, reason = "shell: the command line's one wait")]
+    let answer = smol::block_on(executor.run(smol::future::or(asking, watching)))?;
+    read(&answer)
+}
+
+async fn exchange<B>(
+    executor: &LocalExecutor<'_>,
+    socket: &Path,
+    request: Request<B>,
+    patience: Duration,
+) -> Result<Response<Bytes>, AskError>
+where
+    B: Body<Data = Bytes> + Unpin + 'static,
+    B::Error: Into<Box<dyn std::error::Error + Send + Sync>>,
+{
+    let stream = UnixStream::connect(socket).await.map_err(|error| match error.kind() {
+        io::ErrorKind::NotFound | io::ErrorKind::ConnectionRefused => {
+            AskError::NotRunning { socket: socket.to_owned() }
+        }
+        _ => AskError::Socket { socket: socket.to_owned(), error },
+    })?;
+    let mut connection = Connection::open(executor, stream).await?;
+    let (mut head, body) = request.into_parts();
+    head.headers.insert(HOST, hyper::header::HeaderValue::from_static("agent"));
+    Ok(connection.exchange(Request::from_parts(head, body), patience).await?)
 }
 
 fn read<T: DeserializeOwned>(answer: &Response<Bytes>) -> Result<T, AskError> {

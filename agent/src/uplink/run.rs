@@ -13,6 +13,7 @@ use crate::exchange::within;
 use crate::outbox::{self, Flusher, Outbox};
 use crate::rng::Rng;
 use crate::store::Store;
+use crate::sync::run::Sync;
 use crate::uplink::controller::{CHECK, CallError, Controller};
 use crate::uplink::courier::HttpCourier;
 use crate::uplink::heartbeat::{self, Measure};
@@ -43,6 +44,8 @@ pub struct Uplink<V, C> {
     pub config: Config,
     /// Where HTTP boot is bound.
     pub http_address: SocketAddr,
+    /// Keeps content up to date.
+    pub sync: Rc<Sync>,
     /// Chance for pauses.
     pub rng: Rng,
 }
@@ -82,9 +85,12 @@ impl<V: Measure, C: Content> Uplink<V, C> {
             outbox: &self.outbox,
             obeyer: &obeyer,
         };
+        let mut sync_rng = Rng::from_seed(self.rng.next_u64());
+        let syncing = self.sync.run(self.config.sync.interval(), &mut sync_rng);
         let flushing = outbox::run(self.flusher, &courier, flush_rng);
         let changing = smol::future::zip(rotation.finish(), obeyer.run());
-        smol::future::zip(changing, smol::future::zip(pulse.run(&mut self.rng), flushing)).await;
+        let speaking = smol::future::zip(pulse.run(&mut self.rng), flushing);
+        smol::future::zip(changing, smol::future::zip(speaking, syncing)).await;
         Ok(())
     }
 

@@ -1,0 +1,13 @@
+//! Content comes by itself: the controller's signed manifest, what is missing of it, and one fetch for all who ask.
+
+pub mod demand;
+pub mod fetch;
+pub mod flights;
+pub mod keeper;
+pub mod manifest;
+pub mod pace;
+pub mod plan;
+pub mod report;
+pub mod run;
+#[cfg(test)]
+mod testing;

@@ -1,0 +1,294 @@
+//! Objects on their way from the controller: each is fetched once, whoever asks for it and whoever leaves meanwhile.
+
+use std::cell::{Cell, RefCell};
+use std::collections::BTreeMap;
+use std::rc::Rc;
+use std::time::Duration;
+
+use hyper::body::Bytes;
+use hyper::header::{CONTENT_LENGTH, CONTENT_RANGE, ETAG, HeaderName};
+use hyper::http::response::Parts;
+use pureboot_protocol::{Chunks, ContentHash, ManifestEntry};
+use sha2::{Digest as _, Sha256};
+use smol::lock::Semaphore;
+use smol::{LocalExecutor, Timer};
+
+use crate::cache::{Arrival, Cache, ChunkHashes, Failure, FillError, Object, Part, Wanted};
+use crate::clock;
+use crate::uplink::controller::{CallError, Controller};
+
+use super::fetch::{Fetch, Head, Next, Use};
+use super::pace::Pace;
+
+/// Objects that are fetched at a time. More of them wait.
+const FETCHES_MAX: usize = 4;
+
+/// Objects that are fetched or wait for it; more are refused.
+const FLIGHTS_MAX: usize = 64;
+
+/// How much is collected before a thread writes it, in bytes.
+const WRITE_LEN: usize = 256 << 10;
+
+/// The longest list of chunk hashes that is held in memory, in bytes: that of 128 GiB.
+const CHUNK_LIST_LEN_MAX: usize = 4 << 20;
+
+/// Fetches objects.
+pub struct Flights {
+    executor: Rc<LocalExecutor<'static>>,
+    cache: Cache,
+    controller: Rc<Controller>,
+    pace: RefCell<Pace>,
+    under_way: RefCell<BTreeMap<ContentHash, Arrival>>,
+    slots: Semaphore,
+    received_bytes: Cell<u64>,
+}
+
+/// Why a try has ended before the object was whole.
+enum Stop {
+    /// The line; the pause is the controller's wish.
+    Break { failure: Failure, retry_after: Option<Duration> },
+    /// What has come is not what the manifest says.
+    Mismatch(Failure),
+    /// No further try would help.
+    Final(Failure),
+}
+
+impl Flights {
+    /// Fetches from `controller` into `cache`, all together not faster than `pace`.
+    pub fn new(
+        executor: Rc<LocalExecutor<'static>>,
+        cache: Cache,
+        controller: Rc<Controller>,
+        pace: Pace,
+    ) -> Self {
+        Self {
+            executor,
+            cache,
+            controller,
+            pace: RefCell::new(pace),
+            under_way: RefCell::default(),
+            slots: Semaphore::new(FETCHES_MAX),
+            received_bytes: Cell::new(0),
+        }
+    }
+
+    /// The fetch of an object: the one that is under way, or one that begins now and goes on whoever waits for it. None if
+    /// too many objects are on their way.
+    pub fn join(self: &Rc<Self>, entry: &ManifestEntry) -> Option<Arrival> {
+        let mut under_way = self.under_way.borrow_mut();
+        if let Some(arrival) = under_way.get(&entry.sha256) {
+            return Some(arrival.clone());
+        }
+        if under_way.len() >= FLIGHTS_MAX {
+            return None;
+        }
+        let arrival = Arrival::default();
+        under_way.insert(entry.sha256, arrival.clone());
+        let (flights, entry, coming) = (Rc::clone(self), entry.clone(), arrival.clone());
+        let flight = async move {
+            let outcome = flights.bring(&entry, &coming).await;
+            match &outcome {
+                Ok(_) => log::info!(bytes = entry.size_bytes; "{} is here", entry.key),
+                Err(failure) => log::warn!("{} did not come: {failure}", entry.key),
+            }
+            // Before those who wait are told: who asks anew from then on begins anew.
+            flights.under_way.borrow_mut().remove(&entry.sha256);
+            coming.end(outcome);
+        };
+        self.executor.spawn(flight).detach();
+        Some(arrival)
+    }
+
+    /// Bytes that have come since the start.
+    pub fn received_bytes(&self) -> u64 {
+        self.received_bytes.get()
+    }
+
+    async fn bring(&self, entry: &ManifestEntry, arrival: &Arrival) -> Result<Object, Failure> {
+        let _slot = self.slots.acquire().await;
+        let mut fetch = Fetch::new(entry.sha256, entry.size_bytes);
+        let mut place = Place { wanted: None, part: None };
+        loop {
+            let stop = match self.attempt(entry, &mut place, &mut fetch, arrival).await {
+                Ok(object) => return Ok(object),
+                Err(stop) => stop,
+            };
+            let here = place.part.as_ref().map_or(0, Part::received_len);
+            let (failure, next) = match stop {
+                Stop::Break { failure, retry_after } => {
+                    (failure, fetch.handle_break(here, retry_after))
+                }
+                Stop::Mismatch(failure) => {
+                    log::warn!("{}: {failure}", entry.key);
+                    (failure, fetch.handle_mismatch())
+                }
+                Stop::Final(failure) => (failure, Next::GiveUp),
+            };
+            match (next, failure) {
+                (Next::Again(pause), _) => _ = Timer::after(pause).await,
+                // What was fetched in vain is not to fill the disk.
+                (Next::GiveUp, failure @ (Failure::NoSpace(_) | Failure::Corrupt(_))) => {
+                    if let Some(part) = place.part {
+                        part.discard().await;
+                    }
+                    return Err(failure);
+                }
+                (Next::GiveUp, failure) => return Err(failure),
+            }
+        }
+    }
+
+    /// One try: what is missing of the object, to its end.
+    async fn attempt(
+        &self,
+        entry: &ManifestEntry,
+        place: &mut Place,
+        fetch: &mut Fetch,
+        arrival: &Arrival,
+    ) -> Result<Object, Stop> {
+        let wanted = match &place.wanted {
+            Some(wanted) => wanted.clone(),
+            None => place.wanted.insert(self.wanted(entry).await?).clone(),
+        };
+        let mut part = match place.part.take() {
+            Some(part) => part,
+            None => self.cache.part(wanted).await?,
+        };
+        if part.received_len() < entry.size_bytes {
+            let received = self.receive(entry, &mut part, fetch, arrival).await;
+            if let Err(stop) = received {
+                place.part = Some(part);
+                return Err(stop);
+            }
+        }
+        Ok(part.end().await?)
+    }
+
+    /// What is known of an object before it comes; where its chunks can be verified, their hashes have come before it.
+    async fn wanted(&self, entry: &ManifestEntry) -> Result<Wanted, Stop> {
+        let ManifestEntry { sha256, size_bytes, .. } = *entry;
+        let is_ours = |chunks: &Chunks| chunks.size_bytes == Chunks::SIZE_BYTES;
+        let Some(chunks) = entry.chunks.filter(is_ours) else {
+            return Ok(Wanted { sha256, size_bytes, chunks: None });
+        };
+        let list_len = ChunkHashes::list_len(chunks.size_bytes, size_bytes);
+        let Some(list_len) = list_len.filter(|len| *len <= CHUNK_LIST_LEN_MAX) else {
+            return Ok(Wanted { sha256, size_bytes, chunks: None });
+        };
+        let list = self.controller.object_chunks(sha256, list_len).await?;
+        let computed = ContentHash::from_digest(Sha256::digest(&list).into());
+        let hashes = ChunkHashes::new(list, chunks.size_bytes, size_bytes);
+        match hashes.filter(|_| computed == chunks.sha256) {
+            Some(hashes) => Ok(Wanted { sha256, size_bytes, chunks: Some(hashes) }),
+            None => {
+                let text =
+                    "the list of its chunks is not the one that the manifest names".to_owned();
+                Err(Stop::Mismatch(Failure::Corrupt(text)))
+            }
+        }
+    }
+
+    async fn receive(
+        &self,
+        entry: &ManifestEntry,
+        part: &mut Part,
+        fetch: &mut Fetch,
+        arrival: &Arrival,
+    ) -> Result<(), Stop> {
+        let here = part.received_len();
+        fetch.handle_start(here);
+        tell(arrival, part);
+        let mut download = self.controller.object(entry.sha256, here).await?;
+        let mut behind = match fetch.handle_head(&head(&download.head)) {
+            Use::TakeBehind(behind) => behind,
+            Use::Refusal => return Err(download.refusal().await.into()),
+            Use::Foreign => {
+                let status = download.head.status;
+                let text = format!("{status}, and not {} bytes of {}", entry.size_bytes, entry.key);
+                return Err(CallError::Foreign(text).into());
+            }
+        };
+        let mut collected = Vec::new();
+        loop {
+            let next = download.next().await;
+            if let Ok(Some(bytes)) = &next {
+                self.received_bytes.set(self.received_bytes.get() + bytes.len() as u64);
+                let known = usize::try_from(behind).unwrap_or(usize::MAX).min(bytes.len());
+                behind -= known as u64;
+                collected.extend_from_slice(bytes.get(known..).unwrap_or_default());
+                if collected.len() < WRITE_LEN {
+                    continue;
+                }
+            }
+            if !collected.is_empty() {
+                let bytes = Bytes::from(std::mem::take(&mut collected));
+                let pause = self.pace.borrow_mut().handle_bytes(bytes.len(), clock::monotonic());
+                part.write(bytes).await?;
+                tell(arrival, part);
+                if !pause.is_zero() {
+                    Timer::after(pause).await;
+                }
+            }
+            if next?.is_none() {
+                break;
+            }
+        }
+        if part.received_len() < entry.size_bytes {
+            let text = format!("it ended after {} bytes", part.received_len());
+            return Err(Stop::Break { failure: Failure::Line(text), retry_after: None });
+        }
+        Ok(())
+    }
+}
+
+/// Where an object is being put together, from try to try.
+struct Place {
+    wanted: Option<Wanted>,
+    part: Option<Part>,
+}
+
+fn tell(arrival: &Arrival, part: &Part) {
+    arrival.note_received(part.received_len());
+    if part.believed_len() > 0 {
+        arrival.advance(part.object(), part.believed_len());
+    }
+}
+
+fn head(parts: &Parts) -> Head {
+    let field = |name: HeaderName| parts.headers.get(name)?.to_str().ok().map(ToOwned::to_owned);
+    Head {
+        status: parts.status,
+        etag: field(ETAG),
+        content_range: field(CONTENT_RANGE),
+        content_length: field(CONTENT_LENGTH).and_then(|text| text.parse().ok()),
+    }
+}
+
+impl From<CallError> for Stop {
+    fn from(error: CallError) -> Self {
+        let text = error.to_string();
+        match error {
+            CallError::Refused(refusal)
+                if refusal.status.is_server_error() || refusal.status.as_u16() == 429 =>
+            {
+                let failure = Failure::Line(text);
+                Self::Break { failure, retry_after: refusal.retry_after }
+            }
+            CallError::Refused(_) => Self::Final(Failure::Refused(text)),
+            _ => Self::Break { failure: Failure::Line(text), retry_after: None },
+        }
+    }
+}
+
+impl From<FillError> for Stop {
+    fn from(error: FillError) -> Self {
+        let text = error.to_string();
+        match error {
+            FillError::Size { .. } | FillError::Hash { .. } | FillError::Chunk { .. } => {
+                Self::Mismatch(Failure::Corrupt(text))
+            }
+            FillError::NoSpace => Self::Final(Failure::NoSpace(text)),
+            FillError::Source(_) | FillError::Storage(_) => Self::Final(Failure::Storage(text)),
+        }
+    }
+}

@@ -1,0 +1,161 @@
+//! The manifest that this site goes by: on disk whole or not at all (FAULTS K15), and in memory.
+
+use std::cell::{Cell, RefCell};
+use std::rc::Rc;
+use std::time::{Duration, Instant};
+
+use anyhow::Context as _;
+use pureboot_protocol::{ClockQuality, PublicKey, SignedManifest, SiteId, Timestamp};
+use serde::{Deserialize, Serialize};
+
+use crate::clock;
+use crate::data_dir::{self, DataDir};
+use crate::uplink::controller::{CallError, Controller, Issue, MANIFEST_LEN_MAX};
+use crate::uplink::standing::Standing;
+
+use super::manifest::{Catalog, Unbelieved};
+
+/// The manifest's file as JSON. The text is escaped once more, which at worst doubles it.
+const FILE_LEN_MAX: u64 = 2 * MANIFEST_LEN_MAX as u64;
+
+/// The manifest as it was accepted, with what the controller calls these bytes.
+#[derive(Debug, Serialize, Deserialize)]
+struct Kept {
+    etag: Option<String>,
+    #[serde(flatten)]
+    signed: SignedManifest,
+}
+
+/// Why there is no news of the manifest. What was held stands.
+#[derive(Debug, thiserror::Error)]
+pub enum Stale {
+    /// The controller gave no answer.
+    #[error(transparent)]
+    Call(#[from] CallError),
+    /// Its answer is not to be believed.
+    #[error("the manifest is refused: {0}")]
+    Unbelieved(#[from] Unbelieved),
+    /// The agent has not joined, or its files are no good.
+    #[error("{0:#}")]
+    Local(anyhow::Error),
+}
+
+/// Holds the manifest and asks for the next.
+pub struct Keeper {
+    data_dir: DataDir,
+    site_id: SiteId,
+    controller: Rc<Controller>,
+    standing: Rc<Standing>,
+    catalog: RefCell<Option<Rc<Catalog>>>,
+    etag: RefCell<Option<String>>,
+    /// When the controller last said what the manifest is.
+    confirmed: Cell<Option<(Instant, Timestamp)>>,
+    /// One asks, and who comes meanwhile waits for that answer.
+    asking: smol::lock::Mutex<()>,
+}
+
+impl Keeper {
+    /// Takes up what a former life of the agent has kept. A file that is damaged, or that the pinned key has not signed, is
+    /// nothing: the controller is asked anew.
+    pub fn load(
+        data_dir: &DataDir,
+        site_id: SiteId,
+        controller: Rc<Controller>,
+        standing: Rc<Standing>,
+    ) -> Self {
+        let (catalog, etag) = match load(data_dir, site_id) {
+            Ok(Some((catalog, etag))) => (Some(Rc::new(catalog)), etag),
+            Ok(None) => (None, None),
+            Err(error) => {
+                log::warn!("the manifest that was kept is of no use: {error:#}");
+                (None, None)
+            }
+        };
+        Self {
+            data_dir: data_dir.clone(),
+            site_id,
+            controller,
+            standing,
+            catalog: RefCell::new(catalog),
+            etag: RefCell::new(etag),
+            confirmed: Cell::new(None),
+            asking: smol::lock::Mutex::new(()),
+        }
+    }
+
+    /// The manifest that the site goes by; none before the controller has given one.
+    pub fn catalog(&self) -> Option<Rc<Catalog>> {
+        self.catalog.borrow().clone()
+    }
+
+    /// When the controller last said what the manifest is, by the wall clock.
+    pub fn confirmed_at(&self) -> Option<Timestamp> {
+        self.confirmed.get().map(|(_, at)| at)
+    }
+
+    /// Asks the controller for a manifest that is newer, unless somebody has asked within `age_max`. With `is_forced` the
+    /// controller sends it even if nothing has changed.
+    ///
+    /// # Errors
+    /// There is no news; what is held stands.
+    pub async fn refresh(&self, age_max: Duration, is_forced: bool) -> Result<(), Stale> {
+        let _turn = self.asking.lock().await;
+        let is_fresh = |(at, _): (Instant, _)| clock::monotonic().duration_since(at) < age_max;
+        if !is_forced && self.confirmed.get().is_some_and(is_fresh) {
+            return Ok(());
+        }
+        let etag = self.etag.borrow().clone().filter(|_| !is_forced);
+        let answer = self.controller.manifest(etag.as_deref()).await;
+        self.standing.learn(&answer, clock::now());
+        if let Some(issue) = answer? {
+            self.take(issue).await?;
+        }
+        self.confirmed.set(Some((clock::monotonic(), clock::now())));
+        Ok(())
+    }
+
+    async fn take(&self, Issue { etag, signed }: Issue) -> Result<(), Stale> {
+        let key = self.pinned_key().await.map_err(Stale::Local)?;
+        let catalog = Catalog::verify(&signed, &key, self.site_id)?;
+        let is_kept_clock = self.standing.clock() == ClockQuality::Synced;
+        let held = self.catalog();
+        catalog.check_successor(held.as_deref(), is_kept_clock.then(clock::now))?;
+        // On disk first: a version that was obeyed must not be forgotten, or an older one could come after it.
+        let text = serde_json::to_string(&Kept { etag: etag.clone(), signed })
+            .context("cannot write the manifest as JSON")
+            .map_err(Stale::Local)?;
+        let path = self.data_dir.manifest_file();
+        smol::unblock(move || data_dir::write_private(&path, &text)).await.map_err(Stale::Local)?;
+        if held.is_none_or(|held| held.version() != catalog.version()) {
+            let (version, names) = (catalog.version(), catalog.entries().len());
+            log::info!(version, names; "the manifest of this site is version {version} with {names} names");
+        }
+        *self.catalog.borrow_mut() = Some(Rc::new(catalog));
+        *self.etag.borrow_mut() = etag;
+        Ok(())
+    }
+
+    async fn pinned_key(&self) -> anyhow::Result<PublicKey> {
+        let path = self.data_dir.signing_key_file();
+        smol::unblock(move || pinned_key(&path)).await
+    }
+}
+
+fn pinned_key(path: &std::path::Path) -> anyhow::Result<PublicKey> {
+    let text = data_dir::read_private(path)?.with_context(|| {
+        format!(
+            "there is no {}, so no manifest can be believed: make a new token for the site and run `pureboot-agent init --rejoin`",
+            path.display()
+        )
+    })?;
+    text.trim().parse().with_context(|| format!("{} holds no key", path.display()))
+}
+
+fn load(data_dir: &DataDir, site: SiteId) -> anyhow::Result<Option<(Catalog, Option<String>)>> {
+    let path = data_dir.manifest_file();
+    let Some(text) = data_dir::read_private_up_to(&path, FILE_LEN_MAX)? else { return Ok(None) };
+    let kept: Kept =
+        serde_json::from_str(&text).with_context(|| format!("{} is damaged", path.display()))?;
+    let key = pinned_key(&data_dir.signing_key_file())?;
+    Ok(Some((Catalog::verify(&kept.signed, &key, site)?, kept.etag)))
+}

@@ -1,0 +1,130 @@
+//! What a sync is asked for and what it tells, as the management API writes it (API.md §5).
+
+use pureboot_protocol::{Category, Timestamp};
+use serde::{Deserialize, Serialize};
+
+/// Errors that one outcome tells; what is more is counted only.
+pub const ERRORS_MAX: usize = 20;
+
+/// What a sync is to do.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct Order {
+    /// Has the controller send the manifest even if it is the same, and reads again what is held.
+    pub force: bool,
+    /// Only content of these categories; without any, all.
+    pub categories: Vec<Category>,
+}
+
+/// How a sync ended.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Status {
+    /// The cache holds what the manifest names.
+    Completed,
+    /// Too many others wait for their turn.
+    Skipped,
+    /// Something is missing; the errors say why.
+    Failed,
+}
+
+/// What came of a sync.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct Outcome {
+    /// How it ended.
+    pub status: Status,
+    /// Objects that it brought.
+    pub files_synced: u64,
+    /// Their bytes.
+    pub bytes_transferred: u64,
+    /// What went wrong, at most [`ERRORS_MAX`].
+    pub errors: Vec<String>,
+    /// From its beginning to its end.
+    pub duration_seconds: f64,
+}
+
+impl Outcome {
+    /// The outcome in one line.
+    pub fn summary(&self) -> String {
+        let first = self.errors.first().map(String::as_str).unwrap_or_default();
+        match (self.status, self.errors.len()) {
+            (Status::Completed, _) => "completed".to_owned(),
+            (Status::Skipped, _) => "skipped".to_owned(),
+            (Status::Failed, 0 | 1) => format!("failed: {first}"),
+            (Status::Failed, errors) => format!("failed: {first}, and {} more", errors - 1),
+        }
+    }
+}
+
+/// How far a sync is.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Progress {
+    /// When it began.
+    pub started_at: Timestamp,
+    /// Objects to be fetched.
+    pub files_total: u64,
+    /// Objects that have been.
+    pub files_done: u64,
+    /// Bytes to be fetched.
+    pub bytes_total: u64,
+    /// Bytes that have been, or had been before.
+    pub bytes_done: u64,
+    /// What is being fetched.
+    pub current: Option<String>,
+}
+
+/// How the site's content is.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct State {
+    /// The manifest's version; none before the controller has given one.
+    pub manifest_version: Option<u64>,
+    /// When the controller last said that this is the manifest; none since the start.
+    pub manifest_confirmed_at: Option<Timestamp>,
+    /// Whether the manifest is older than it should be. Content is served all the same.
+    pub manifest_expired: bool,
+    /// Names in the manifest.
+    pub names_wanted: u64,
+    /// Names of it that do not stand for what they should.
+    pub names_missing: u64,
+    /// The sync that is under way.
+    pub progress: Option<Progress>,
+    /// When the last one ended.
+    pub last_sync_at: Option<Timestamp>,
+    /// How.
+    pub last: Option<Outcome>,
+}
+
+impl State {
+    /// The state in one line; `ago` says how long ago something was.
+    pub fn describe(&self, ago: impl Fn(Timestamp) -> String) -> String {
+        let Some(version) = self.manifest_version else {
+            return "the controller has given no manifest yet".to_owned();
+        };
+        let expired = if self.manifest_expired { " (EXPIRED)" } else { "" };
+        let wanted = self.names_wanted;
+        let here = match self.names_missing {
+            0 => format!("all {wanted} names of manifest {version}{expired} are here"),
+            missing => {
+                format!("{missing} of {wanted} names of manifest {version}{expired} are missing")
+            }
+        };
+        let asked = match self.manifest_confirmed_at {
+            Some(at) => format!("asked {} ago", ago(at)),
+            None => "not asked since the start".to_owned(),
+        };
+        let progress = match &self.progress {
+            Some(progress) if progress.files_total > 0 => {
+                format!(", fetching {} of {}", progress.files_done + 1, progress.files_total)
+            }
+            _ => String::new(),
+        };
+        format!("{here}, {asked}{progress}")
+    }
+
+    /// What a person should know of.
+    pub fn complaint(&self) -> Option<String> {
+        let last = self.last.as_ref().filter(|last| last.status == Status::Failed)?;
+        (self.names_missing > 0)
+            .then(|| format!("content is missing: the last sync {}", last.summary()))
+    }
+}
