@@ -11,3 +11,5 @@ pub mod report;
 pub mod run;
 #[cfg(test)]
 mod testing;
+#[cfg(test)]
+mod tests;

@@ -39,7 +39,9 @@ pub enum Use {
     TakeBehind(u64),
     /// It is a refusal of the controller's; its text and the pause that it asks for are in it.
     Refusal,
-    /// It is somebody else's (FAULTS N7), or not this object.
+    /// It is the controller's, and its length is not the manifest's.
+    Mismatch,
+    /// It is somebody else's (FAULTS N7).
     Foreign,
 }
 
@@ -79,19 +81,16 @@ impl Fetch {
         let is_this =
             head.etag.as_deref() == Some(&crate::uplink::controller::object_etag(self.sha256));
         let (had, size_bytes) = (self.had, self.size_bytes);
+        let rest = || format!("bytes {had}-{}/{size_bytes}", size_bytes.saturating_sub(1));
         match head.status {
             // A range that was not obeyed is no reason to fetch twice.
             StatusCode::OK if is_this && head.content_length == Some(size_bytes) => {
                 Use::TakeBehind(had)
             }
-            StatusCode::PARTIAL_CONTENT if is_this => {
-                let rest = format!("bytes {had}-{}/{size_bytes}", size_bytes.saturating_sub(1));
-                if head.content_range.as_deref() == Some(&rest) {
-                    Use::TakeBehind(0)
-                } else {
-                    Use::Foreign
-                }
+            StatusCode::PARTIAL_CONTENT if is_this && head.content_range == Some(rest()) => {
+                Use::TakeBehind(0)
             }
+            StatusCode::OK | StatusCode::PARTIAL_CONTENT if is_this => Use::Mismatch,
             status if status.is_client_error() || status.is_server_error() => Use::Refusal,
             _ => Use::Foreign,
         }
@@ -103,7 +102,7 @@ impl Fetch {
         if self.vain_tries >= VAIN_TRIES_MAX {
             return Next::GiveUp;
         }
-        let pause = PAUSE_MIN * 2_u32.pow(self.vain_tries);
+        let pause = PAUSE_MIN * 2_u32.pow(self.vain_tries.saturating_sub(1));
         Next::Again(retry_after.unwrap_or(pause).clamp(PAUSE_MIN, PAUSE_MAX))
     }
 
@@ -151,14 +150,18 @@ mod tests {
             (0, head(200, None, 99)),
             (0, head(200, None, 101)),
             (0, Head { content_length: None, ..head(200, None, 100) }),
-            (0, Head { etag: None, ..head(200, None, 100) }),
-            (0, Head { etag: Some("\"other\"".to_owned()), ..head(200, None, 100) }),
             (40, head(206, Some("bytes 39-99/100"), 61)),
             (40, head(206, Some("bytes 40-99/101"), 60)),
             (40, head(206, None, 60)),
-            (0, head(302, None, 0)),
         ] {
-            assert_eq!(fetch(had).handle_head(&answer), Use::Foreign, "{answer:?}");
+            assert_eq!(fetch(had).handle_head(&answer), Use::Mismatch, "{answer:?}");
+        }
+        for answer in [
+            Head { etag: None, ..head(200, None, 100) },
+            Head { etag: Some("\"other\"".to_owned()), ..head(200, None, 100) },
+            head(302, None, 0),
+        ] {
+            assert_eq!(fetch(0).handle_head(&answer), Use::Foreign, "{answer:?}");
         }
         assert_eq!(fetch(0).handle_head(&head(404, None, 9)), Use::Refusal);
         assert_eq!(fetch(0).handle_head(&head(503, None, 9)), Use::Refusal);
@@ -167,7 +170,7 @@ mod tests {
     #[test]
     fn tries_in_vain_are_few_and_a_byte_makes_up_for_them() {
         let mut fetch = fetch(0);
-        for pause_ms in [1_000, 2_000, 4_000] {
+        for pause_ms in [500, 1_000, 2_000] {
             let next = fetch.handle_break(0, None);
             assert_eq!(next, Next::Again(Duration::from_millis(pause_ms)));
         }

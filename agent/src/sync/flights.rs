@@ -202,6 +202,10 @@ impl Flights {
         let mut behind = match fetch.handle_head(&head(&download.head)) {
             Use::TakeBehind(behind) => behind,
             Use::Refusal => return Err(download.refusal().await.into()),
+            Use::Mismatch => {
+                let text = format!("the controller has {} with another length", entry.sha256);
+                return Err(Stop::Mismatch(Failure::Corrupt(text)));
+            }
             Use::Foreign => {
                 let status = download.head.status;
                 let text = format!("{status}, and not {} bytes of {}", entry.size_bytes, entry.key);
