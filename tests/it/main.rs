@@ -23,6 +23,7 @@ mod need;
 mod netboot;
 mod offline;
 mod openapi;
+mod sync;
 mod tftp;
 mod tidy;
 mod tour;
@@ -97,6 +98,7 @@ fn main() {
         content::cases(),
         cli::cases(),
         tour::cases(),
+        sync::cases(),
         openapi::cases(),
         metrics::cases(),
         hostile::cases(),

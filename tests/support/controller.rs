@@ -196,6 +196,14 @@ impl Controller {
         self.data(minreq::Method::Post, path, Some(body))
     }
 
+    /// Puts something in the place of what was there; returns the `data` of the answer.
+    ///
+    /// # Errors
+    /// The answer is no success.
+    pub fn put(&self, path: &str, body: &Value) -> Result<Value> {
+        self.data(minreq::Method::Put, path, Some(body))
+    }
+
     /// Changes something; returns the `data` of the answer.
     ///
     /// # Errors
