@@ -37,6 +37,7 @@ use crate::session::recorder::Recorder;
 use crate::store::{Quota, Store, StoreOptions};
 use crate::sync::demand::Demand;
 use crate::sync::flights::Flights;
+use crate::sync::housekeeper::Housekeeper;
 use crate::sync::keeper::Keeper;
 use crate::sync::pace::Pace;
 use crate::sync::run::{Sync, Wishes};
@@ -103,6 +104,7 @@ struct Shared {
 struct Content {
     demand: Rc<Demand>,
     sync: Rc<Sync>,
+    housekeeper: Rc<Housekeeper>,
 }
 
 impl Content {
@@ -120,8 +122,16 @@ impl Content {
             Rc::clone(controller),
             Rc::clone(standing),
         ));
+        let housekeeper =
+            Rc::new(Housekeeper::new(cache.clone(), Rc::clone(&keeper), Rc::clone(standing)));
         let pace = Pace::new(config.sync.bytes_per_second());
-        let flights = Flights::new(Rc::clone(executor), cache.clone(), Rc::clone(controller), pace);
+        let flights = Flights::new(
+            Rc::clone(executor),
+            cache.clone(),
+            Rc::clone(controller),
+            Rc::clone(&housekeeper),
+            pace,
+        );
         let (flights, wishes) = (Rc::new(flights), Wishes::default());
         let demand = Demand::new(
             cache.clone(),
@@ -130,8 +140,8 @@ impl Content {
             Rc::clone(standing),
             wishes.clone(),
         );
-        let sync = Sync::new(cache.clone(), keeper, flights, wishes);
-        Self { demand: Rc::new(demand), sync: Rc::new(sync) }
+        let sync = Sync::new(cache.clone(), keeper, flights, Rc::clone(&housekeeper), wishes);
+        Self { demand: Rc::new(demand), sync: Rc::new(sync), housekeeper }
     }
 }
 
@@ -304,6 +314,7 @@ impl Shared {
             vitals: Rc::clone(vitals),
             cache: self.cache.clone(),
             sync: Rc::clone(&self.content.sync),
+            housekeeper: Rc::clone(&self.content.housekeeper),
             recorder: Rc::clone(&self.recorder),
         });
         let executor = Rc::clone(&self.executor);

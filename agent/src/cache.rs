@@ -14,6 +14,7 @@
 
 mod arrival;
 mod check;
+pub mod evict;
 mod files;
 mod fill;
 mod index;
@@ -37,6 +38,8 @@ use nix::errno::Errno;
 use pureboot_protocol::{Category, ContentKey, Timestamp};
 use smol::lock::Semaphore;
 
+use crate::clock;
+
 use files::Files;
 use index::{Index, Row};
 use object::{Content, Readers};
@@ -49,6 +52,7 @@ pub use object::{Object, Reading};
 pub use part::{ChunkHashes, Part, Wanted};
 pub use pins::PINNED_BYTES_MAX;
 pub use pureboot_protocol::ContentHash;
+pub use upkeep::Standing;
 
 /// Fills at a time: each holds a descriptor and a buffer. More of them wait.
 const FILLS_MAX: usize = 8;
@@ -227,6 +231,7 @@ impl Cache {
 
     async fn open_object(&self, found: Option<(ContentHash, Row)>) -> io::Result<Option<Object>> {
         let Some((hash, row)) = found else { return Ok(None) };
+        self.shared.index().note_use(hash, clock::now());
         let held =
             |content| Object::new(hash, row.size_bytes, row.modified, content, &self.readers);
         let object = |file| Ok(Some(held(Content::File(file))));

@@ -13,6 +13,7 @@ use std::time::Duration;
 use anyhow::Context as _;
 use hyper::body::Incoming;
 use hyper::{Method, Request, StatusCode};
+use serde::de::DeserializeOwned;
 use smol::LocalExecutor;
 use smol::channel::bounded;
 use smol::net::unix::UnixListener;
@@ -24,14 +25,14 @@ use crate::http::{
 };
 use crate::session::recorder::Recorder;
 use crate::session::route as session_route;
-use crate::sync::report::Order;
+use crate::sync::housekeeper::Housekeeper;
 use crate::sync::run::Sync;
 use crate::vitals::Vitals;
 
-/// The longest order to sync, in bytes.
+/// The longest order, in bytes.
 const ORDER_LEN_MAX: usize = 4 * 1024;
 
-/// How long such an order may take to come in.
+/// How long an order may take to come in.
 const ORDER_TIME: Duration = Duration::from_secs(10);
 
 /// Answers the command line.
@@ -44,6 +45,8 @@ pub struct Management {
     pub cache: Cache,
     /// Brings content.
     pub sync: Rc<Sync>,
+    /// Lets content go.
+    pub housekeeper: Rc<Housekeeper>,
     /// What was seen of boots.
     pub recorder: Rc<Recorder>,
 }
@@ -84,6 +87,12 @@ impl Service for Management {
             }
             (&Method::GET, ["api", "v1", "agent", "sync"]) => success(self.sync.state()),
             (&Method::POST, ["api", "v1", "agent", "sync"]) => self.sync(request, &id).await,
+            (&Method::POST, ["api", "v1", "agent", "cache", "evict"]) => {
+                self.evict(request, &id).await
+            }
+            (&Method::POST, ["api", "v1", "agent", "cache", "verify"]) => {
+                cache_routes::verify_entries(&self.cache, &target, &id).await
+            }
             (&Method::GET, ["api", "v1", "agent", "cache"]) => self.cache(&id),
             (&Method::GET, ["api", "v1", "agent", "cache", "entries"]) => {
                 cache_routes::get_entries(&self.cache, &target, &id)
@@ -102,19 +111,9 @@ impl Service for Management {
 impl Management {
     /// Syncs, and answers when that is over; it goes on if the caller does not wait.
     async fn sync(&self, request: Request<Incoming>, id: &CorrelationId) -> Response {
-        let deadline = clock::monotonic() + ORDER_TIME;
-        let body = match read_body(request.into_body(), ORDER_LEN_MAX, deadline).await {
-            Ok(body) => body,
-            Err(error) => return error.answer(id),
-        };
-        let order =
-            if body.is_empty() { Ok(Order::default()) } else { serde_json::from_slice(&body) };
-        let order = match order {
-            Ok(order) => order,
-            Err(error) => {
-                let detail = format!("the body is no order to sync: {error}");
-                return problem(StatusCode::BAD_REQUEST, "invalid_order", detail, id);
-            }
+        let order = match read_order(request, id).await {
+            Ok(order) => order.unwrap_or_default(),
+            Err(response) => return *response,
         };
         if self.vitals.standing.agent_id().is_none() {
             return not_joined("there is no content to sync", id);
@@ -133,12 +132,48 @@ impl Management {
         }
     }
 
+    async fn evict(&self, request: Request<Incoming>, id: &CorrelationId) -> Response {
+        let order = match read_order(request, id).await {
+            Ok(Some(order)) => order,
+            Ok(None) => {
+                let detail =
+                    "the body is empty: say what is to go, as in {\"policy\": \"expired\"}";
+                return problem(StatusCode::BAD_REQUEST, "invalid_order", detail, id);
+            }
+            Err(response) => return *response,
+        };
+        match self.housekeeper.evict(&order).await {
+            Ok(evicted) => success(evicted),
+            Err(error) => {
+                let (status, code) = (StatusCode::INTERNAL_SERVER_ERROR, "storage_failed");
+                problem(status, code, format!("cannot evict: {error:#}"), id)
+            }
+        }
+    }
+
     fn cache(&self, id: &CorrelationId) -> Response {
         match self.vitals.standing.site_config() {
             Some(site) => cache_routes::get_cache(&self.cache, &site, self.vitals.node_cache()),
             None => not_joined("the site's cache policy is not known", id),
         }
     }
+}
+
+/// The order in a request's body; none in an empty one.
+async fn read_order<T: DeserializeOwned>(
+    request: Request<Incoming>,
+    id: &CorrelationId,
+) -> Result<Option<T>, Box<Response>> {
+    let deadline = clock::monotonic() + ORDER_TIME;
+    let body = read_body(request.into_body(), ORDER_LEN_MAX, deadline).await;
+    let body = body.map_err(|error| Box::new(error.answer(id)))?;
+    if body.is_empty() {
+        return Ok(None);
+    }
+    serde_json::from_slice(&body).map(Some).map_err(|error| {
+        let detail = format!("the body is no order: {error}");
+        Box::new(problem(StatusCode::BAD_REQUEST, "invalid_order", detail, id))
+    })
 }
 
 fn not_joined(consequence: &str, id: &CorrelationId) -> Response {

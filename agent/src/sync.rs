@@ -3,6 +3,7 @@
 pub mod demand;
 pub mod fetch;
 pub mod flights;
+pub mod housekeeper;
 pub mod keeper;
 pub mod manifest;
 pub mod pace;

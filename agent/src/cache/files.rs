@@ -28,6 +28,30 @@ const PART: &str = "part-";
 const DIRECTORY: OFlag =
     OFlag::O_RDONLY.union(OFlag::O_DIRECTORY).union(OFlag::O_NOFOLLOW).union(OFlag::O_CLOEXEC);
 
+/// What the cache leaves free for what is precious: the database of the site lives on the same disk (FAULTS D2).
+const FREE_BYTES_MIN: u64 = 64 << 20;
+
+/// What it leaves free of a large disk, in percent.
+const FREE_PERCENT_MIN: u64 = 5;
+
+/// How full a file system is.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Space {
+    /// Bytes that it has left for this program.
+    pub(super) free_bytes: u64,
+    /// Bytes that it has.
+    pub(super) total_bytes: u64,
+}
+
+impl Space {
+    /// Bytes that the cache may fill.
+    pub(super) fn spare_bytes(&self) -> i64 {
+        let floor = (self.total_bytes / 100 * FREE_PERCENT_MIN).max(FREE_BYTES_MIN);
+        let signed = |bytes: u64| i64::try_from(bytes).unwrap_or(i64::MAX);
+        signed(self.free_bytes) - signed(floor)
+    }
+}
+
 /// The directories `objects/`, `tmp/` and `quarantine/`.
 pub(super) struct Files {
     path: PathBuf,
@@ -187,12 +211,16 @@ impl Files {
         Ok(hashes)
     }
 
-    /// Bytes that the file system has left for this program.
-    #[allow(clippy::useless_conversion, reason = "both figures have 32 bits on some targets")]
-    pub(super) fn free_bytes(&self) -> io::Result<u64> {
+    /// How full the file system is.
+    #[allow(clippy::useless_conversion, reason = "the figures have 32 bits on some targets")]
+    pub(super) fn space(&self) -> io::Result<Space> {
         let figures = fstatvfs(&self.temps)?;
         let block_bytes = u64::from(figures.fragment_size());
-        Ok(u64::from(figures.blocks_available()).saturating_mul(block_bytes))
+        let bytes = |blocks: u64| blocks.saturating_mul(block_bytes);
+        Ok(Space {
+            free_bytes: bytes(u64::from(figures.blocks_available())),
+            total_bytes: bytes(u64::from(figures.blocks())),
+        })
     }
 
     fn make_shard(&self, name: &str) -> io::Result<OwnedFd> {

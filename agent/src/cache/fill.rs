@@ -11,15 +11,12 @@ use smol::stream::{Stream, StreamExt};
 
 use crate::clock;
 
-use super::files::Files;
+use super::files::{Files, Space};
 use super::index::Row;
 use super::{Cache, ContentHash, Shared, lock, pins};
 
 /// How much is collected before a thread writes it.
 const WRITE_LEN: usize = 256 << 10;
-
-/// What the cache leaves free for what is precious: the database of the site lives on the same disk (FAULTS D2).
-const FREE_BYTES_MIN: u64 = 64 << 20;
 
 /// What is known of content before it comes.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
@@ -70,7 +67,9 @@ pub enum FillError {
         at: u64,
     },
     /// The disk is full, but for what the cache leaves to others.
-    #[error("no space for the content: the cache leaves {} MiB free for other data", FREE_BYTES_MIN >> 20)]
+    #[error(
+        "no space for the content: the cache leaves 5 % of the disk, and 64 MiB at least, to other data"
+    )]
     NoSpace,
     /// The disk fails.
     #[error("cannot store the content: {0:#}")]
@@ -244,14 +243,14 @@ pub(super) struct Filled {
 
 impl Filling {
     fn begin(shared: Arc<Shared>, size_bytes: u64) -> Result<Self, FillError> {
-        check_space(shared.files.free_bytes()?, size_bytes)?;
+        check_space(shared.files.space()?, size_bytes)?;
         let (name, file) = shared.files.create_temp()?;
         let temp = Temp { shared, name: Some(name) };
         Ok(Self { temp, file, hasher: Sha256::new(), size_bytes: 0 })
     }
 
     fn write(mut self, bytes: &[u8]) -> Result<Self, FillError> {
-        check_space(self.temp.shared.files.free_bytes()?, bytes.len() as u64)?;
+        check_space(self.temp.shared.files.space()?, bytes.len() as u64)?;
         self.hasher.update(bytes);
         self.file.write_all(bytes)?;
         self.size_bytes += bytes.len() as u64;
@@ -266,11 +265,11 @@ impl Filling {
     }
 }
 
-pub(super) fn check_space(free_bytes: u64, wanted_bytes: u64) -> Result<(), FillError> {
-    if free_bytes.saturating_sub(FREE_BYTES_MIN) < wanted_bytes {
-        Err(FillError::NoSpace)
-    } else {
-        Ok(())
+pub(super) fn check_space(space: Space, wanted_bytes: u64) -> Result<(), FillError> {
+    let spare_bytes = u64::try_from(space.spare_bytes()).ok();
+    match spare_bytes.filter(|spare| *spare >= wanted_bytes) {
+        Some(_) => Ok(()),
+        None => Err(FillError::NoSpace),
     }
 }
 
@@ -280,9 +279,16 @@ mod tests {
 
     #[test]
     fn d2_the_cache_leaves_space_for_what_is_precious() {
-        assert!(check_space(FREE_BYTES_MIN + 10, 10).is_ok());
-        assert!(matches!(check_space(FREE_BYTES_MIN + 9, 10), Err(FillError::NoSpace)));
-        assert!(matches!(check_space(u64::MAX, u64::MAX), Err(FillError::NoSpace)));
+        let fits = |free_bytes, total_bytes, wanted| {
+            check_space(Space { free_bytes, total_bytes }, wanted).is_ok()
+        };
+        let (small, large) = (100 << 20, 100 << 30);
+        assert!(fits((64 << 20) + 10, small, 10));
+        assert!(!fits((64 << 20) + 9, small, 10));
+        assert!(!fits(64 << 20, small, 1));
+        assert!(fits((5 << 30) + 10, large, 10));
+        assert!(!fits((5 << 30) - 1, large, 0));
+        assert!(!fits(u64::MAX, large, u64::MAX));
     }
 
     #[test]

@@ -1,6 +1,6 @@
 //! What the cache knows to hold, without I/O: names, and the objects that they stand for.
 
-use std::collections::{BTreeMap, HashMap, HashSet};
+use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
 
 use pureboot_protocol::{Category, ContentKey, Timestamp};
 
@@ -18,7 +18,21 @@ pub(super) struct Row {
 pub(super) struct Index {
     names: BTreeMap<ContentKey, ContentHash>,
     objects: HashMap<ContentHash, Row>,
+    /// Names that the manifest has brought. What has another name was put there by hand.
+    managed: BTreeSet<ContentKey>,
+    uses: HashMap<ContentHash, Use>,
 }
+
+/// When an object was last used.
+#[derive(Debug, Clone, Copy)]
+struct Use {
+    at: Timestamp,
+    /// As the disk remembers it.
+    saved_at: Option<Timestamp>,
+}
+
+/// How much older than the truth what the disk remembers of a use may be, in seconds.
+const USE_SAVED_S: i64 = 24 * 3_600;
 
 impl Index {
     /// The object that `key` stands for.
@@ -85,14 +99,56 @@ impl Index {
         self.names.insert(key, hash);
     }
 
+    /// `key` is a name that the manifest has brought.
+    pub(super) fn manage(&mut self, key: ContentKey) {
+        self.managed.insert(key);
+    }
+
+    /// The names that the manifest has brought.
+    pub(super) fn managed(&self) -> &BTreeSet<ContentKey> {
+        &self.managed
+    }
+
+    /// Has the manifest's names be these.
+    pub(super) fn set_managed(&mut self, managed: BTreeSet<ContentKey>) {
+        self.managed = managed;
+    }
+
+    /// An object has been asked for.
+    pub(super) fn note_use(&mut self, hash: ContentHash, at: Timestamp) {
+        self.uses.entry(hash).or_insert(Use { at, saved_at: None }).at = at;
+    }
+
+    /// The disk remembers this use.
+    pub(super) fn note_saved_use(&mut self, hash: ContentHash, at: Timestamp) {
+        let used = self.uses.entry(hash).or_insert(Use { at, saved_at: None });
+        used.saved_at = Some(at);
+    }
+
+    /// Uses that the disk should remember better.
+    pub(super) fn uses_to_save(&self) -> Vec<(ContentHash, Timestamp)> {
+        let is_old = |used: &Use| {
+            used.saved_at.is_none_or(|saved| used.at.seconds_since(saved) >= USE_SAVED_S)
+        };
+        let uses = self.uses.iter().filter(|(_, used)| is_old(used));
+        uses.map(|(hash, used)| (*hash, used.at)).collect()
+    }
+
+    /// When an object was last asked for, or else came.
+    pub(super) fn used_at(&self, hash: &ContentHash, row: &Row) -> Timestamp {
+        self.uses.get(hash).map_or(row.modified, |used| used.at.max(row.modified))
+    }
+
     /// Lets `key` stand for nothing.
     pub(super) fn unname(&mut self, key: &ContentKey) {
+        self.managed.remove(key);
         self.names.remove(key);
     }
 
     /// Forgets an object and its names.
     pub(super) fn remove(&mut self, hash: ContentHash) {
         self.objects.remove(&hash);
+        self.uses.remove(&hash);
         self.names.retain(|_, named| *named != hash);
     }
 }

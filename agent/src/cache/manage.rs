@@ -1,6 +1,6 @@
 //! What the management listener says about the cache (API.md §5). Nothing of this is on the boot listener.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, HashMap};
 use std::time::Duration;
 
 use base64::Engine;
@@ -39,6 +39,15 @@ pub struct EntryView {
     pub updated_at: Timestamp,
 }
 
+/// What came of reading content again.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Verified {
+    /// Objects that are what they should be.
+    pub sound_count: u64,
+    /// Names whose objects were not, and are in quarantine.
+    pub damaged: Vec<ContentKey>,
+}
+
 impl From<Entry> for EntryView {
     fn from(entry: Entry) -> Self {
         Self {
@@ -63,10 +72,26 @@ struct CacheView<'a> {
     node_cache: NodeCache,
 }
 
-#[derive(Debug, Serialize)]
-struct CategoryView {
-    count: u64,
-    size_bytes: u64,
+/// What of [`get_cache`]'s answer a person is shown.
+#[derive(Debug, Deserialize)]
+pub struct StatsView {
+    /// Bytes of all objects.
+    pub total_size_bytes: u64,
+    /// Bytes that they may have.
+    pub max_size_bytes: Option<u64>,
+    /// What the site fetches ahead.
+    pub policy: CachePolicy,
+    /// By category.
+    pub categories: BTreeMap<Category, CategoryView>,
+}
+
+/// What one category holds, as the API writes it.
+#[derive(Debug, Serialize, Deserialize)]
+pub struct CategoryView {
+    /// Names.
+    pub count: u64,
+    /// Bytes of what they stand for.
+    pub size_bytes: u64,
 }
 
 /// What the agent knows of nodes, which is kept elsewhere and told with the cache.
@@ -187,6 +212,38 @@ pub async fn put_entry(
             storage_problem(&error, id)
         }
     }
+}
+
+/// `POST /api/v1/agent/cache/verify?name=`: reads content again, of one name or of all. What is damaged goes into quarantine.
+pub async fn verify_entries(cache: &Cache, target: &Target, id: &CorrelationId) -> Response {
+    let chosen = match target.query("name").map(|name| parse_key(&name, id)).transpose() {
+        Ok(chosen) => chosen,
+        Err(response) => return *response,
+    };
+    let mut entries = cache.entries();
+    entries.retain(|entry| chosen.as_ref().is_none_or(|key| entry.key == *key));
+    if let Some(key) = chosen.filter(|_| entries.is_empty()) {
+        let detail = format!("the cache holds no {key}");
+        return problem(StatusCode::NOT_FOUND, "content_not_found", detail, id);
+    }
+    let mut sound: HashMap<ContentHash, bool> = HashMap::new();
+    let mut damaged = Vec::new();
+    for Entry { key, sha256, .. } in entries {
+        let is_sound = match sound.get(&sha256) {
+            Some(is_sound) => *is_sound,
+            None => match cache.verify(sha256).await {
+                // What has left meanwhile is not damaged.
+                Ok(verdict) => verdict != Some(false),
+                Err(error) => return storage_problem(&FillError::from(error), id),
+            },
+        };
+        sound.insert(sha256, is_sound);
+        if !is_sound {
+            damaged.push(key);
+        }
+    }
+    let sound_count = sound.values().filter(|is_sound| **is_sound).count() as u64;
+    success(Verified { sound_count, damaged })
 }
 
 fn parse_key(name: &str, id: &CorrelationId) -> Result<ContentKey, Box<Response>> {

@@ -193,7 +193,7 @@ impl Growing {
         }
         growing.file.set_len(growing.len)?;
         let missing_bytes = growing.wanted.size_bytes - growing.len;
-        check_space(growing.shared.files.free_bytes()?, missing_bytes)?;
+        check_space(growing.shared.files.space()?, missing_bytes)?;
         Ok(growing)
     }
 
@@ -215,7 +215,7 @@ impl Growing {
             self.forget_doubtful()?;
             return Err(FillError::Size { expected: self.wanted.size_bytes, received });
         }
-        check_space(self.shared.files.free_bytes()?, bytes.len() as u64)?;
+        check_space(self.shared.files.space()?, bytes.len() as u64)?;
         let at = self.len;
         self.file.write_all_at(bytes, at)?;
         self.absorb(bytes).inspect_err(|_| {

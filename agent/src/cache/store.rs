@@ -32,6 +32,11 @@ const SCHEMA: &str = "
         sha256 BLOB NOT NULL REFERENCES object (sha256) ON DELETE CASCADE
     ) STRICT, WITHOUT ROWID;
     CREATE INDEX IF NOT EXISTS name_sha256 ON name (sha256);
+    CREATE TABLE IF NOT EXISTS managed (key TEXT PRIMARY KEY) STRICT, WITHOUT ROWID;
+    CREATE TABLE IF NOT EXISTS used (
+        sha256 BLOB PRIMARY KEY REFERENCES object (sha256) ON DELETE CASCADE,
+        used_ms INTEGER NOT NULL
+    ) STRICT, WITHOUT ROWID;
 ";
 
 /// The database and the log.
@@ -144,6 +149,31 @@ impl Store {
         Ok(transaction.commit()?)
     }
 
+    /// Remembers which names the manifest has brought, in place of those that were remembered before.
+    pub(super) fn save_managed<'a>(
+        &mut self,
+        keys: impl IntoIterator<Item = &'a ContentKey>,
+    ) -> Result<()> {
+        let transaction = self.connection.transaction()?;
+        transaction.execute("DELETE FROM managed", [])?;
+        for key in keys {
+            transaction.execute("INSERT INTO managed VALUES (?1)", [key.to_string()])?;
+        }
+        Ok(transaction.commit()?)
+    }
+
+    /// Remembers when objects were last used.
+    pub(super) fn save_uses(&mut self, uses: &[(ContentHash, Timestamp)]) -> Result<()> {
+        let transaction = self.connection.transaction()?;
+        for (hash, at) in uses {
+            transaction.execute(
+                "INSERT OR REPLACE INTO used SELECT sha256, ?2 FROM object WHERE sha256 = ?1",
+                params![hash.as_bytes(), at.unix_ms()],
+            )?;
+        }
+        Ok(transaction.commit()?)
+    }
+
     /// Forgets an object and its names.
     pub(super) fn remove(&mut self, hash: ContentHash) -> Result<()> {
         let transaction = self.connection.transaction()?;
@@ -233,6 +263,18 @@ fn load(connection: &Connection) -> rusqlite::Result<Index> {
         let key: String = row.get(0)?;
         let key = key.parse().map_err(|_| rusqlite::Error::InvalidQuery)?;
         index.name(key, ContentHash::from_digest(row.get(1)?));
+    }
+    let mut statement = connection.prepare("SELECT key FROM managed")?;
+    let mut rows = statement.query([])?;
+    while let Some(row) = rows.next()? {
+        let key: String = row.get(0)?;
+        index.manage(key.parse().map_err(|_| rusqlite::Error::InvalidQuery)?);
+    }
+    let mut statement = connection.prepare("SELECT sha256, used_ms FROM used")?;
+    let mut rows = statement.query([])?;
+    while let Some(row) = rows.next()? {
+        let used_at = Timestamp::from_unix_ms(row.get(1)?);
+        index.note_saved_use(ContentHash::from_digest(row.get(0)?), used_at);
     }
     Ok(index)
 }

@@ -1,13 +1,23 @@
 //! What a sync does with the cache beside filling it: names that change together, and objects that are read again.
 
-use std::collections::HashSet;
+use std::collections::{BTreeSet, HashSet};
 use std::sync::Arc;
 
 use anyhow::Result;
-use pureboot_protocol::{ContentHash, ContentKey};
+use pureboot_protocol::{Category, ContentHash, ContentKey};
 
 use super::check::read_again;
+use super::evict::{Candidate, Room};
 use super::{Cache, lock};
+
+/// What the manifest says of an object that it names.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+pub enum Standing {
+    /// The site is to hold it.
+    Wanted,
+    /// The site is to hold it whatever is short of space.
+    Pinned,
+}
 
 impl Cache {
     /// What `key` stands for.
@@ -18,6 +28,11 @@ impl Cache {
     /// Whether an object is held.
     pub fn holds(&self, hash: &ContentHash) -> bool {
         self.shared.index().object(hash).is_some()
+    }
+
+    /// Whether an object has a name in `category`.
+    pub fn is_in(&self, hash: ContentHash, category: Category) -> bool {
+        self.shared.index().names_of(hash).any(|key| key.category() == category)
     }
 
     /// Lets names stand for objects that are held, all of them at one instant. Objects that have no name left by that are
@@ -85,5 +100,96 @@ impl Cache {
     pub async fn sweep_parts(&self, wanted: HashSet<ContentHash>) -> Result<usize> {
         let shared = Arc::clone(&self.shared);
         Ok(smol::unblock(move || shared.files.sweep_parts(|hash| wanted.contains(&hash))).await?)
+    }
+
+    /// What may leave, and how much room there is, with a limit of `held_bytes_max`. `wanted` says of an object whether the
+    /// manifest names it, and whether it is to stay whatever is short of space.
+    ///
+    /// # Errors
+    /// The disk's.
+    pub async fn room(
+        &self,
+        held_bytes_max: Option<u64>,
+        wanted: impl Fn(&ContentHash) -> Option<Standing>,
+    ) -> Result<(Vec<Candidate>, Room)> {
+        let shared = Arc::clone(&self.shared);
+        let space = smol::unblock(move || shared.files.space()).await?;
+        let index = self.shared.index();
+        let mut by_hand = HashSet::new();
+        for (key, hash, _) in index.entries() {
+            if !index.managed().contains(key) || key.category() == Category::Bootloaders {
+                by_hand.insert(hash);
+            }
+        }
+        let opened = lock(&self.shared.opened);
+        let is_open =
+            |hash: &ContentHash| opened.get(hash).is_some_and(|file| file.strong_count() > 0);
+        let mut room = Room { held_bytes: 0, held_bytes_max, spare_bytes: space.spare_bytes() };
+        let mut candidates = Vec::new();
+        for (sha256, row) in index.objects() {
+            room.held_bytes += row.size_bytes;
+            let standing = wanted(&sha256);
+            let stays = by_hand.contains(&sha256) && standing != Some(Standing::Wanted);
+            if stays || standing == Some(Standing::Pinned) || is_open(&sha256) {
+                continue;
+            }
+            candidates.push(Candidate {
+                sha256,
+                size_bytes: row.size_bytes,
+                used_at: index.used_at(&sha256, &row),
+                is_wanted: standing.is_some(),
+            });
+        }
+        Ok((candidates, room))
+    }
+
+    /// Removes objects and their names; whoever reads one reads on.
+    ///
+    /// # Errors
+    /// The disk's; what is left stays.
+    pub async fn drop_objects(&self, hashes: Vec<ContentHash>) -> Result<()> {
+        let mut store = self.store.lock_arc().await;
+        let shared = Arc::clone(&self.shared);
+        smol::unblock(move || {
+            for hash in hashes {
+                // The row goes first, as everywhere (FAULTS K14).
+                store.remove(hash)?;
+                shared.index().remove(hash);
+                shared.files.remove_object(hash)?;
+            }
+            Ok(())
+        })
+        .await
+    }
+
+    /// The manifest names `keys`: those that are held are its own from now on, and go when it no longer names them. Remembers
+    /// at this opportunity when objects were used. What has not changed is not written.
+    ///
+    /// # Errors
+    /// The disk's.
+    pub async fn manage(&self, keys: Vec<ContentKey>) -> Result<()> {
+        let (managed, uses) = {
+            let index = self.shared.index();
+            let held = keys.into_iter().filter(|key| index.find(key).is_some());
+            let before = index.managed().iter().filter(|key| index.find(key).is_some()).cloned();
+            let managed: BTreeSet<ContentKey> = before.chain(held).collect();
+            (Some(managed).filter(|managed| managed != index.managed()), index.uses_to_save())
+        };
+        if managed.is_none() && uses.is_empty() {
+            return Ok(());
+        }
+        let mut store = self.store.lock_arc().await;
+        let shared = Arc::clone(&self.shared);
+        smol::unblock(move || {
+            if let Some(managed) = managed {
+                store.save_managed(&managed)?;
+                shared.index().set_managed(managed);
+            }
+            store.save_uses(&uses)?;
+            let mut index = shared.index();
+            uses.into_iter().for_each(|(hash, at)| index.note_saved_use(hash, at));
+            Ok(())
+        })
+        .await
     }
 }

@@ -9,21 +9,23 @@ use std::time::Duration;
 
 use anyhow::{Context as _, ensure};
 use argh::FromArgs;
-use http_body_util::StreamBody;
+use http_body_util::{Empty, Full, StreamBody};
 use hyper::Request;
 use hyper::body::{Bytes, Frame};
 use hyper::header::CONTENT_LENGTH;
-use pureboot_protocol::{ContentKey, Page, Success};
+use pureboot_protocol::{Category, ContentKey, Page, Success};
 use smol::stream::{self, Stream};
 
-use crate::cache::manage::EntryView;
+use crate::cache::manage::{EntryView, StatsView, Verified};
 use crate::data_dir::DataDir;
 use crate::manage::client::{ask, send};
 use crate::status::size;
+use crate::sync::report::{Evicted, Eviction, EvictionOrder};
 
 /// A copy that moves is not hurried; one that stands still is ended by the agent.
 const PATIENCE: Duration = Duration::from_secs(24 * 3_600);
 
+const CACHE: &str = "/api/v1/agent/cache";
 const ENTRIES: &str = "/api/v1/agent/cache/entries";
 
 const CHUNK_LEN: usize = 256 * 1024;
@@ -41,6 +43,9 @@ pub(super) struct Cache {
 enum Command {
     Add(Add),
     Ls(Ls),
+    Stats(Stats),
+    Verify(Verify),
+    Evict(Evict),
 }
 
 /// copy a file into the cache under a name such as bootloaders/undionly.kpxe or images/debian/linux
@@ -70,11 +75,72 @@ struct Ls {
     data_dir: PathBuf,
 }
 
+/// tell how much the cache holds, of what, and how full it may be
+#[derive(FromArgs, Debug)]
+#[argh(subcommand, name = "stats")]
+struct Stats {
+    /// print JSON for programs
+    #[argh(switch)]
+    json: bool,
+    /// directory that holds all that the agent keeps (default: /var/lib/pureboot)
+    #[argh(option, default = "super::default_data_dir()")]
+    data_dir: PathBuf,
+}
+
+/// read content again; what is damaged is set aside and fetched anew; exit code 0: all is sound, 1: something was damaged
+#[derive(FromArgs, Debug)]
+#[argh(subcommand, name = "verify")]
+struct Verify {
+    /// only this name (default: all that the cache holds)
+    #[argh(positional)]
+    name: Option<ContentKey>,
+    /// print JSON for programs
+    #[argh(switch)]
+    json: bool,
+    /// directory that holds all that the agent keeps (default: /var/lib/pureboot)
+    #[argh(option, default = "super::default_data_dir()")]
+    data_dir: PathBuf,
+}
+
+/// let content go; boot loaders, what is pinned, what was added by hand and what is being read stay
+#[derive(FromArgs, Debug)]
+#[argh(subcommand, name = "evict")]
+struct Evict {
+    /// what goes: expired (no longer in the manifest and unused for the site's retention), lru (what is over the limits), or all
+    /// (what the manifest names comes back with the next sync); default: expired
+    #[argh(option, default = "Eviction::Expired", from_str_fn(parse_eviction))]
+    policy: Eviction,
+    /// only this category: scripts, templates or images
+    #[argh(option)]
+    category: Option<Category>,
+    /// at most so many objects
+    #[argh(option)]
+    max: Option<usize>,
+    /// print JSON for programs
+    #[argh(switch)]
+    json: bool,
+    /// directory that holds all that the agent keeps (default: /var/lib/pureboot)
+    #[argh(option, default = "super::default_data_dir()")]
+    data_dir: PathBuf,
+}
+
+fn parse_eviction(word: &str) -> Result<Eviction, String> {
+    match word {
+        "expired" => Ok(Eviction::Expired),
+        "lru" => Ok(Eviction::Lru),
+        "all" => Ok(Eviction::All),
+        _ => Err(format!("'{word}' is none of expired, lru, all")),
+    }
+}
+
 impl Cache {
     pub(super) fn run(self) -> anyhow::Result<ExitCode> {
         match self.command {
             Command::Add(add) => add.run(),
             Command::Ls(ls) => ls.run(),
+            Command::Stats(stats) => stats.run(),
+            Command::Verify(verify) => verify.run(),
+            Command::Evict(evict) => evict.run(),
         }
     }
 }
@@ -90,6 +156,77 @@ impl Add {
         let added: Success<EntryView> = send(&socket, request, PATIENCE)?;
         let EntryView { category, path, size_bytes, sha256, .. } = added.data;
         super::print(&format!("{category}/{path}: {}, sha256 {sha256}\n", size(size_bytes)))
+    }
+}
+
+impl Stats {
+    fn run(self) -> anyhow::Result<ExitCode> {
+        let socket = DataDir::open(&self.data_dir)?.socket();
+        let stats: Success<serde_json::Value> = ask(&socket, CACHE)?;
+        if self.json {
+            return super::print(&format!("{}\n", serde_json::to_string_pretty(&stats.data)?));
+        }
+        let stats = serde_json::from_value(stats.data).context("another version's answer")?;
+        super::print(&describe_stats(&stats))
+    }
+}
+
+fn describe_stats(stats: &StatsView) -> String {
+    let mut text = format!("{:<12}  {:>7}  {:>10}\n", "CATEGORY", "NAMES", "SIZE");
+    for (category, held) in &stats.categories {
+        let (count, size) = (held.count, size(held.size_bytes));
+        _ = writeln!(text, "{:<12}  {count:>7}  {size:>10}", category.as_str());
+    }
+    let most = match stats.max_size_bytes {
+        Some(most) => format!(" of at most {}", size(most)),
+        None => String::new(),
+    };
+    _ = writeln!(text, "held: {}{most}; policy: {}", size(stats.total_size_bytes), stats.policy);
+    text
+}
+
+impl Verify {
+    fn run(self) -> anyhow::Result<ExitCode> {
+        let socket = DataDir::open(&self.data_dir)?.socket();
+        let query = self.name.map_or(String::new(), |name| format!("?name={name}"));
+        let request = Request::post(format!("{CACHE}/verify{query}"))
+            .body(Empty::new())
+            .context("cannot ask the agent")?;
+        let verified: Verified = send::<Empty<Bytes>, Success<_>>(&socket, request, PATIENCE)?.data;
+        super::print(&match self.json {
+            true => format!("{}\n", serde_json::to_string_pretty(&verified)?),
+            false => describe_verified(&verified),
+        })?;
+        Ok(if verified.damaged.is_empty() { ExitCode::SUCCESS } else { ExitCode::FAILURE })
+    }
+}
+
+fn describe_verified(verified: &Verified) -> String {
+    let mut text = format!("{} objects are sound\n", verified.sound_count);
+    for name in &verified.damaged {
+        _ = writeln!(
+            text,
+            "{name} was damaged and is set aside; `pureboot-agent sync` fetches what the controller has"
+        );
+    }
+    text
+}
+
+impl Evict {
+    fn run(self) -> anyhow::Result<ExitCode> {
+        let socket = DataDir::open(&self.data_dir)?.socket();
+        let (policy, category, max_evict) = (self.policy, self.category, self.max);
+        let order = serde_json::to_vec(&EvictionOrder { policy, category, max_evict })
+            .context("cannot write the order as JSON")?;
+        let request = Request::post(format!("{CACHE}/evict"))
+            .body(Full::from(order))
+            .context("cannot ask the agent")?;
+        let evicted: Evicted = send::<Full<Bytes>, Success<_>>(&socket, request, PATIENCE)?.data;
+        let Evicted { evicted_count, freed_bytes } = evicted;
+        super::print(&match self.json {
+            true => format!("{}\n", serde_json::to_string_pretty(&evicted)?),
+            false => format!("{evicted_count} objects went, {} are free\n", size(freed_bytes)),
+        })
     }
 }
 

@@ -6,6 +6,7 @@ use std::time::Duration;
 use pureboot_protocol::{Category, ContentKey, ManifestEntry};
 use smol::Timer;
 
+use crate::cache::evict::Need;
 use crate::cache::{Arrival, Cache, Failure, Object};
 use crate::uplink::controller::AT_BOOT;
 use crate::uplink::standing::Standing;
@@ -151,7 +152,7 @@ impl Demand {
         }
         // The sync names what has come, and brings what belongs to it.
         self.wishes.wish();
-        self.flights.join(entry).ok_or(Found::Later)
+        self.flights.join(entry, Need::Machine).ok_or(Found::Later)
     }
 }
 

@@ -13,11 +13,13 @@ use sha2::{Digest as _, Sha256};
 use smol::lock::Semaphore;
 use smol::{LocalExecutor, Timer};
 
+use crate::cache::evict::Need;
 use crate::cache::{Arrival, Cache, ChunkHashes, Failure, FillError, Object, Part, Wanted};
 use crate::clock;
 use crate::uplink::controller::{CallError, Controller};
 
 use super::fetch::{Fetch, Head, Next, Use};
+use super::housekeeper::Housekeeper;
 use super::pace::Pace;
 
 /// Objects that are fetched at a time. More of them wait.
@@ -37,6 +39,7 @@ pub struct Flights {
     executor: Rc<LocalExecutor<'static>>,
     cache: Cache,
     controller: Rc<Controller>,
+    housekeeper: Rc<Housekeeper>,
     pace: RefCell<Pace>,
     under_way: RefCell<BTreeMap<ContentHash, Arrival>>,
     slots: Semaphore,
@@ -59,12 +62,14 @@ impl Flights {
         executor: Rc<LocalExecutor<'static>>,
         cache: Cache,
         controller: Rc<Controller>,
+        housekeeper: Rc<Housekeeper>,
         pace: Pace,
     ) -> Self {
         Self {
             executor,
             cache,
             controller,
+            housekeeper,
             pace: RefCell::new(pace),
             under_way: RefCell::default(),
             slots: Semaphore::new(FETCHES_MAX),
@@ -72,9 +77,9 @@ impl Flights {
         }
     }
 
-    /// The fetch of an object: the one that is under way, or one that begins now and goes on whoever waits for it. None if
-    /// too many objects are on their way.
-    pub fn join(self: &Rc<Self>, entry: &ManifestEntry) -> Option<Arrival> {
+    /// The fetch of an object: the one that is under way, or one that begins now and goes on whoever waits for it, and that may
+    /// take the room of others as `need` says. None if too many objects are on their way.
+    pub fn join(self: &Rc<Self>, entry: &ManifestEntry, need: Need) -> Option<Arrival> {
         let mut under_way = self.under_way.borrow_mut();
         if let Some(arrival) = under_way.get(&entry.sha256) {
             return Some(arrival.clone());
@@ -86,7 +91,7 @@ impl Flights {
         under_way.insert(entry.sha256, arrival.clone());
         let (flights, entry, coming) = (Rc::clone(self), entry.clone(), arrival.clone());
         let flight = async move {
-            let outcome = flights.bring(&entry, &coming).await;
+            let outcome = flights.bring(&entry, need, &coming).await;
             match &outcome {
                 Ok(_) => log::info!(bytes = entry.size_bytes; "{} is here", entry.key),
                 Err(failure) => log::warn!("{} did not come: {failure}", entry.key),
@@ -104,8 +109,14 @@ impl Flights {
         self.received_bytes.get()
     }
 
-    async fn bring(&self, entry: &ManifestEntry, arrival: &Arrival) -> Result<Object, Failure> {
+    async fn bring(
+        &self,
+        entry: &ManifestEntry,
+        need: Need,
+        arrival: &Arrival,
+    ) -> Result<Object, Failure> {
         let _slot = self.slots.acquire().await;
+        self.housekeeper.make_room(entry.size_bytes, need).await?;
         let mut fetch = Fetch::new(entry.sha256, entry.size_bytes);
         let mut place = Place { wanted: None, part: None };
         loop {

@@ -56,6 +56,41 @@ impl Outcome {
     }
 }
 
+/// What a person wants gone from the cache.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Eviction {
+    /// What the manifest does not name and nobody has asked for within the site's retention.
+    Expired,
+    /// What is over the limits, what was used longest ago first.
+    Lru,
+    /// Everything but boot loaders, what is pinned, what was put there by hand and what is being read.
+    All,
+}
+
+/// An order to let content go.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct EvictionOrder {
+    /// What is to go.
+    pub policy: Eviction,
+    /// Only of this category.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub category: Option<Category>,
+    /// At most so many objects.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub max_evict: Option<usize>,
+}
+
+/// What came of it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Evicted {
+    /// Objects that went.
+    pub evicted_count: u64,
+    /// Their bytes.
+    pub freed_bytes: u64,
+}
+
 /// How far a sync is.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Progress {

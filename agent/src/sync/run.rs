@@ -9,11 +9,13 @@ use pureboot_protocol::{Category, ContentHash, ContentKey, ManifestEntry, Timest
 use smol::Timer;
 use smol::channel::{Receiver, Sender, bounded};
 
+use crate::cache::evict::Need;
 use crate::cache::{Arrival, Cache, Failure};
 use crate::clock;
 use crate::rng::Rng;
 
 use super::flights::Flights;
+use super::housekeeper::Housekeeper;
 use super::keeper::Keeper;
 use super::manifest::Catalog;
 use super::plan::{Group, plan};
@@ -52,6 +54,7 @@ pub struct Sync {
     cache: Cache,
     keeper: Rc<Keeper>,
     flights: Rc<Flights>,
+    housekeeper: Rc<Housekeeper>,
     wishes: Wishes,
     turn: smol::lock::Mutex<()>,
     waiting: Cell<usize>,
@@ -60,12 +63,19 @@ pub struct Sync {
 }
 
 impl Sync {
-    /// Brings what `keeper` knows by `flights` into `cache`.
-    pub fn new(cache: Cache, keeper: Rc<Keeper>, flights: Rc<Flights>, wishes: Wishes) -> Self {
+    /// Brings what `keeper` knows by `flights` into `cache`, where `housekeeper` makes room.
+    pub fn new(
+        cache: Cache,
+        keeper: Rc<Keeper>,
+        flights: Rc<Flights>,
+        housekeeper: Rc<Housekeeper>,
+        wishes: Wishes,
+    ) -> Self {
         Self {
             cache,
             keeper,
             flights,
+            housekeeper,
             wishes,
             turn: smol::lock::Mutex::new(()),
             waiting: Cell::new(0),
@@ -172,6 +182,10 @@ impl Sync {
         }
         if run.errors.is_empty() {
             self.sweep(&catalog).await;
+            // Only then: what is wanted no more may be what is served until its successor is here.
+            if let Err(error) = self.housekeeper.tidy().await {
+                run.note_error(format!("cannot tidy the cache: {error:#}"));
+            }
         }
         run.into_outcome()
     }
@@ -231,7 +245,7 @@ impl Sync {
                 continue;
             }
             let before = self.flights.received_bytes();
-            let outcome = match self.flights.join(entry) {
+            let outcome = match self.flights.join(entry, Need::Stock) {
                 Some(arrival) => {
                     self.show(Some((entry, &arrival)), run);
                     arrival.whole().await.map(|_| ())

@@ -27,6 +27,7 @@ use crate::uplink::tls;
 
 use super::demand::Demand;
 use super::flights::Flights;
+use super::housekeeper::Housekeeper;
 use super::keeper::Keeper;
 use super::pace::Pace;
 use super::run::{Sync, Wishes};
@@ -341,6 +342,7 @@ pub(super) struct Site {
     pub(super) keeper: Rc<Keeper>,
     pub(super) demand: Rc<Demand>,
     pub(super) sync: Rc<Sync>,
+    pub(super) housekeeper: Rc<Housekeeper>,
     pub(super) standing: Rc<Standing>,
     pub(super) data_dir: DataDir,
     directory: Option<TempDir>,
@@ -368,7 +370,15 @@ impl Site {
         let controller = Rc::new(controller(executor, upstream));
         let keeper = Keeper::load(&data_dir, site(), Rc::clone(&controller), Rc::clone(&standing));
         let keeper = Rc::new(keeper);
-        let flights = Flights::new(Rc::clone(executor), cache.clone(), controller, Pace::new(None));
+        let housekeeper =
+            Rc::new(Housekeeper::new(cache.clone(), Rc::clone(&keeper), Rc::clone(&standing)));
+        let flights = Flights::new(
+            Rc::clone(executor),
+            cache.clone(),
+            controller,
+            Rc::clone(&housekeeper),
+            Pace::new(None),
+        );
         let (flights, wishes) = (Rc::new(flights), Wishes::default());
         let demand = Demand::new(
             cache.clone(),
@@ -377,12 +387,14 @@ impl Site {
             Rc::clone(&standing),
             wishes.clone(),
         );
-        let sync = Sync::new(cache.clone(), Rc::clone(&keeper), flights, wishes);
+        let sync =
+            Sync::new(cache.clone(), Rc::clone(&keeper), flights, Rc::clone(&housekeeper), wishes);
         Self {
             cache,
             keeper,
             demand: Rc::new(demand),
             sync: Rc::new(sync),
+            housekeeper,
             standing,
             data_dir,
             directory: None,
@@ -396,9 +408,16 @@ impl Site {
         upstream: &Upstream,
     ) -> Self {
         let directory = self.directory.expect("this life made its directory");
-        drop((self.cache, self.keeper, self.demand, self.sync));
+        drop((self.cache, self.keeper, self.demand, self.sync, self.housekeeper));
         let site = Self::at(executor, upstream, directory.path());
         Self { directory: Some(directory), ..site }
+    }
+
+    /// Other settings of the site.
+    pub(super) fn set_retention_days(&self, days: u32) {
+        let mut identity = identity();
+        identity.config.cache_retention_days = days;
+        self.standing.join(identity);
     }
 
     /// The manifest's version as the next life would find it.

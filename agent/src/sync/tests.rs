@@ -7,11 +7,11 @@ use std::time::Duration;
 
 use pureboot_protocol::{Category, ContentKey};
 
-use crate::cache::Cache;
+use crate::cache::{Cache, Expected};
 use crate::data_dir;
 use crate::http::testing::run;
 
-use super::report::{Order, Status};
+use super::report::{Eviction, EvictionOrder, Order, Status};
 use super::testing::{Fault, Site, Upstream, hash_of};
 
 const LOADER: &str = "bootloaders/a.efi";
@@ -257,6 +257,57 @@ fn d7_a_damaged_object_is_found_set_aside_and_fetched_again() {
         assert_eq!((outcome.status, outcome.files_synced), (Status::Completed, 1));
         assert_eq!(read(&site.cache, KERNEL).await.as_deref(), Some(&b"kernel"[..]));
         assert!(site.data_dir.cache().join("quarantine").join(name).exists());
+    });
+}
+
+async fn add(site: &Site, name: &str, bytes: &[u8]) {
+    let chunk = Ok(hyper::body::Bytes::copy_from_slice(bytes));
+    let source = smol::stream::iter([chunk]);
+    site.cache.add(key(name), source, Expected::default()).await.expect("added");
+}
+
+#[test]
+fn what_the_manifest_drops_goes_when_it_is_unused_and_what_a_person_added_stays() {
+    run(async |executor| {
+        let upstream = Upstream::start(&executor).await;
+        upstream.issue(1, &[(KERNEL, b"kernel"), (INITRD, b"initrd"), (LOADER, b"loader")]);
+        let site = Site::new(&executor, &upstream);
+        add(&site, "images/by-hand", b"by hand").await;
+        site.sync.sync(Order::default()).await;
+        upstream.issue(2, &[(KERNEL, b"kernel")]);
+        site.sync.sync(Order::default()).await;
+        assert_eq!(read(&site.cache, INITRD).await.as_deref(), Some(&b"initrd"[..]), "for now");
+        // What is the manifest's is known in the next life too.
+        let site = site.restart(&executor, &upstream);
+        site.set_retention_days(0);
+        smol::Timer::after(Duration::from_millis(5)).await;
+        site.sync.sync(Order::default()).await;
+        assert_eq!(read(&site.cache, INITRD).await, None);
+        for (name, bytes) in
+            [(KERNEL, &b"kernel"[..]), (LOADER, b"loader"), ("images/by-hand", b"by hand")]
+        {
+            assert_eq!(read(&site.cache, name).await.as_deref(), Some(bytes), "{name}");
+        }
+    });
+}
+
+#[test]
+fn evict_takes_all_but_what_a_boot_needs_and_a_person_added() {
+    run(async |executor| {
+        let upstream = Upstream::start(&executor).await;
+        upstream.issue(1, &[(KERNEL, b"kernel"), (INITRD, b"initrd"), (LOADER, b"loader")]);
+        let site = Site::new(&executor, &upstream);
+        add(&site, "images/by-hand", b"by hand").await;
+        site.sync.sync(Order::default()).await;
+        let held = site.cache.find(&key(INITRD)).await;
+        let order = EvictionOrder { policy: Eviction::All, category: None, max_evict: None };
+        let evicted = site.housekeeper.evict(&order).await.expect("evicted");
+        assert_eq!((evicted.evicted_count, evicted.freed_bytes), (1, 6), "who reads reads on");
+        drop(held);
+        let names: Vec<_> =
+            site.cache.entries().iter().map(|entry| entry.key.to_string()).collect();
+        assert_eq!(names, [LOADER, "images/by-hand", INITRD]);
+        assert_eq!(site.sync.sync(Order::default()).await.files_synced, 1, "it comes back");
     });
 }
 

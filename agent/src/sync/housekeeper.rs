@@ -1,0 +1,128 @@
+//! Room in the cache: what leaves it for what comes, and what leaves it with time.
+
+use std::collections::HashMap;
+use std::rc::Rc;
+
+use anyhow::Result;
+use pureboot_protocol::{Category, ContentHash, Timestamp};
+
+use crate::cache::evict::{Candidate, Need, Room, make_room, unused_since};
+use crate::cache::{Cache, Failure, Standing as Wish};
+use crate::clock;
+use crate::uplink::standing::Standing;
+
+use super::keeper::Keeper;
+use super::report::{Evicted, Eviction, EvictionOrder};
+
+const DAY_S: i64 = 24 * 3_600;
+
+/// The days that unused content stays before the controller has said anything.
+const RETENTION_DAYS: u32 = 30;
+
+/// Lets content go, by the manifest and the site's settings.
+pub struct Housekeeper {
+    cache: Cache,
+    keeper: Rc<Keeper>,
+    standing: Rc<Standing>,
+}
+
+impl Housekeeper {
+    /// Keeps `cache` within the limits of the site's settings.
+    pub fn new(cache: Cache, keeper: Rc<Keeper>, standing: Rc<Standing>) -> Self {
+        Self { cache, keeper, standing }
+    }
+
+    /// Lets go what has to leave so that `size_bytes` more fit.
+    ///
+    /// # Errors
+    /// They would not fit whatever left; then nothing has. Or the disk fails.
+    pub async fn make_room(&self, size_bytes: u64, need: Need) -> Result<(), Failure> {
+        let storage = |error: anyhow::Error| Failure::Storage(format!("{error:#}"));
+        let (candidates, room) = self.survey().await.map_err(storage)?;
+        match make_room(candidates, &room, size_bytes, need) {
+            Some(leaving) => self.drop_all(leaving, "for what comes").await.map_err(storage),
+            None => Err(Failure::NoSpace(format!(
+                "{size_bytes} bytes do not fit: the cache holds {}{}, and the disk has {} for it",
+                room.held_bytes,
+                room.held_bytes_max.map_or(String::new(), |most| format!(" of at most {most}")),
+                room.spare_bytes.max(0)
+            ))),
+        }
+    }
+
+    /// Lets go what nobody wants any more: what is over the limits now, the rest when it has been unused for long.
+    ///
+    /// # Errors
+    /// The disk's.
+    pub async fn tidy(&self) -> Result<()> {
+        let Some(catalog) = self.keeper.catalog() else { return Ok(()) };
+        self.cache
+            .manage(catalog.entries().iter().map(|entry| entry.key.clone()).collect())
+            .await?;
+        let (mut candidates, mut room) = self.survey().await?;
+        let unused = unused_since(&candidates, self.retained_since());
+        room.held_bytes -= unused.iter().map(|candidate| candidate.size_bytes).sum::<u64>();
+        candidates.retain(|candidate| !unused.contains(candidate));
+        self.drop_all(unused, "unused for long").await?;
+        let over = make_room(candidates, &room, 0, Need::Tidiness).unwrap_or_default();
+        self.drop_all(over, "over the limit").await
+    }
+
+    /// Lets go what a person wants gone. What the manifest names comes back with the next sync.
+    ///
+    /// # Errors
+    /// The disk's.
+    pub async fn evict(&self, order: &EvictionOrder) -> Result<Evicted> {
+        let (mut candidates, room) = self.survey().await?;
+        if let Some(category) = order.category {
+            candidates.retain(|candidate| self.cache.is_in(candidate.sha256, category));
+        }
+        let mut leaving = match order.policy {
+            Eviction::Expired => unused_since(&candidates, self.retained_since()),
+            Eviction::Lru => make_room(candidates, &room, 0, Need::Tidiness).unwrap_or_default(),
+            Eviction::All => {
+                candidates.sort_by_key(|candidate| (candidate.is_wanted, candidate.used_at));
+                candidates
+            }
+        };
+        leaving.truncate(order.max_evict.unwrap_or(usize::MAX));
+        let evicted = Evicted {
+            evicted_count: leaving.len() as u64,
+            freed_bytes: leaving.iter().map(|candidate| candidate.size_bytes).sum(),
+        };
+        self.drop_all(leaving, "by order").await?;
+        Ok(evicted)
+    }
+
+    async fn survey(&self) -> Result<(Vec<Candidate>, Room)> {
+        let mut wishes: HashMap<ContentHash, Wish> = HashMap::new();
+        if let Some(catalog) = self.keeper.catalog() {
+            for entry in catalog.entries() {
+                let is_pinned = entry.pinned || entry.key.category() == Category::Bootloaders;
+                let wish = if is_pinned { Wish::Pinned } else { Wish::Wanted };
+                let known = wishes.entry(entry.sha256).or_insert(wish);
+                *known = wish.max(*known);
+            }
+        }
+        let config = self.standing.site_config();
+        let held_bytes_max = config.and_then(|config| config.cache_max_size_gb);
+        let held_bytes_max = held_bytes_max.map(|gb| u64::from(gb) * 1_000_000_000);
+        self.cache.room(held_bytes_max, |hash| wishes.get(hash).copied()).await
+    }
+
+    fn retained_since(&self) -> Timestamp {
+        let config = self.standing.site_config();
+        let days = config.map_or(RETENTION_DAYS, |config| config.cache_retention_days);
+        clock::now().plus_seconds(-DAY_S * i64::from(days))
+    }
+
+    async fn drop_all(&self, leaving: Vec<Candidate>, why: &str) -> Result<()> {
+        if leaving.is_empty() {
+            return Ok(());
+        }
+        let bytes: u64 = leaving.iter().map(|candidate| candidate.size_bytes).sum();
+        let objects = leaving.len();
+        log::info!(objects, bytes; "{objects} objects leave the cache, {why}");
+        self.cache.drop_objects(leaving.iter().map(|candidate| candidate.sha256).collect()).await
+    }
+}
