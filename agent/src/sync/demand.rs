@@ -8,7 +8,6 @@ use smol::Timer;
 
 use crate::cache::evict::Need;
 use crate::cache::{Arrival, Cache, Failure, Object};
-use crate::uplink::controller::AT_BOOT;
 use crate::uplink::standing::Standing;
 
 use super::flights::Flights;
@@ -31,7 +30,10 @@ const FIRST_BYTES_TIME: Duration = Duration::from_secs(10);
 const TFTP_TIME: Duration = Duration::from_secs(2);
 
 /// A name that the manifest does not have makes the agent ask for a newer one, at most once in this time.
-const UNKNOWN_REST: Duration = Duration::from_secs(5);
+const UNKNOWN_REST: Duration = Duration::from_secs(1);
+
+/// How long a machine waits for that answer.
+const UNKNOWN_TIME: Duration = Duration::from_secs(2);
 
 /// What there is of a name.
 pub enum Found {
@@ -138,7 +140,12 @@ impl Demand {
         if !self.standing.is_worth_asking() {
             return None;
         }
-        let asked = within(AT_BOOT, self.keeper.refresh(UNKNOWN_REST, false)).await;
+        // A script has sent the machine for an image, so somebody has ordered it a moment ago. Other names that nobody has are
+        // what loaders try one after the other, and must not cost them a second each.
+        if key.category() == Category::Images {
+            Timer::after(self.keeper.until_older_than(UNKNOWN_REST)).await;
+        }
+        let asked = within(UNKNOWN_TIME, self.keeper.refresh(UNKNOWN_REST, false)).await;
         if let Some(Err(error)) = asked {
             log::debug!("no newer manifest for {key}: {error}");
         }

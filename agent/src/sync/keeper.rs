@@ -48,8 +48,10 @@ pub struct Keeper {
     standing: Rc<Standing>,
     catalog: RefCell<Option<Rc<Catalog>>>,
     etag: RefCell<Option<String>>,
-    /// When the controller last said what the manifest is.
-    confirmed: Cell<Option<(Instant, Timestamp)>>,
+    /// When the controller was last asked.
+    asked: Cell<Option<Instant>>,
+    /// When it last said what the manifest is.
+    confirmed_at: Cell<Option<Timestamp>>,
     /// One asks, and who comes meanwhile waits for that answer.
     asking: smol::lock::Mutex<()>,
 }
@@ -78,7 +80,8 @@ impl Keeper {
             standing,
             catalog: RefCell::new(catalog),
             etag: RefCell::new(etag),
-            confirmed: Cell::new(None),
+            asked: Cell::new(None),
+            confirmed_at: Cell::new(None),
             asking: smol::lock::Mutex::new(()),
         }
     }
@@ -90,7 +93,13 @@ impl Keeper {
 
     /// When the controller last said what the manifest is, by the wall clock.
     pub fn confirmed_at(&self) -> Option<Timestamp> {
-        self.confirmed.get().map(|(_, at)| at)
+        self.confirmed_at.get()
+    }
+
+    /// How long it takes until the controller was last asked longer ago than `age`.
+    pub fn until_older_than(&self, age: Duration) -> Duration {
+        let asked = self.asked.get().map(|asked| clock::monotonic().duration_since(asked));
+        asked.map_or(Duration::ZERO, |ago| age.saturating_sub(ago))
     }
 
     /// Asks the controller for a manifest that is newer, unless somebody has asked within `age_max`. With `is_forced` the
@@ -100,17 +109,17 @@ impl Keeper {
     /// There is no news; what is held stands.
     pub async fn refresh(&self, age_max: Duration, is_forced: bool) -> Result<(), Stale> {
         let _turn = self.asking.lock().await;
-        let is_fresh = |(at, _): (Instant, _)| clock::monotonic().duration_since(at) < age_max;
-        if !is_forced && self.confirmed.get().is_some_and(is_fresh) {
+        if !is_forced && !self.until_older_than(age_max).is_zero() {
             return Ok(());
         }
+        self.asked.set(Some(clock::monotonic()));
         let etag = self.etag.borrow().clone().filter(|_| !is_forced);
         let answer = self.controller.manifest(etag.as_deref()).await;
         self.standing.learn(&answer, clock::now());
         if let Some(issue) = answer? {
             self.take(issue).await?;
         }
-        self.confirmed.set(Some((clock::monotonic(), clock::now())));
+        self.confirmed_at.set(Some(clock::now()));
         Ok(())
     }
 

@@ -80,8 +80,9 @@ fn join(teller: &mut Teller<'_>) -> Result<Site> {
 }
 
 fn fill(teller: &mut Teller<'_>, site: &Site) -> Result<()> {
-    teller
-        .chapter("Content: a boot loader, a kernel and an initial RAM disk go into the cache.")?;
+    teller.chapter(
+        "Content: a boot loader, a kernel and an initial RAM disk go to the controller.",
+    )?;
     let loader = fs::read(LOADER).ok();
     let origin = if loader.is_some() {
         LOADER
@@ -101,9 +102,11 @@ fn fill(teller: &mut Teller<'_>, site: &Site) -> Result<()> {
     for (name, bytes, origin) in &contents {
         site.controller.upload(name, bytes)?;
         quote(&format!("PUT /api/v1/content/{name}   {} bytes ({origin})", bytes.len()));
-        site.agent.cache_add(name, bytes)?;
-        quote(&format!("pureboot-agent cache add {name}"));
     }
+    let output = site.agent.run(&["sync"])?;
+    ensure!(output.status.success(), "{}", String::from_utf8_lossy(&output.stdout));
+    quote("pureboot-agent sync   (the agent does it by itself within a minute)");
+    quote(&String::from_utf8_lossy(&output.stdout));
     Ok(())
 }
 
@@ -146,7 +149,7 @@ fn install(teller: &mut Teller<'_>, site: &Site, node_id: &str) -> Result<()> {
     let script = site.script_with(MAC, command_line)?;
     quote(&script);
 
-    teller.chapter("It loads the kernel from the agent; that alone makes it \"installing\".")?;
+    teller.chapter("It loads the kernel from the agent, which fetches it now; that alone makes it \"installing\".")?;
     let url = site.agent.url(&format!("/files/images/{WORKFLOW}/kernel"));
     let line = script.lines().find(|line| line.contains(&url));
     let words = line.with_context(|| format!("the script does not name {url}"))?;
