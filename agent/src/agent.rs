@@ -41,6 +41,7 @@ use crate::sync::housekeeper::Housekeeper;
 use crate::sync::keeper::Keeper;
 use crate::sync::pace::Pace;
 use crate::sync::run::{Sync, Wishes};
+use crate::sync::through::Bypass;
 use crate::tftp::refusals::Refusals;
 use crate::uplink::controller::Controller;
 use crate::uplink::obey::Unmanaged;
@@ -137,6 +138,7 @@ impl Content {
             cache.clone(),
             Rc::clone(&keeper),
             Rc::clone(&flights),
+            Bypass::new(Rc::clone(controller)),
             Rc::clone(standing),
             wishes.clone(),
         );

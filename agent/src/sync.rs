@@ -14,3 +14,4 @@ pub mod run;
 mod testing;
 #[cfg(test)]
 mod tests;
+pub mod through;

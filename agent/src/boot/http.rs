@@ -22,7 +22,7 @@ use crate::boot::library::{self, role};
 use crate::boot::report::{self, NodeReport, Report};
 use crate::boot::reporter::{Refused, Reporter, Taken};
 use crate::boot::request::{self, RequestError};
-use crate::cache::Cache;
+use crate::cache::{Cache, Wanted};
 use crate::clock;
 use crate::dhcp::quirks::operator::OperatorQuirk;
 use crate::http::{
@@ -169,6 +169,10 @@ impl BootService {
         let (size_bytes, content) = match self.demand.find(&key).await {
             Found::Here(object) => (object.size_bytes, Content::from(object)),
             Found::Coming(object, arrival) => (object.size_bytes, Content::coming(object, arrival)),
+            Found::Passing(through) => {
+                let Wanted { sha256, size_bytes, .. } = *through.wanted();
+                (size_bytes, Content::passing(sha256, size_bytes, |range| through.bytes(range)))
+            }
             not_here => {
                 self.recorder.note_missing(session, address(connection), Protocol::Http, name);
                 return without_content(&key, &not_here, id);
@@ -421,7 +425,7 @@ fn without_content(key: &ContentKey, found: &Found, id: &CorrelationId) -> Respo
             retry_later("content_unavailable", detail, id)
         }
         Found::Later => on_its_way(id),
-        Found::Here(_) | Found::Coming(..) | Found::Unknown => {
+        Found::Here(_) | Found::Coming(..) | Found::Passing(_) | Found::Unknown => {
             let detail = format!("the cache of this site does not hold {key}");
             problem(StatusCode::NOT_FOUND, "content_not_found", detail, id)
         }

@@ -55,14 +55,30 @@ impl ChunkHashes {
         usize::try_from(chunks).ok()?.checked_mul(HASH_LEN)
     }
 
+    /// As if the object were a chunk.
+    pub fn whole(wanted: &Wanted) -> Self {
+        let list = wanted.sha256.as_bytes().as_slice();
+        Self { chunk_len: wanted.size_bytes.max(1), list: list.into() }
+    }
+
+    /// Whether `bytes` are the chunk that begins at `offset`.
+    pub fn is_chunk(&self, offset: u64, bytes: &[u8]) -> bool {
+        self.holds(offset, &Sha256::digest(bytes))
+    }
+
+    /// Where the chunk begins that `offset` lies in.
+    pub fn start_of(&self, offset: u64) -> u64 {
+        offset / self.chunk_len * self.chunk_len
+    }
+
     /// Whether the chunk that begins at `offset` hashes to `digest`.
     fn holds(&self, offset: u64, digest: &[u8]) -> bool {
         let at = usize::try_from(offset / self.chunk_len).unwrap_or(usize::MAX);
         self.list.chunks(HASH_LEN).nth(at) == Some(digest)
     }
 
-    /// Where the chunk ends that `offset` lies in.
-    fn end_of(&self, offset: u64, size_bytes: u64) -> u64 {
+    /// Where the chunk ends that `offset` lies in, of an object of `size_bytes`.
+    pub fn end_of(&self, offset: u64, size_bytes: u64) -> u64 {
         (offset / self.chunk_len + 1).saturating_mul(self.chunk_len).min(size_bytes)
     }
 }

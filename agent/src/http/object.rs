@@ -5,6 +5,7 @@ use std::future::Future;
 use std::io;
 use std::ops::Range;
 use std::pin::Pin;
+use std::rc::Rc;
 use std::task::{Context, Poll};
 use std::time::Duration;
 
@@ -12,12 +13,14 @@ use hyper::body::Bytes;
 use hyper::header::{self, HeaderValue};
 use hyper::http::request::Parts;
 use hyper::{Method, StatusCode};
-use pureboot_protocol::{Category, ContentKey};
+use pureboot_protocol::{Category, ContentHash, ContentKey, Timestamp};
 use smol::Timer;
+use smol::stream::{Stream, StreamExt as _};
 
 #[cfg(doc)]
 use crate::cache::PINNED_BYTES_MAX;
 use crate::cache::{Arrival, Object, Reading};
+use crate::clock;
 
 use super::range::http_date;
 use super::{Body, CorrelationId, Representation, Response, Selection, problem, select};
@@ -28,23 +31,51 @@ const FIRST_BYTE_TIME: Duration = Duration::from_secs(10);
 /// When to come back for content that cannot be given, in seconds.
 const RETRY_AFTER_S: &str = "5";
 
-/// What is read: an object, and its arrival where it has not come to its end.
+/// What is read.
 pub struct Content {
-    object: Object,
-    arrival: Option<Arrival>,
+    representation: Representation,
+    source: Source,
 }
+
+enum Source {
+    /// An object of the cache, and its arrival where it has not come to its end.
+    Held(Object, Option<Arrival>),
+    /// Bytes that nobody keeps, from the range on that is asked for.
+    Passing(Box<dyn FnOnce(Range<u64>) -> Bytestream>),
+}
+
+type Bytestream = Pin<Box<dyn Stream<Item = io::Result<Bytes>>>>;
 
 impl Content {
     /// An object whose end has not come yet; the answer keeps pace with it.
     pub fn coming(object: Object, arrival: Arrival) -> Self {
-        Self { object, arrival: Some(arrival) }
+        Self { source: Source::Held(object.clone(), Some(arrival)), ..Self::from(object) }
+    }
+
+    /// Content that is not in the cache: `bytes` gives those of a range as they come.
+    pub fn passing<S: Stream<Item = io::Result<Bytes>> + 'static>(
+        sha256: ContentHash,
+        size_bytes: u64,
+        bytes: impl FnOnce(Range<u64>) -> S + 'static,
+    ) -> Self {
+        Self {
+            representation: representation(sha256, size_bytes, clock::now()),
+            source: Source::Passing(Box::new(|range| Box::pin(bytes(range)))),
+        }
     }
 }
 
 impl From<Object> for Content {
     fn from(object: Object) -> Self {
-        Self { object, arrival: None }
+        Self {
+            representation: representation(object.sha256, object.size_bytes, object.modified),
+            source: Source::Held(object, None),
+        }
     }
+}
+
+fn representation(sha256: ContentHash, size_bytes: u64, modified: Timestamp) -> Representation {
+    Representation { size_bytes, etag: format!("\"{sha256}\""), modified }
 }
 
 /// The type that a name's extension stands for. BOOT §5.4: UEFI HTTP Boot compares these as whole texts, and takes a loader
@@ -85,8 +116,7 @@ pub async fn object_response(
     unread: StatusCode,
     content: impl Into<Content>,
 ) -> Response {
-    let content = content.into();
-    let object = &content.object;
+    let Content { representation, source } = content.into();
     let correlation_id = CorrelationId::in_extensions(&request.extensions);
     let is_get = request.method == Method::GET;
     if !is_get && request.method != Method::HEAD {
@@ -96,23 +126,18 @@ pub async fn object_response(
         response.headers_mut().insert(header::ALLOW, HeaderValue::from_static("GET, HEAD"));
         return response;
     }
-    let representation = Representation {
-        size_bytes: object.size_bytes,
-        etag: format!("\"{}\"", object.sha256),
-        modified: object.modified,
-    };
     let size_bytes = representation.size_bytes;
     let mut response = match select(&request.headers, &representation, is_get) {
         Selection::Whole if is_get => {
-            bytes_of(content, 0..size_bytes, unread, &correlation_id).await
+            bytes_of(source, 0..size_bytes, unread, &correlation_id).await
         }
         Selection::Whole => {
             // The server takes the body off, and leaves its length.
-            Response::new(Body::Object(ObjectBody::new(content, 0..size_bytes)))
+            Response::new(Body::Object(ObjectBody::new(source, 0..size_bytes)))
         }
         Selection::Part(range) => {
             let content_range = format!("bytes {}-{}/{size_bytes}", range.start, range.end - 1);
-            let mut response = bytes_of(content, range, unread, &correlation_id).await;
+            let mut response = bytes_of(source, range, unread, &correlation_id).await;
             if response.status() == StatusCode::OK {
                 *response.status_mut() = StatusCode::PARTIAL_CONTENT;
                 insert(&mut response, header::CONTENT_RANGE, &content_range);
@@ -155,14 +180,13 @@ fn insert(response: &mut Response, name: header::HeaderName, text: &str) {
 }
 
 async fn bytes_of(
-    content: Content,
+    source: Source,
     range: Range<u64>,
     unread: StatusCode,
     id: &CorrelationId,
 ) -> Response {
-    let hash = content.object.sha256;
-    let is_coming = content.arrival.is_some();
-    let mut body = ObjectBody::new(content, range);
+    let is_coming = !matches!(source, Source::Held(_, None));
+    let mut body = ObjectBody::new(source, range);
     let late = async {
         match is_coming {
             true => _ = Timer::after(FIRST_BYTE_TIME).await,
@@ -174,7 +198,7 @@ async fn bytes_of(
         Ok(()) => Response::new(Body::Object(body)),
         Err(error) if error.kind() == io::ErrorKind::TimedOut => on_its_way(id),
         Err(error) => {
-            log::error!(error:%, correlation_id:% = id; "cannot read object {hash}");
+            log::error!(error:%, correlation_id:% = id; "cannot read content");
             let detail = "the content cannot be read at the moment; its loss is in the agent's log";
             match unread {
                 StatusCode::SERVICE_UNAVAILABLE => retry_later("content_unreadable", detail, id),
@@ -199,17 +223,26 @@ pub fn retry_later(code: &str, detail: impl Into<String>, id: &CorrelationId) ->
 
 /// A range of an object, one chunk of it in memory at a time.
 pub struct ObjectBody {
-    object: Object,
-    /// Where the object is still coming.
-    arrival: Option<Arrival>,
-    /// Counts as a reader as long as the body lives, which is what the length of chunks depends on.
-    reading: Reading,
+    feed: Feed,
     /// What has not been handed to hyper, [`next`](Self::next) included.
     rest: Range<u64>,
     next: Next,
     /// The length of the whole answer.
     len: u64,
     on_end: Option<Box<dyn FnOnce(Sent)>>,
+}
+
+/// Where the bytes come from.
+enum Feed {
+    Held {
+        object: Object,
+        /// Where the object is still coming.
+        arrival: Option<Arrival>,
+        /// Counts as a reader as long as the body lives, which is what the length of chunks depends on.
+        reading: Reading,
+    },
+    /// One reads at a time; it is shared with the future that does.
+    Passing(Rc<smol::lock::Mutex<Bytestream>>),
 }
 
 /// What a connection has taken of a body.
@@ -231,18 +264,17 @@ enum Next {
 }
 
 impl ObjectBody {
-    /// The bytes of `content` in `range`, which lies within it.
-    pub(super) fn new(content: Content, range: Range<u64>) -> Self {
-        let Content { object, arrival } = content;
-        Self {
-            reading: object.reading(),
-            object,
-            arrival,
-            len: range.end - range.start,
-            rest: range,
-            next: Next::Unread,
-            on_end: None,
-        }
+    /// The bytes of `source` in `range`, which lies within it.
+    fn new(source: Source, range: Range<u64>) -> Self {
+        let feed = match source {
+            Source::Held(object, arrival) => {
+                Feed::Held { reading: object.reading(), object, arrival }
+            }
+            Source::Passing(bytes) => {
+                Feed::Passing(Rc::new(smol::lock::Mutex::new(bytes(range.clone()))))
+            }
+        };
+        Self { feed, len: range.end - range.start, rest: range, next: Next::Unread, on_end: None }
     }
 
     /// Has `told` called once: when the connection has taken the last byte, or will take no more.
@@ -303,28 +335,41 @@ impl ObjectBody {
     }
 
     fn read_chunk(&self) -> Pin<Box<dyn Future<Output = io::Result<Bytes>>>> {
-        let (object, arrival) = (self.object.clone(), self.arrival.clone());
-        let offset = self.rest.start;
-        let len = usize::try_from(self.len()).unwrap_or(usize::MAX).min(self.reading.chunk_len());
-        Box::pin(async move {
-            let len = match arrival {
-                Some(arrival) => {
-                    let there = arrival.beyond(offset).await? - offset;
-                    usize::try_from(there).unwrap_or(usize::MAX).min(len)
-                }
-                None => len,
-            };
-            let chunk = object.read_at(offset, len).await?;
-            if chunk.len() == len {
-                Ok(Bytes::from(chunk))
-            } else {
-                let end = offset + chunk.len() as u64;
-                let text =
-                    format!("object {} ends at byte {end}, before its length", object.sha256);
-                Err(io::Error::new(io::ErrorKind::UnexpectedEof, text))
+        let rest = self.rest.clone();
+        match &self.feed {
+            Feed::Held { object, arrival, reading } => {
+                Box::pin(read_held(object.clone(), arrival.clone(), rest, reading.chunk_len()))
             }
-        })
+            Feed::Passing(stream) => {
+                let stream = Rc::clone(stream);
+                Box::pin(async move {
+                    let next = stream.lock().await.next().await;
+                    next.unwrap_or_else(|| Err(io::ErrorKind::UnexpectedEof.into()))
+                })
+            }
+        }
     }
+}
+
+/// The first bytes of `rest`, at most `len_max`.
+async fn read_held(
+    object: Object,
+    arrival: Option<Arrival>,
+    rest: Range<u64>,
+    len_max: usize,
+) -> io::Result<Bytes> {
+    let end = match arrival {
+        Some(arrival) => arrival.beyond(rest.start).await?.min(rest.end),
+        None => rest.end,
+    };
+    let len = usize::try_from(end - rest.start).unwrap_or(usize::MAX).min(len_max);
+    let chunk = object.read_at(rest.start, len).await?;
+    if chunk.len() == len {
+        return Ok(Bytes::from(chunk));
+    }
+    let end = rest.start + chunk.len() as u64;
+    let text = format!("object {} ends at byte {end}, before its length", object.sha256);
+    Err(io::Error::new(io::ErrorKind::UnexpectedEof, text))
 }
 
 impl Drop for ObjectBody {
@@ -335,9 +380,6 @@ impl Drop for ObjectBody {
 
 impl fmt::Debug for ObjectBody {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("ObjectBody")
-            .field("object", &self.object)
-            .field("rest", &self.rest)
-            .finish()
+        f.debug_struct("ObjectBody").field("rest", &self.rest).finish_non_exhaustive()
     }
 }

@@ -13,6 +13,7 @@ use crate::uplink::standing::Standing;
 use super::flights::Flights;
 use super::keeper::Keeper;
 use super::run::Wishes;
+use super::through::{Bypass, Through};
 
 /// Content of up to this length is given when all of it is here and verified, in bytes. Loaders, kernels and scripts are.
 const WHOLE_LEN_MAX: u64 = 8 << 20;
@@ -41,6 +42,8 @@ pub enum Found {
     Here(Object),
     /// Its beginning; the rest comes.
     Coming(Object, Arrival),
+    /// All of it, but not in the cache: there is no room.
+    Passing(Through),
     /// It is on its way, and the machine may ask again.
     Later,
     /// It should be here and does not come.
@@ -54,20 +57,22 @@ pub struct Demand {
     cache: Cache,
     keeper: Rc<Keeper>,
     flights: Rc<Flights>,
+    bypass: Bypass,
     standing: Rc<Standing>,
     wishes: Wishes,
 }
 
 impl Demand {
-    /// Looks into `cache`, and behind it.
+    /// Looks into `cache`, and behind it; what the cache has no room for takes the `bypass`.
     pub fn new(
         cache: Cache,
         keeper: Rc<Keeper>,
         flights: Rc<Flights>,
+        bypass: Bypass,
         standing: Rc<Standing>,
         wishes: Wishes,
     ) -> Self {
-        Self { cache, keeper, flights, standing, wishes }
+        Self { cache, keeper, flights, bypass, standing, wishes }
     }
 
     /// What a machine gets that asks by HTTP. It may wait for it, and may leave: what was begun goes on.
@@ -92,13 +97,13 @@ impl Demand {
             let patience = if category == Category::Bootloaders { LOADER_TIME } else { WHOLE_TIME };
             return match within(patience, arrival.whole()).await {
                 Some(Ok(object)) => Found::Here(object),
-                Some(Err(failure)) => Found::Failed(failure),
+                Some(Err(failure)) => self.pass(&entry, failure).await,
                 None => Found::Later,
             };
         }
         match within(FIRST_BYTES_TIME, arrival.readable()).await {
             Some(Ok(object)) => Found::Coming(object, arrival),
-            Some(Err(failure)) => Found::Failed(failure),
+            Some(Err(failure)) => self.pass(&entry, failure).await,
             None => Found::Later,
         }
     }
@@ -123,6 +128,16 @@ impl Demand {
             Some(Err(failure)) => Found::Failed(failure),
             None => Found::Later,
         })
+    }
+
+    /// Content that does not come into the cache: where only room is lacking, it is given past it.
+    async fn pass(&self, entry: &ManifestEntry, failure: Failure) -> Found {
+        let Failure::NoSpace(_) = failure else { return Found::Failed(failure) };
+        match self.bypass.open(entry).await {
+            Ok(Some(through)) => Found::Passing(through),
+            Ok(None) => Found::Later,
+            Err(failure) => Found::Failed(failure),
+        }
     }
 
     async fn look(&self, key: &ContentKey) -> (Option<Object>, Option<ManifestEntry>) {

@@ -16,7 +16,7 @@ use smol::{LocalExecutor, Timer};
 use crate::cache::evict::Need;
 use crate::cache::{Arrival, Cache, ChunkHashes, Failure, FillError, Object, Part, Wanted};
 use crate::clock;
-use crate::uplink::controller::{CallError, Controller};
+use crate::uplink::controller::{CallError, Controller, Download};
 
 use super::fetch::{Fetch, Head, Next, Use};
 use super::housekeeper::Housekeeper;
@@ -47,7 +47,7 @@ pub struct Flights {
 }
 
 /// Why a try has ended before the object was whole.
-enum Stop {
+pub(super) enum Stop {
     /// The line; the pause is the controller's wish.
     Break { failure: Failure, retry_after: Option<Duration> },
     /// What has come is not what the manifest says.
@@ -125,16 +125,7 @@ impl Flights {
                 Err(stop) => stop,
             };
             let here = place.part.as_ref().map_or(0, Part::received_len);
-            let (failure, next) = match stop {
-                Stop::Break { failure, retry_after } => {
-                    (failure, fetch.handle_break(here, retry_after))
-                }
-                Stop::Mismatch(failure) => {
-                    log::warn!("{}: {failure}", entry.key);
-                    (failure, fetch.handle_mismatch())
-                }
-                Stop::Final(failure) => (failure, Next::GiveUp),
-            };
+            let (failure, next) = stop.weigh(&mut fetch, here);
             match (next, failure) {
                 (Next::Again(pause), _) => _ = Timer::after(pause).await,
                 // What was fetched in vain is not to fill the disk.
@@ -159,7 +150,7 @@ impl Flights {
     ) -> Result<Object, Stop> {
         let wanted = match &place.wanted {
             Some(wanted) => wanted.clone(),
-            None => place.wanted.insert(self.wanted(entry).await?).clone(),
+            None => place.wanted.insert(wanted(&self.controller, entry).await?).clone(),
         };
         let mut part = match place.part.take() {
             Some(part) => part,
@@ -175,30 +166,6 @@ impl Flights {
         Ok(part.end().await?)
     }
 
-    /// What is known of an object before it comes; where its chunks can be verified, their hashes have come before it.
-    async fn wanted(&self, entry: &ManifestEntry) -> Result<Wanted, Stop> {
-        let ManifestEntry { sha256, size_bytes, .. } = *entry;
-        let is_ours = |chunks: &Chunks| chunks.size_bytes == Chunks::SIZE_BYTES;
-        let Some(chunks) = entry.chunks.filter(is_ours) else {
-            return Ok(Wanted { sha256, size_bytes, chunks: None });
-        };
-        let list_len = ChunkHashes::list_len(chunks.size_bytes, size_bytes);
-        let Some(list_len) = list_len.filter(|len| *len <= CHUNK_LIST_LEN_MAX) else {
-            return Ok(Wanted { sha256, size_bytes, chunks: None });
-        };
-        let list = self.controller.object_chunks(sha256, list_len).await?;
-        let computed = ContentHash::from_digest(Sha256::digest(&list).into());
-        let hashes = ChunkHashes::new(list, chunks.size_bytes, size_bytes);
-        match hashes.filter(|_| computed == chunks.sha256) {
-            Some(hashes) => Ok(Wanted { sha256, size_bytes, chunks: Some(hashes) }),
-            None => {
-                let text =
-                    "the list of its chunks is not the one that the manifest names".to_owned();
-                Err(Stop::Mismatch(Failure::Corrupt(text)))
-            }
-        }
-    }
-
     async fn receive(
         &self,
         entry: &ManifestEntry,
@@ -209,20 +176,8 @@ impl Flights {
         let here = part.received_len();
         fetch.handle_start(here);
         tell(arrival, part);
-        let mut download = self.controller.object(entry.sha256, here).await?;
-        let mut behind = match fetch.handle_head(&head(&download.head)) {
-            Use::TakeBehind(behind) => behind,
-            Use::Refusal => return Err(download.refusal().await.into()),
-            Use::Mismatch => {
-                let text = format!("the controller has {} with another length", entry.sha256);
-                return Err(Stop::Mismatch(Failure::Corrupt(text)));
-            }
-            Use::Foreign => {
-                let status = download.head.status;
-                let text = format!("{status}, and not {} bytes of {}", entry.size_bytes, entry.key);
-                return Err(CallError::Foreign(text).into());
-            }
-        };
+        let Begun { mut download, mut behind } =
+            begin(&self.controller, fetch, entry.sha256, here).await?;
         let mut collected = Vec::new();
         loop {
             let next = download.next().await;
@@ -249,10 +204,90 @@ impl Flights {
             }
         }
         if part.received_len() < entry.size_bytes {
-            let text = format!("it ended after {} bytes", part.received_len());
-            return Err(Stop::Break { failure: Failure::Line(text), retry_after: None });
+            return Err(Stop::ended_after(part.received_len()));
         }
         Ok(())
+    }
+}
+
+/// What is known of an object before it comes; where its chunks can be verified, their hashes have come before it.
+pub(super) async fn wanted(
+    controller: &Rc<Controller>,
+    entry: &ManifestEntry,
+) -> Result<Wanted, Stop> {
+    let ManifestEntry { sha256, size_bytes, .. } = *entry;
+    let is_ours = |chunks: &Chunks| chunks.size_bytes == Chunks::SIZE_BYTES;
+    let Some(chunks) = entry.chunks.filter(is_ours) else {
+        return Ok(Wanted { sha256, size_bytes, chunks: None });
+    };
+    let list_len = ChunkHashes::list_len(chunks.size_bytes, size_bytes);
+    let Some(list_len) = list_len.filter(|len| *len <= CHUNK_LIST_LEN_MAX) else {
+        return Ok(Wanted { sha256, size_bytes, chunks: None });
+    };
+    let list = controller.object_chunks(sha256, list_len).await?;
+    let computed = ContentHash::from_digest(Sha256::digest(&list).into());
+    let hashes = ChunkHashes::new(list, chunks.size_bytes, size_bytes);
+    match hashes.filter(|_| computed == chunks.sha256) {
+        Some(hashes) => Ok(Wanted { sha256, size_bytes, chunks: Some(hashes) }),
+        None => {
+            let text = "the list of its chunks is not the one that the manifest names".to_owned();
+            Err(Stop::Mismatch(Failure::Corrupt(text)))
+        }
+    }
+}
+
+/// An object whose bytes come next.
+pub(super) struct Begun {
+    pub(super) download: Download,
+    /// So many of its first bytes are here already.
+    pub(super) behind: u64,
+}
+
+/// Asks for an object without its first `here` bytes.
+pub(super) async fn begin(
+    controller: &Rc<Controller>,
+    fetch: &Fetch,
+    sha256: ContentHash,
+    here: u64,
+) -> Result<Begun, Stop> {
+    let download = controller.object(sha256, here).await?;
+    match fetch.handle_head(&head(&download.head)) {
+        Use::TakeBehind(behind) => Ok(Begun { download, behind }),
+        Use::Refusal => Err(download.refusal().await.into()),
+        Use::Mismatch => {
+            let text = format!("the controller has object {sha256} with another length");
+            Err(Stop::Mismatch(Failure::Corrupt(text)))
+        }
+        Use::Foreign => {
+            let text = format!("{}, and not object {sha256}", download.head.status);
+            Err(CallError::Foreign(text).into())
+        }
+    }
+}
+
+impl Stop {
+    /// The controller ended its answer before the object's end.
+    pub(super) fn ended_after(here: u64) -> Self {
+        let failure = Failure::Line(format!("it ended after {here} bytes"));
+        Self::Break { failure, retry_after: None }
+    }
+
+    /// What is told if nothing helps, and what to do now that `here` bytes are here.
+    pub(super) fn weigh(self, fetch: &mut Fetch, here: u64) -> (Failure, Next) {
+        match self {
+            Self::Break { failure, retry_after } => {
+                (failure, fetch.handle_break(here, retry_after))
+            }
+            Self::Mismatch(failure) => (failure, fetch.handle_mismatch()),
+            Self::Final(failure) => (failure, Next::GiveUp),
+        }
+    }
+
+    /// What is told of a try that is not repeated.
+    pub(super) fn into_failure(self) -> Failure {
+        match self {
+            Self::Break { failure, .. } | Self::Mismatch(failure) | Self::Final(failure) => failure,
+        }
     }
 }
 

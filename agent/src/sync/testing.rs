@@ -31,6 +31,7 @@ use super::housekeeper::Housekeeper;
 use super::keeper::Keeper;
 use super::pace::Pace;
 use super::run::{Sync, Wishes};
+use super::through::Bypass;
 
 pub(super) fn hash_of(bytes: &[u8]) -> ContentHash {
     ContentHash::from_digest(Sha256::digest(bytes).into())
@@ -375,7 +376,7 @@ impl Site {
         let flights = Flights::new(
             Rc::clone(executor),
             cache.clone(),
-            controller,
+            Rc::clone(&controller),
             Rc::clone(&housekeeper),
             Pace::new(None),
         );
@@ -384,6 +385,7 @@ impl Site {
             cache.clone(),
             Rc::clone(&keeper),
             Rc::clone(&flights),
+            Bypass::new(controller),
             Rc::clone(&standing),
             wishes.clone(),
         );
@@ -414,9 +416,9 @@ impl Site {
     }
 
     /// Other settings of the site.
-    pub(super) fn set_retention_days(&self, days: u32) {
+    pub(super) fn set_config(&self, change: impl FnOnce(&mut SiteConfig)) {
         let mut identity = identity();
-        identity.config.cache_retention_days = days;
+        change(&mut identity.config);
         self.standing.join(identity);
     }
 

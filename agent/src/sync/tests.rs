@@ -279,7 +279,7 @@ fn what_the_manifest_drops_goes_when_it_is_unused_and_what_a_person_added_stays(
         assert_eq!(read(&site.cache, INITRD).await.as_deref(), Some(&b"initrd"[..]), "for now");
         // What is the manifest's is known in the next life too.
         let site = site.restart(&executor, &upstream);
-        site.set_retention_days(0);
+        site.set_config(|config| config.cache_retention_days = 0);
         smol::Timer::after(Duration::from_millis(5)).await;
         site.sync.sync(Order::default()).await;
         assert_eq!(read(&site.cache, INITRD).await, None);

@@ -156,16 +156,16 @@ pub struct Issue {
 }
 
 /// An answer whose body is read as it comes. Dropping it closes the connection, unless it was read to its end.
-pub struct Download<'a> {
+pub struct Download {
     /// What the controller said before the first byte.
     pub head: Parts,
     body: Incoming,
     /// None once the body has ended.
     connection: Option<Connection>,
-    controller: &'a Controller,
+    controller: Rc<Controller>,
 }
 
-impl Download<'_> {
+impl Download {
     /// The next bytes; none at the end.
     ///
     /// # Errors
@@ -334,7 +334,7 @@ impl Controller {
     ///
     /// # Errors
     /// No answer, or a refusal.
-    pub async fn manifest(&self, etag: Option<&str>) -> Result<Option<Issue>, CallError> {
+    pub async fn manifest(self: &Rc<Self>, etag: Option<&str>) -> Result<Option<Issue>, CallError> {
         let fields = etag.map(|etag| (IF_NONE_MATCH, etag.to_owned()));
         let download = self.open("/api/v1/agents/manifest", fields).await?;
         match download.head.status {
@@ -354,7 +354,11 @@ impl Controller {
     ///
     /// # Errors
     /// No answer.
-    pub async fn object(&self, hash: ContentHash, from: u64) -> Result<Download<'_>, CallError> {
+    pub async fn object(
+        self: &Rc<Self>,
+        hash: ContentHash,
+        from: u64,
+    ) -> Result<Download, CallError> {
         let rest =
             (from > 0).then(|| [(RANGE, format!("bytes={from}-")), (IF_RANGE, object_etag(hash))]);
         self.open(&format!("/api/v1/agents/objects/{hash}"), rest.into_iter().flatten()).await
@@ -365,7 +369,7 @@ impl Controller {
     /// # Errors
     /// No answer, or a refusal.
     pub async fn object_chunks(
-        &self,
+        self: &Rc<Self>,
         hash: ContentHash,
         len_max: usize,
     ) -> Result<Vec<u8>, CallError> {
@@ -378,10 +382,10 @@ impl Controller {
 
     /// Asks for something long over the connection for content.
     async fn open(
-        &self,
+        self: &Rc<Self>,
         path: &str,
         fields: impl IntoIterator<Item = (HeaderName, String)>,
-    ) -> Result<Download<'_>, CallError> {
+    ) -> Result<Download, CallError> {
         let mut request = self.request(Method::GET, path, None);
         for (name, value) in fields {
             let value = value.parse().map_err(|_| {
@@ -404,9 +408,9 @@ impl Controller {
         .await
     }
 
-    fn download(&self, answer: Response<Incoming>, connection: Connection) -> Download<'_> {
+    fn download(self: &Rc<Self>, answer: Response<Incoming>, connection: Connection) -> Download {
         let (head, body) = answer.into_parts();
-        Download { head, body, connection: Some(connection), controller: self }
+        Download { head, body, connection: Some(connection), controller: Rc::clone(self) }
     }
 
     async fn post<Q: Serialize, A: DeserializeOwned>(

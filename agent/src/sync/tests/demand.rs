@@ -10,7 +10,9 @@ use smol::io::{AsyncReadExt as _, AsyncWriteExt as _};
 use smol::net::{TcpListener, TcpStream};
 use smol::{LocalExecutor, Timer};
 
+use crate::cache::Wanted;
 use crate::clock;
+use crate::http::testing::Client;
 use crate::http::{
     Connection, Content, CorrelationId, Limits, Response, Service, Target, content_type,
     object_response, on_its_way, problem, serve, unread_status,
@@ -33,6 +35,10 @@ impl Service for Machines {
         let content = match self.0.find(&key).await {
             Found::Here(object) => Content::from(object),
             Found::Coming(object, arrival) => Content::coming(object, arrival),
+            Found::Passing(through) => {
+                let Wanted { sha256, size_bytes, .. } = *through.wanted();
+                Content::passing(sha256, size_bytes, |range| through.bytes(range))
+            }
             Found::Later => return on_its_way(&id),
             Found::Failed(failure) => {
                 return problem(
@@ -224,5 +230,31 @@ fn without_the_controller_what_is_here_is_served_and_what_is_not_is_told_at_once
         assert_eq!(get(address, IMAGE, b"image", None).await, (503, 0));
         assert_eq!(get(address, "images/other", b"", None).await, (404, 0));
         assert!(clock::monotonic() - asked < Duration::from_secs(1));
+    });
+}
+
+#[test]
+fn d2_what_the_cache_has_no_room_for_is_given_past_it_and_verified_all_the_same() {
+    let (image, kernel) = (noise((12 << 20) + 5), noise(300_000));
+    run(async |executor| {
+        let upstream = Upstream::start(&executor).await;
+        upstream.issue(1, &[(IMAGE, &image), (KERNEL, &kernel)]);
+        let site = Site::new(&executor, &upstream);
+        site.set_config(|config| config.cache_max_size_gb = Some(0));
+        let address = serve_machines(&executor, &site).await;
+        assert_eq!(get(address, IMAGE, &image, None).await, (200, image.len()));
+        assert_eq!(get(address, KERNEL, &kernel, None).await, (200, kernel.len()));
+        let mut client = Client::connect(address).await;
+        let part = client.get(&format!("/{IMAGE}"), "Range: bytes=3000000-5000000\r\n").await;
+        assert_eq!((part.status, &part.body[..]), (206, &image[3_000_000..=5_000_000]));
+        upstream.set_fault(Fault::CutAfter(2_500_000));
+        assert_eq!(get(address, IMAGE, &image, None).await, (200, image.len()), "resumed");
+        upstream.set_fault(Fault::WrongBytes);
+        let (_, len) = get(address, IMAGE, &image, None).await;
+        assert!(len < image.len(), "`get` compares what came, and the end must not");
+        assert_eq!(get(address, KERNEL, &kernel, None).await, (503, 0));
+        assert_eq!(site.cache.stats().size_bytes, 0);
+        let left = fs::read_dir(site.data_dir.cache().join("tmp")).expect("a directory").count();
+        assert_eq!(left, 0);
     });
 }
