@@ -225,8 +225,13 @@ impl Cache {
 
     /// The object of this hash, whatever its names.
     pub async fn find_by_hash(&self, hash: ContentHash) -> Option<Object> {
+        self.count(self.held(hash).await)
+    }
+
+    /// As [`Cache::find_by_hash`], for those who ask for the cache's own sake and are not counted.
+    pub async fn held(&self, hash: ContentHash) -> Option<Object> {
         let found = self.shared.index().object(&hash).map(|row| (hash, row));
-        self.count(self.open_object(found).await.unwrap_or_default())
+        self.open_object(found).await.unwrap_or_default()
     }
 
     async fn open_object(&self, found: Option<(ContentHash, Row)>) -> io::Result<Option<Object>> {

@@ -23,6 +23,7 @@ pub(crate) fn cases() -> Vec<Case> {
         case!(what_is_uploaded_at_the_controller_boots_a_machine_of_the_site),
         case!(a_machine_gets_what_came_to_the_controller_a_moment_ago),
         case!(sync_tells_a_person_and_a_program_how_it_went),
+        case!(d7_a_person_finds_sets_aside_and_replaces_what_is_damaged),
         case!(k11_twenty_kills_during_a_fill_never_show_a_wrong_or_short_byte),
         case!(fifty_machines_on_a_cold_image_cost_one_fetch_and_no_memory),
     ]
@@ -122,6 +123,40 @@ fn sync_tells_a_person_and_a_program_how_it_went() -> Result<()> {
     let output = site.agent.run(&["sync"])?;
     let said = String::from_utf8_lossy(&output.stdout);
     ensure!(output.status.code() == Some(1) && said.contains("error: "), "{said}");
+    Ok(())
+}
+
+fn d7_a_person_finds_sets_aside_and_replaces_what_is_damaged() -> Result<()> {
+    let site = Site::start()?;
+    let content = noise(100_000);
+    site.controller.upload("images/one", &content)?;
+    assign(&site, &["images/one"])?;
+    sync(&site)?;
+    let said = |arguments: &[&str]| -> Result<(Option<i32>, String)> {
+        let output = site.agent.run(arguments)?;
+        Ok((output.status.code(), String::from_utf8_lossy(&output.stdout).into_owned()))
+    };
+    let (code, stats) = said(&["cache", "stats"])?;
+    ensure!(code == Some(0) && stats.contains("held: 100.0 kB"), "{stats}");
+    let (code, verified) = said(&["cache", "verify"])?;
+    ensure!(code == Some(0) && verified == "1 objects are sound\n", "{verified}");
+
+    let hash = sha256(&content);
+    let object = format!("cache/objects/{}/{hash}", hash.get(..2).unwrap_or_default());
+    let mut damaged = content.clone();
+    if let Some(byte) = damaged.get_mut(50_000) {
+        *byte ^= 1;
+    }
+    fs::write(site.agent.data_dir().join(object), damaged)?;
+    let (code, verified) = said(&["cache", "verify", "images/one"])?;
+    ensure!(code == Some(1) && verified.contains("images/one was damaged"), "{verified}");
+    sync(&site)?;
+    let url = site.agent.url("/files/images/one");
+    ensure!(http::get(&url)?.expect(200)?.body == content, "another file came");
+
+    let (code, evicted) = said(&["cache", "evict", "--policy", "all"])?;
+    ensure!(code == Some(0) && evicted == "1 objects went, 100.0 kB are free\n", "{evicted}");
+    ensure!(http::get(&url)?.expect(200)?.body == content, "it does not come back on demand");
     Ok(())
 }
 

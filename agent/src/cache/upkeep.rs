@@ -30,6 +30,11 @@ impl Cache {
         self.shared.index().object(hash).is_some()
     }
 
+    /// Every object.
+    pub fn hashes(&self) -> BTreeSet<ContentHash> {
+        self.shared.index().objects().map(|(hash, _)| hash).collect()
+    }
+
     /// Whether an object has a name in `category`.
     pub fn is_in(&self, hash: ContentHash, category: Category) -> bool {
         self.shared.index().names_of(hash).any(|key| key.category() == category)

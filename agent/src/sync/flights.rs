@@ -116,6 +116,10 @@ impl Flights {
         arrival: &Arrival,
     ) -> Result<Object, Failure> {
         let _slot = self.slots.acquire().await;
+        // Whoever asked may have looked before the last fetch of it ended.
+        if let Some(object) = self.cache.held(entry.sha256).await {
+            return Ok(object);
+        }
         self.housekeeper.make_room(entry.size_bytes, need).await?;
         let mut fetch = Fetch::new(entry.sha256, entry.size_bytes);
         let mut place = Place { wanted: None, part: None };
@@ -127,7 +131,14 @@ impl Flights {
             let here = place.part.as_ref().map_or(0, Part::received_len);
             let (failure, next) = stop.weigh(&mut fetch, here);
             match (next, failure) {
-                (Next::Again(pause), _) => _ = Timer::after(pause).await,
+                (Next::Again(pause), failure) => {
+                    log::info!(
+                        "{}: {failure}; trying again in {} ms",
+                        entry.key,
+                        pause.as_millis()
+                    );
+                    Timer::after(pause).await;
+                }
                 // What was fetched in vain is not to fill the disk.
                 (Next::GiveUp, failure @ (Failure::NoSpace(_) | Failure::Corrupt(_))) => {
                     if let Some(part) = place.part {

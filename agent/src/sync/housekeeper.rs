@@ -1,7 +1,10 @@
 //! Room in the cache: what leaves it for what comes, and what leaves it with time.
 
-use std::collections::HashMap;
+use std::cell::RefCell;
+use std::collections::{BTreeSet, HashMap};
+use std::ops::Bound;
 use std::rc::Rc;
+use std::time::{Duration, Instant};
 
 use anyhow::Result;
 use pureboot_protocol::{Category, ContentHash, Timestamp};
@@ -14,6 +17,9 @@ use crate::uplink::standing::Standing;
 use super::keeper::Keeper;
 use super::report::{Evicted, Eviction, EvictionOrder};
 
+/// From the beginning of one round of reading everything again to that of the next, at the least.
+const SCRUB_PERIOD: Duration = Duration::from_secs(7 * 24 * 3_600);
+
 const DAY_S: i64 = 24 * 3_600;
 
 /// The days that unused content stays before the controller has said anything.
@@ -24,12 +30,41 @@ pub struct Housekeeper {
     cache: Cache,
     keeper: Rc<Keeper>,
     standing: Rc<Standing>,
+    scrub: RefCell<Scrub>,
+}
+
+/// How far the cache has been read again since the start.
+#[derive(Debug, Default)]
+struct Scrub {
+    /// When this round began.
+    began: Option<Instant>,
+    /// What was read last in it.
+    last: Option<ContentHash>,
+}
+
+impl Scrub {
+    /// The object whose turn it is, of all that are `held`; none until the next round begins.
+    fn next(&mut self, held: &BTreeSet<ContentHash>, now: Instant) -> Option<ContentHash> {
+        let is_due = |began: Instant| now.duration_since(began) >= SCRUB_PERIOD;
+        let behind = match self.last {
+            Some(last) => (Bound::Excluded(last), Bound::Unbounded),
+            None => (Bound::Unbounded, Bound::Unbounded),
+        };
+        self.began.get_or_insert(now);
+        let next = held.range(behind).next().copied();
+        if next.is_some() {
+            self.last = next;
+        } else if self.began.is_some_and(is_due) {
+            *self = Self::default();
+        }
+        next
+    }
 }
 
 impl Housekeeper {
     /// Keeps `cache` within the limits of the site's settings.
     pub fn new(cache: Cache, keeper: Rc<Keeper>, standing: Rc<Standing>) -> Self {
-        Self { cache, keeper, standing }
+        Self { cache, keeper, standing, scrub: RefCell::default() }
     }
 
     /// Lets go what has to leave so that `size_bytes` more fit.
@@ -94,6 +129,18 @@ impl Housekeeper {
         Ok(evicted)
     }
 
+    /// Reads one object again whose turn it is, unless machines are being served (FAULTS D7). What is damaged is missing then.
+    pub async fn scrub(&self) {
+        if self.cache.streams() > 0 {
+            return;
+        }
+        let held = self.cache.hashes();
+        let Some(hash) = self.scrub.borrow_mut().next(&held, clock::monotonic()) else { return };
+        if let Err(error) = self.cache.verify(hash).await {
+            log::warn!("cannot read object {hash} again: {error:#}");
+        }
+    }
+
     async fn survey(&self) -> Result<(Vec<Candidate>, Room)> {
         let mut wishes: HashMap<ContentHash, Wish> = HashMap::new();
         if let Some(catalog) = self.keeper.catalog() {
@@ -124,5 +171,26 @@ impl Housekeeper {
         let objects = leaving.len();
         log::info!(objects, bytes; "{objects} objects leave the cache, {why}");
         self.cache.drop_objects(leaving.iter().map(|candidate| candidate.sha256).collect()).await
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn d7_everything_is_read_again_and_then_there_is_a_rest() {
+        let hash = |byte| ContentHash::from_digest([byte; 32]);
+        let (mut scrub, now) = (Scrub::default(), clock::monotonic());
+        let mut held = BTreeSet::from([hash(1), hash(3)]);
+        assert_eq!(scrub.next(&held, now), Some(hash(1)));
+        held.insert(hash(2));
+        assert_eq!(scrub.next(&held, now), Some(hash(2)));
+        assert_eq!(scrub.next(&held, now), Some(hash(3)));
+        assert_eq!(scrub.next(&held, now), None);
+        let later = now + SCRUB_PERIOD;
+        assert_eq!(scrub.next(&held, later), None, "the round ends");
+        assert_eq!(scrub.next(&held, later), Some(hash(1)));
+        assert_eq!(Scrub::default().next(&BTreeSet::new(), now), None);
     }
 }

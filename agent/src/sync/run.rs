@@ -88,6 +88,7 @@ impl Sync {
     pub async fn run(&self, interval: Duration, rng: &mut Rng) {
         loop {
             self.sync(Order::default()).await;
+            self.housekeeper.scrub().await;
             // Up to a tenth earlier, so that the agents of forty sites do not ask in one instant.
             let pause = interval - rng.duration_between(Duration::ZERO, interval / 10);
             let rest = async { _ = Timer::after(pause).await };

@@ -338,7 +338,11 @@ impl Controller {
         let fields = etag.map(|etag| (IF_NONE_MATCH, etag.to_owned()));
         let download = self.open("/api/v1/agents/manifest", fields).await?;
         match download.head.status {
-            StatusCode::NOT_MODIFIED if etag.is_some() => return Ok(None),
+            StatusCode::NOT_MODIFIED if etag.is_some() => {
+                // To its end, so that the connection is kept.
+                download.collect(0).await?;
+                return Ok(None);
+            }
             StatusCode::OK => {}
             _ => return Err(download.refusal().await),
         }
@@ -396,7 +400,9 @@ impl Controller {
         if let Some(mut kept) = self.idle_for_content.take().filter(Connection::is_open) {
             match kept.begin(request.clone(), UNHURRIED).await {
                 // It may have been closed a moment ago.
-                Err(ExchangeError::Broken(_)) => {}
+                Err(ExchangeError::Broken(error)) => {
+                    log::debug!(error:%; "the connection for content that was kept is of no use");
+                }
                 begun => return Ok(self.download(begun?, kept)),
             }
         }

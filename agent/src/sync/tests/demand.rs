@@ -130,6 +130,26 @@ fn fifty_machines_cost_one_fetch_and_half_of_them_may_leave() {
 }
 
 #[test]
+fn who_looked_before_it_came_does_not_have_it_fetched_again() {
+    run(async |executor| {
+        let upstream = Upstream::start(&executor).await;
+        upstream.issue(1, &[(KERNEL, b"kernel")]);
+        let site = Site::new(&executor, &upstream);
+        site.sync.sync(Order::default()).await;
+        upstream.issue(2, &[(KERNEL, b"kernel"), (INITRD, b"initrd")]);
+        let address = serve_machines(&executor, &site).await;
+        // The machine asks for a name that the agent asks the controller for, after a rest in which the content comes.
+        let (machine, sync) = smol::future::zip(get(address, INITRD, b"initrd", None), async {
+            Timer::after(Duration::from_millis(100)).await;
+            site.sync.sync(Order::default()).await
+        })
+        .await;
+        assert_eq!((machine, sync.files_synced), ((200, 6), 1));
+        assert_eq!(upstream.objects_asked(), 2);
+    });
+}
+
+#[test]
 fn a_long_image_flows_before_its_last_byte_is_here_and_goes_on_when_nobody_reads() {
     let content = noise(12 << 20);
     run(async |executor| {
