@@ -125,20 +125,20 @@ impl Content {
         ));
         let housekeeper =
             Rc::new(Housekeeper::new(cache.clone(), Rc::clone(&keeper), Rc::clone(standing)));
-        let pace = Pace::new(config.sync.bytes_per_second());
+        let pace = Rc::new(RefCell::new(Pace::new(config.sync.bytes_per_second())));
         let flights = Flights::new(
             Rc::clone(executor),
             cache.clone(),
             Rc::clone(controller),
             Rc::clone(&housekeeper),
-            pace,
+            Rc::clone(&pace),
         );
         let (flights, wishes) = (Rc::new(flights), Wishes::default());
         let demand = Demand::new(
             cache.clone(),
             Rc::clone(&keeper),
             Rc::clone(&flights),
-            Bypass::new(Rc::clone(controller)),
+            Bypass::new(Rc::clone(controller), pace),
             Rc::clone(standing),
             wishes.clone(),
         );

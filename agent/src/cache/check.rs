@@ -128,7 +128,7 @@ fn take_in(index: &mut Index, hash: ContentHash, row: Row, keys: Vec<ContentKey>
 
 /// Reads an object again. One that is damaged goes into quarantine, one that cannot be read stays where it is; neither is
 /// served.
-pub(super) fn read_again(files: &Files, hash: ContentHash) -> Option<Row> {
+fn read_again(files: &Files, hash: ContentHash) -> Option<Row> {
     match files.verify(hash) {
         Ok((true, metadata)) => {
             let modified = metadata.modified().ok()?.duration_since(UNIX_EPOCH).unwrap_or_default();

@@ -6,9 +6,8 @@ use std::sync::Arc;
 use anyhow::Result;
 use pureboot_protocol::{Category, ContentHash, ContentKey};
 
-use super::check::read_again;
 use super::evict::{Candidate, Room};
-use super::{Cache, lock};
+use super::{Cache, is_exhausted, lock};
 
 /// What the manifest says of an object that it names.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
@@ -78,14 +77,22 @@ impl Cache {
     /// Returns whether it is sound; none if it is not held.
     ///
     /// # Errors
-    /// The disk's.
+    /// The disk's, or the system lacks descriptors or memory to read it.
     pub async fn verify(&self, hash: ContentHash) -> Result<Option<bool>> {
         if !self.holds(&hash) {
             return Ok(None);
         }
         let shared = Arc::clone(&self.shared);
-        if smol::unblock(move || read_again(&shared.files, hash)).await.is_some() {
-            return Ok(Some(true));
+        match smol::unblock(move || shared.files.verify(hash)).await {
+            Ok((true, _)) => return Ok(Some(true)),
+            // Which says nothing of the object.
+            Err(error) if is_exhausted(&error) => return Err(error.into()),
+            Err(error) => log::error!(error:%; "object {hash} cannot be read"),
+            Ok((false, _)) => {
+                log::error!("object {hash} is damaged, it goes into quarantine");
+                let shared = Arc::clone(&self.shared);
+                smol::unblock(move || shared.files.quarantine(hash)).await?;
+            }
         }
         let mut store = self.store.lock_arc().await;
         let shared = Arc::clone(&self.shared);

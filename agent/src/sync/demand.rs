@@ -31,7 +31,7 @@ const FIRST_BYTES_TIME: Duration = Duration::from_secs(10);
 const TFTP_TIME: Duration = Duration::from_secs(2);
 
 /// A name that the manifest does not have makes the agent ask for a newer one, at most once in this time.
-const UNKNOWN_REST: Duration = Duration::from_secs(1);
+const UNKNOWN_REST: Duration = Duration::from_millis(500);
 
 /// How long a machine waits for that answer.
 const UNKNOWN_TIME: Duration = Duration::from_secs(2);

@@ -5,7 +5,7 @@ use std::time::{Duration, Instant};
 /// How much may come at once after a rest.
 const BURST: Duration = Duration::from_millis(250);
 
-/// A limit in bytes per second, over all fetches together.
+/// A limit in bytes per second, over all that share it.
 #[derive(Debug)]
 pub struct Pace {
     bytes_per_second: Option<u64>,

@@ -373,19 +373,20 @@ impl Site {
         let keeper = Rc::new(keeper);
         let housekeeper =
             Rc::new(Housekeeper::new(cache.clone(), Rc::clone(&keeper), Rc::clone(&standing)));
+        let pace = Rc::new(RefCell::new(Pace::new(None)));
         let flights = Flights::new(
             Rc::clone(executor),
             cache.clone(),
             Rc::clone(&controller),
             Rc::clone(&housekeeper),
-            Pace::new(None),
+            Rc::clone(&pace),
         );
         let (flights, wishes) = (Rc::new(flights), Wishes::default());
         let demand = Demand::new(
             cache.clone(),
             Rc::clone(&keeper),
             Rc::clone(&flights),
-            Bypass::new(controller),
+            Bypass::new(controller, pace),
             Rc::clone(&standing),
             wishes.clone(),
         );

@@ -1,6 +1,7 @@
 //! Content for one machine past a cache that has no room for it (FAULTS D2): fetched for it alone, and given piece by piece as
 //! each has been verified. Nothing of it is kept.
 
+use std::cell::RefCell;
 use std::io;
 use std::ops::Range;
 use std::rc::Rc;
@@ -13,10 +14,12 @@ use smol::lock::{Semaphore, SemaphoreGuardArc};
 use smol::stream::{self, Stream};
 
 use crate::cache::{ChunkHashes, Failure, Wanted};
+use crate::clock;
 use crate::uplink::controller::{Controller, Download};
 
 use super::fetch::{Fetch, Next};
 use super::flights::{Stop, begin, wanted};
+use super::pace::Pace;
 
 /// Machines that are served so at a time: each costs a chunk of memory and its own transfer over the line.
 const THROUGH_MAX: usize = 4;
@@ -24,13 +27,14 @@ const THROUGH_MAX: usize = 4;
 /// Serves machines past the cache.
 pub struct Bypass {
     controller: Rc<Controller>,
+    pace: Rc<RefCell<Pace>>,
     slots: Arc<Semaphore>,
 }
 
 impl Bypass {
-    /// Fetches from `controller`.
-    pub fn new(controller: Rc<Controller>) -> Self {
-        Self { controller, slots: Arc::new(Semaphore::new(THROUGH_MAX)) }
+    /// Fetches from `controller`, not faster than `pace`.
+    pub fn new(controller: Rc<Controller>, pace: Rc<RefCell<Pace>>) -> Self {
+        Self { controller, pace, slots: Arc::new(Semaphore::new(THROUGH_MAX)) }
     }
 
     /// Content for one machine; none while as many are served so as may be.
@@ -48,13 +52,15 @@ impl Bypass {
                 return Err(Failure::NoSpace(text.to_owned()));
             }
         };
-        Ok(Some(Through { controller: Rc::clone(&self.controller), wanted, chunks, _slot: slot }))
+        let (controller, pace) = (Rc::clone(&self.controller), Rc::clone(&self.pace));
+        Ok(Some(Through { controller, pace, wanted, chunks, _slot: slot }))
     }
 }
 
 /// Content that passes by the cache.
 pub struct Through {
     controller: Rc<Controller>,
+    pace: Rc<RefCell<Pace>>,
     wanted: Wanted,
     chunks: ChunkHashes,
     _slot: SemaphoreGuardArc,
@@ -138,7 +144,14 @@ impl Passing {
         let chunk_len = usize::try_from(end - self.at).unwrap_or(usize::MAX);
         while self.collected.len() < chunk_len {
             match download.next().await? {
-                Some(bytes) => self.collected.extend_from_slice(&bytes),
+                Some(bytes) => {
+                    let now = clock::monotonic();
+                    let pause = self.through.pace.borrow_mut().handle_bytes(bytes.len(), now);
+                    self.collected.extend_from_slice(&bytes);
+                    if !pause.is_zero() {
+                        Timer::after(pause).await;
+                    }
+                }
                 None => return Err(Stop::ended_after(self.at + self.collected.len() as u64)),
             }
         }
