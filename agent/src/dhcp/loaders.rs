@@ -197,8 +197,8 @@ impl Stock {
 }
 
 /// How a person puts missing loaders there, or says that they are not wanted.
-pub const STOCK_CURE: &str = "`pureboot-agent cache add bootloaders/NAME FILE`, or give a kind that the site does not have an empty \
-                              name in [dhcp.loaders]";
+pub const STOCK_CURE: &str = "upload bootloaders/NAME at the controller, or `pureboot-agent cache add bootloaders/NAME FILE`, \
+                              or give a kind that the site does not have an empty name in [dhcp.loaders]";
 
 impl Default for Loaders {
     fn default() -> Self {
