@@ -7,7 +7,7 @@ use anyhow::Result;
 use pureboot_protocol::{Category, ContentHash, ContentKey};
 
 use super::evict::{Candidate, Room};
-use super::{Cache, is_exhausted, lock};
+use super::{Cache, is_exhausted, lock, pins};
 
 /// What the manifest says of an object that it names.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
@@ -63,6 +63,7 @@ impl Cache {
             }
             orphans.iter().for_each(|orphan| index.remove(*orphan));
             drop(index);
+            pins::refresh(&shared);
             for orphan in orphans {
                 if let Err(error) = shared.files.remove_object(orphan) {
                     log::warn!(error:%; "object {orphan} has no name left and stays until the next start");
@@ -100,6 +101,7 @@ impl Cache {
             store.remove(hash)?;
             shared.index().remove(hash);
             lock(&shared.opened).remove(&hash);
+            pins::refresh(&shared);
             Ok(Some(false))
         })
         .await
@@ -169,6 +171,7 @@ impl Cache {
                 shared.index().remove(hash);
                 shared.files.remove_object(hash)?;
             }
+            pins::refresh(&shared);
             Ok(())
         })
         .await
