@@ -44,7 +44,6 @@ use crate::sync::run::{Sync, Wishes};
 use crate::sync::through::Bypass;
 use crate::tftp::refusals::Refusals;
 use crate::uplink::controller::Controller;
-use crate::uplink::obey::Unmanaged;
 use crate::uplink::run::Uplink;
 use crate::uplink::standing::Standing;
 use crate::uplink::tls;
@@ -212,7 +211,7 @@ impl Agent {
     }
 
     /// Starts to serve machines; what is returned is to be run for the controller's sake.
-    fn start(self) -> Uplink<Vitals, Unmanaged> {
+    fn start(self) -> Uplink<Vitals> {
         let Self { shared, sockets, flusher, renderer, rng } = self;
         let (sightings, seen) = bounded(SIGHTINGS_MAX);
         let notes = shared.notes(&sockets);
@@ -234,7 +233,6 @@ impl Agent {
             outbox: shared.outbox,
             flusher,
             vitals,
-            content: Unmanaged,
             data_dir: shared.data_dir,
             config: shared.config,
             http_address: sockets.http_address,

@@ -6,6 +6,7 @@ pub mod flights;
 pub mod housekeeper;
 pub mod keeper;
 pub mod manifest;
+mod obedience;
 pub mod pace;
 pub mod plan;
 pub mod report;

@@ -33,28 +33,6 @@ pub trait Content {
     fn revalidate(&self, key: &ContentKey) -> impl Future<Output = Option<Ending>>;
 }
 
-/// Content that nobody brings up to date.
-pub struct Unmanaged;
-
-impl Unmanaged {
-    fn ending() -> Option<Ending> {
-        Some(Ending::unsupported(format!(
-            "agent {} does not bring content up to date by itself",
-            env!("CARGO_PKG_VERSION")
-        )))
-    }
-}
-
-impl Content for Unmanaged {
-    async fn sync(&self, _: bool, _: &[Category], _: impl Fn(String)) -> Option<Ending> {
-        Self::ending()
-    }
-
-    async fn revalidate(&self, _: &ContentKey) -> Option<Ending> {
-        Self::ending()
-    }
-}
-
 /// What takes its time, with the command that it belongs to.
 struct Task {
     id: CommandId,

@@ -18,12 +18,12 @@ use crate::uplink::controller::{CHECK, CallError, Controller};
 use crate::uplink::courier::HttpCourier;
 use crate::uplink::heartbeat::{self, Measure};
 use crate::uplink::join::{self, Joining};
-use crate::uplink::obey::{Content, Obeyer};
+use crate::uplink::obey::Obeyer;
 use crate::uplink::rotate::Rotation;
 use crate::uplink::standing::Standing;
 
 /// Everything that is needed to speak to the controller.
-pub struct Uplink<V, C> {
+pub struct Uplink<V> {
     /// The controller.
     pub controller: Rc<Controller>,
     /// How the agent stands with it.
@@ -36,8 +36,6 @@ pub struct Uplink<V, C> {
     pub flusher: Flusher,
     /// What heartbeats say.
     pub vitals: Rc<V>,
-    /// Brings content up to date.
-    pub content: C,
     /// Keeps token and credential.
     pub data_dir: DataDir,
     /// The settings.
@@ -50,7 +48,7 @@ pub struct Uplink<V, C> {
     pub rng: Rng,
 }
 
-impl<V: Measure, C: Content> Uplink<V, C> {
+impl<V: Measure> Uplink<V> {
     /// Joins if there is a token, then beats and delivers for as long as the agent runs.
     ///
     /// # Errors
@@ -76,7 +74,7 @@ impl<V: Measure, C: Content> Uplink<V, C> {
         let courier = HttpCourier { controller: &self.controller, standing: &self.standing };
         let flush_rng = Rng::from_seed(self.rng.next_u64());
         let rotation = Rotation::new(&self.data_dir, &self.controller);
-        let obeyer = Obeyer::new(&self.controller, &self.store, &rotation, &self.content);
+        let obeyer = Obeyer::new(&self.controller, &self.store, &rotation, &*self.sync);
         let pulse = heartbeat::Pulse {
             controller: &self.controller,
             vitals: &*self.vitals,

@@ -30,6 +30,19 @@ impl Content for Slow {
     }
 }
 
+/// Content that no order concerns.
+struct Unneeded;
+
+impl Content for Unneeded {
+    async fn sync(&self, _: bool, _: &[Category], _: impl Fn(String)) -> Option<Ending> {
+        None
+    }
+
+    async fn revalidate(&self, _: &ContentKey) -> Option<Ending> {
+        None
+    }
+}
+
 fn command(n: u8, order: SiteOrder) -> SiteCommand {
     SiteCommand { id: CommandId::from_random([n; 16]), order: Order::Known(order) }
 }
@@ -80,7 +93,7 @@ fn version(store: &Store) -> Option<u64> {
 #[test]
 fn what_is_to_be_asked_about_is_asked_about() {
     let answers = vec![(200, page(&[record(1, Lifecycle::Active, 4)]))];
-    with_obeyer(&Unmanaged, answers, async |obeyer, store| {
+    with_obeyer(&Unneeded, answers, async |obeyer, store| {
         let about = SiteOrder::Invalidate(Invalid::Node { mac: mac(1) });
         obeyer.handle_answer(&[], vec![command(1, about)], no_settings());
         obeyer.news().await;
@@ -98,7 +111,7 @@ fn c15_what_is_remembered_stays_while_the_controller_does_not_say_what_it_has_be
     for (answer, outcome) in
         [((500, "broken".to_owned()), None), ((200, page(&[])), Some(CommandOutcome::Completed))]
     {
-        with_obeyer(&Unmanaged, vec![answer], async |obeyer, store| {
+        with_obeyer(&Unneeded, vec![answer], async |obeyer, store| {
             let about = SiteOrder::Invalidate(Invalid::Node { mac: mac(1) });
             obeyer.handle_answer(&[], vec![command(1, about)], no_settings());
             let underway = |it: &CommandResult| it.outcome == CommandOutcome::Started;
@@ -134,7 +147,7 @@ fn nothing_waits_for_content_and_its_progress_is_told() {
 
 #[test]
 fn the_end_of_an_order_for_settings_is_what_became_of_them() {
-    with_obeyer(&Unmanaged, Vec::new(), async |obeyer, _| {
+    with_obeyer(&Unneeded, Vec::new(), async |obeyer, _| {
         let commands = vec![command(1, SiteOrder::UpdateConfig {})];
         obeyer.handle_answer(&[], commands, Ending::completed("version 7"));
         let results = obeyer.results();
@@ -146,7 +159,7 @@ fn the_end_of_an_order_for_settings_is_what_became_of_them() {
 #[test]
 fn an_answer_that_does_not_know_of_the_sites_own_reports_is_asked_for_again() {
     let answers = vec![(200, page(&[record(1, Lifecycle::Active, 3)]))];
-    with_obeyer(&Unmanaged, answers, async |obeyer, store| {
+    with_obeyer(&Unneeded, answers, async |obeyer, store| {
         let move_it = |node: &mut CachedNode| {
             node.known.as_mut().expect("a record").record.state = Lifecycle::Installed;
         };
