@@ -9,6 +9,7 @@ mod body;
 mod head;
 mod limits;
 mod object;
+mod pacing;
 mod patience;
 mod range;
 mod serve;

@@ -25,6 +25,7 @@ use crate::boot::request::{self, RequestError};
 use crate::cache::{Cache, Wanted};
 use crate::clock;
 use crate::dhcp::quirks::operator::OperatorQuirk;
+use crate::dhcp::quirks::pacing;
 use crate::http::{
     CONTENT_STREAMS_MAX, Connection, Content, CorrelationId, Response, Service, Target,
     content_type, invalid, json, object_response, on_its_way, problem, read_body, retry_later,
@@ -96,6 +97,11 @@ impl Service for BootService {
             ["files", _, ..] => {
                 let session = request::session(&query);
                 let response = self.file(&target.rest(1), session, request, connection, &id).await;
+                let machine = self.recorder.machine_at(session, address(connection));
+                let response = match pacing::pace(&self.quirks, machine, &agent) {
+                    Some(pace) => response.map(|body| body.paced(pace)),
+                    None => response,
+                };
                 self.recorder.note_user_agent(session, None, address(connection), &agent);
                 response
             }

@@ -433,7 +433,8 @@ impl Answerer {
     ) -> Option<Rc<OperatorQuirk>> {
         let Request { mac, class, user_class, codes, .. } = request;
         let traits = Traits { mac: *mac, class, user_class, codes, user_agents };
-        self.quirks.iter().find(|quirk| quirk.matches(&traits)).cloned()
+        let mut about_offers = self.quirks.iter().filter(|quirk| quirk.is_about_offers());
+        about_offers.find(|quirk| quirk.matches(&traits)).cloned()
     }
 
     fn script(&self, sign: IpxeSign, family: Family, us: Ipv4Addr) -> Choice {

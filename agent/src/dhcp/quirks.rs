@@ -6,6 +6,7 @@
 //! before both.
 
 pub mod operator;
+pub mod pacing;
 
 use std::collections::BTreeMap;
 use std::fmt;

@@ -1,6 +1,7 @@
 //! What goes out after a head, and what comes in after one.
 
 use std::io;
+use std::num::NonZeroU32;
 use std::pin::Pin;
 use std::task::{Context, Poll};
 use std::time::{Duration, Instant};
@@ -40,6 +41,14 @@ impl Body {
     pub fn on_end(mut self, told: impl FnOnce(Sent) + 'static) -> Self {
         if let Self::Object(object) = &mut self {
             object.on_end(Box::new(told));
+        }
+        self
+    }
+
+    /// Sends the bytes of an object no faster than this; what is in memory is too short for that to matter.
+    pub fn paced(mut self, bytes_per_s: NonZeroU32) -> Self {
+        if let Self::Object(object) = &mut self {
+            object.pace(bytes_per_s);
         }
         self
     }

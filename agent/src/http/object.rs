@@ -3,6 +3,7 @@
 use std::fmt;
 use std::future::Future;
 use std::io;
+use std::num::NonZeroU32;
 use std::ops::Range;
 use std::pin::Pin;
 use std::rc::Rc;
@@ -22,6 +23,7 @@ use crate::cache::PINNED_BYTES_MAX;
 use crate::cache::{Arrival, Object, Reading};
 use crate::clock;
 
+use super::pacing::Pacer;
 use super::range::http_date;
 use super::{Body, CorrelationId, Representation, Response, Selection, problem, select};
 
@@ -227,6 +229,8 @@ pub struct ObjectBody {
     /// What has not been handed to hyper, [`next`](Self::next) included.
     rest: Range<u64>,
     next: Next,
+    /// How fast they go, where that is not as fast as the peer takes them.
+    pacer: Option<Box<Pacer>>,
     /// The length of the whole answer.
     len: u64,
     on_end: Option<Box<dyn FnOnce(Sent)>>,
@@ -274,12 +278,24 @@ impl ObjectBody {
                 Feed::Passing(Rc::new(smol::lock::Mutex::new(bytes(range.clone()))))
             }
         };
-        Self { feed, len: range.end - range.start, rest: range, next: Next::Unread, on_end: None }
+        Self {
+            feed,
+            len: range.end - range.start,
+            rest: range,
+            next: Next::Unread,
+            pacer: None,
+            on_end: None,
+        }
     }
 
     /// Has `told` called once: when the connection has taken the last byte, or will take no more.
     pub(super) fn on_end(&mut self, told: Box<dyn FnOnce(Sent)>) {
         self.on_end = Some(told);
+    }
+
+    /// Sends no faster than this.
+    pub(super) fn pace(&mut self, bytes_per_s: NonZeroU32) {
+        self.pacer = Some(Box::new(Pacer::new(bytes_per_s)));
     }
 
     fn tell_end(&mut self) {
@@ -313,17 +329,27 @@ impl ObjectBody {
             return Poll::Ready(None);
         }
         let mut read = match std::mem::replace(&mut self.next, Next::Unread) {
-            Next::Ready(chunk) => return Poll::Ready(Some(Ok(self.hand_out(chunk)))),
+            Next::Ready(chunk) => return self.poll_hand_out(chunk, context).map(Ok).map(Some),
             Next::Pending(read) => read,
             Next::Unread => self.read_chunk(),
         };
         match read.as_mut().poll(context) {
-            Poll::Ready(chunk) => Poll::Ready(Some(chunk.map(|chunk| self.hand_out(chunk)))),
+            Poll::Ready(Ok(chunk)) => self.poll_hand_out(chunk, context).map(Ok).map(Some),
+            Poll::Ready(Err(error)) => Poll::Ready(Some(Err(error))),
             Poll::Pending => {
                 self.next = Next::Pending(read);
                 Poll::Pending
             }
         }
+    }
+
+    fn poll_hand_out(&mut self, mut chunk: Bytes, context: &mut Context<'_>) -> Poll<Bytes> {
+        let Some(pacer) = &mut self.pacer else { return Poll::Ready(self.hand_out(chunk)) };
+        let burst = pacer.poll_burst(&mut chunk, context);
+        if !chunk.is_empty() {
+            self.next = Next::Ready(chunk);
+        }
+        burst.map(|burst| self.hand_out(burst))
     }
 
     fn hand_out(&mut self, chunk: Bytes) -> Bytes {

@@ -112,6 +112,12 @@ impl Recorder {
         self.sessions.borrow().machine_of(boot)
     }
 
+    /// The machine at `address`; `named` is the session that its URL named.
+    pub fn machine_at(&self, named: Option<BootId>, address: IpAddr) -> Option<Mac> {
+        let reader = self.reader(named, address);
+        reader.mac.or_else(|| self.machine_of(reader.boot?).flatten())
+    }
+
     /// A machine asks what to boot; `named` is the session that it names, if it may name that. Returns the session that it is in.
     pub fn begin_script(
         &self,

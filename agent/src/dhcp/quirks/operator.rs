@@ -9,6 +9,7 @@ use pureboot_protocol::Mac;
 use serde::{Deserialize, Serialize};
 
 use super::OfferMode;
+use super::pacing::Pace;
 use crate::dhcp::arch;
 use crate::dhcp::loaders::LoaderFile;
 use crate::dhcp::packet::user_classes;
@@ -86,6 +87,9 @@ pub struct OperatorQuirk {
     /// The loader; without it, that of the machine's architecture.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub file: Option<LoaderFile>,
+    /// How fast files are sent to it over HTTP, in KiB/s; 0 is as fast as the line is.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub pace_kib_s: Option<Pace>,
     /// Silence, so that the machine boots its disk.
     #[serde(default, skip_serializing_if = "std::ops::Not::not")]
     pub refuse: bool,
@@ -103,7 +107,9 @@ pub enum OperatorQuirkError {
     )]
     MatchesAll(usize),
     /// It does nothing.
-    #[error("entry {0} of [[dhcp.quirk]] changes nothing: give it mode, file or refuse = true")]
+    #[error(
+        "entry {0} of [[dhcp.quirk]] changes nothing: give it mode, file, pace_kib_s or refuse = true"
+    )]
     Idle(usize),
     /// Nothing is offered to these machines, in whatever form.
     #[error(
@@ -116,8 +122,15 @@ pub enum OperatorQuirkError {
         /// What it is about.
         codes: Vec<u16>,
     },
+    /// It sets a pace for machines that are not known over HTTP.
+    #[error(
+        "entry {0} of [[dhcp.quirk]] has pace_kib_s, which is for HTTP, where nobody says vendor_class, user_class or arch: give it oui or user_agent alone"
+    )]
+    UnknownByHttp(usize),
     /// It refuses and offers.
-    #[error("entry {0} of [[dhcp.quirk]] has refuse = true, so mode and file mean nothing")]
+    #[error(
+        "entry {0} of [[dhcp.quirk]] has refuse = true, so mode, file and pace_kib_s mean nothing"
+    )]
     Contradiction(usize),
 }
 
@@ -151,13 +164,27 @@ impl OperatorQuirk {
 
     /// The file that an iPXE is to load before anything else which asks for its first script and calls itself `user_agent`.
     pub fn loader_for(&self, mac: Option<Mac>, user_agent: &str) -> Option<&LoaderFile> {
-        // The other keys are about what is said by DHCP, which nobody says here.
-        let is_about_http = self.user_agent.is_some()
-            && self.vendor_class.is_none()
-            && self.user_class.is_none()
-            && self.arch.is_empty();
-        let is_meant = is_about_http && self.is_of(mac) && self.is_said(&[user_agent.into()]);
+        let is_meant = self.user_agent.is_some() && self.is_about_http(mac, user_agent);
         self.file.as_ref().filter(|_| is_meant)
+    }
+
+    /// How fast a file is sent to a machine, if it is known, that asks for it as `user_agent`.
+    pub fn pace_for(&self, mac: Option<Mac>, user_agent: &str) -> Option<Pace> {
+        self.pace_kib_s.filter(|_| self.is_about_http(mac, user_agent))
+    }
+
+    /// Whether it says anything about what is offered by DHCP.
+    pub fn is_about_offers(&self) -> bool {
+        self.mode.is_some() || self.file.is_some() || self.refuse
+    }
+
+    fn is_about_http(&self, mac: Option<Mac>, user_agent: &str) -> bool {
+        !self.has_keys_of_dhcp() && self.is_of(mac) && self.is_said(&[user_agent.into()])
+    }
+
+    /// Whether it is about what is said by DHCP, which nobody says over HTTP.
+    fn has_keys_of_dhcp(&self) -> bool {
+        self.vendor_class.is_some() || self.user_class.is_some() || !self.arch.is_empty()
     }
 
     fn is_of(&self, mac: Option<Mac>) -> bool {
@@ -184,11 +211,14 @@ impl OperatorQuirk {
             && [&self.vendor_class, &self.user_class, &self.user_agent]
                 .into_iter()
                 .all(|prefix| prefix.as_ref().is_none_or(String::is_empty));
-        let offers = self.mode.is_some() || self.file.is_some();
+        let offers = self.mode.is_some() || self.file.is_some() || self.pace_kib_s.is_some();
         match (matches_all, self.refuse, offers) {
             (true, _, _) => Err(OperatorQuirkError::MatchesAll(number)),
             (false, true, true) => Err(OperatorQuirkError::Contradiction(number)),
             (false, false, false) => Err(OperatorQuirkError::Idle(number)),
+            (false, false, true) if self.pace_kib_s.is_some() && self.has_keys_of_dhcp() => {
+                Err(OperatorQuirkError::UnknownByHttp(number))
+            }
             (false, false, true) if self.file.is_none() && self.has_no_loader() => {
                 Err(OperatorQuirkError::Unserved { number, codes: self.arch.clone() })
             }
@@ -304,6 +334,7 @@ mod tests {
                 "arch = [2, 0x7fff]\nmode = \"direct\"",
                 "entry 1 of [[dhcp.quirk]] has no effect: there is no loader for architecture 2 or 32767, so give it a file",
             ),
+            ("arch = [7]\npace_kib_s = 100", "give it oui or user_agent alone"),
             ("arch = [7]\nfile = \"../a\"", "file"),
             ("oui = [\"9c:b6\"]\nrefuse = true", "'9c:b6'"),
             ("oui = [\"9c:b6:5x\"]\nrefuse = true", "'9c:b6:5x'"),

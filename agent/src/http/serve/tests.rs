@@ -50,7 +50,13 @@ impl Service for TestService {
                 match cache.find(&key).await {
                     Some(object) => {
                         let unread = unread_status(&key);
-                        object_response(&parts, content_type(&key), unread, object).await
+                        let response =
+                            object_response(&parts, content_type(&key), unread, object).await;
+                        let pace = target.query("pace").and_then(|pace| pace.parse().ok());
+                        response.map(|body| match pace {
+                            Some(bytes_per_s) => body.paced(bytes_per_s),
+                            None => body,
+                        })
                     }
                     None => not_found(),
                 }
@@ -266,6 +272,24 @@ fn a_loader_is_never_answered_503_and_is_sent_when_the_disk_is_gone() {
 fn sha256_of(bytes: &[u8]) -> String {
     use sha2::Digest;
     crate::cache::ContentHash::from_digest(sha2::Sha256::digest(bytes).into()).to_string()
+}
+
+#[test]
+fn a_body_comes_whole_at_its_pace() {
+    let image = pattern(300_001);
+    check_files(Limits::default(), &[("images/a.img", &image)], async |address, _| {
+        let mut client = Client::connect(address).await;
+        let began = clock::monotonic();
+        // The second range on the same connection has its own pace.
+        for (fields, from, bytes_per_s) in
+            [("", 0, 1_000_000), ("Range: bytes=280000-\r\n", 280_000, 64_000)]
+        {
+            let target = format!("/files/images/a.img?pace={bytes_per_s}");
+            let answer = client.get(&target, fields).await;
+            assert!(answer.body == image[from..], "{fields}");
+        }
+        assert!(began.elapsed() >= Duration::from_millis(290 + 250), "{:?}", began.elapsed());
+    });
 }
 
 #[test]

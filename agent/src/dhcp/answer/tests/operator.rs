@@ -90,3 +90,11 @@ fn a_mode_alone_serves_nobody_who_has_no_loader() {
     let reply = asked(&mut quirky(quirks), &Ask::new(DISCOVER, PXE_BIOS, Some(2)));
     assert!(matches!(reply, Err(Reason::Unserved(_))), "{reply:?}");
 }
+
+#[test]
+fn an_entry_about_files_over_http_hides_none_about_offers() {
+    let quirks = "[[quirk]]\noui = [\"52:54:00\"]\npace_kib_s = 1200\n\
+                  [[quirk]]\noui = [\"52:54:00\"]\nfile = \"a.efi\"";
+    let reply = asked(&mut quirky(quirks), &Ask::new(DISCOVER, PXE_X64, Some(7))).unwrap();
+    assert_eq!(reply.file, "a.efi");
+}
