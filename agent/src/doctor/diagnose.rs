@@ -234,7 +234,7 @@ fn refused(boot: &Boot<'_>) -> Option<Finding> {
     let What::Refused { reason, .. } = last else { return None };
     let finding = boot
         .warn(format!("got no answer: {reason}"))
-        .cure("none is needed if it is to boot its disk");
+        .cure("none is needed if it is to boot its disk; else give it a file in [[dhcp.quirk]]");
     Some(finding)
 }
 
@@ -458,8 +458,11 @@ fn broken_off(boot: &Boot<'_>) -> Option<Finding> {
 
 fn script_not_fetched(boot: &Boot<'_>) -> Option<Finding> {
     let is_told = |step: &What| {
-        let is_first_script =
-            matches!(step, What::Transfer(Transfer { role: Role::FirstScript, .. }));
+        // One that came over HTTP shows that HTTP reaches the agent.
+        let is_first_script = matches!(
+            step,
+            What::Transfer(Transfer { role: Role::FirstScript, by: Protocol::Tftp, .. })
+        );
         is_script_offer(step) || is_first_script
     };
     let rest = boot.after_last(is_told)?;

@@ -2,7 +2,7 @@
 
 use super::{Boot, Finding};
 use crate::session::outcome::{Outcome, Stuck};
-use crate::session::step::{Answer, Gives, What};
+use crate::session::step::{Answer, Gives, Protocol, Role, Transfer, What};
 
 pub(super) fn explain(boot: &Boot<'_>) -> Option<Finding> {
     let at = match boot.session.outcome(boot.now) {
@@ -31,8 +31,12 @@ pub(super) fn explain(boot: &Boot<'_>) -> Option<Finding> {
         ),
         Stuck::FirstScript => (
             boot.fail("has the first script and did not ask what to boot"),
-            "the HTTP port of the agent does not reach it",
-            "open the port of [boot] listen (8080/tcp) to machines",
+            if has_first_script_by(boot, Protocol::Http) {
+                "it has lost its network since, or somebody stopped it (Ctrl-B)"
+            } else {
+                "the HTTP port of the agent does not reach it"
+            },
+            "read its screen; open the port of [boot] listen (8080/tcp) to machines",
         ),
         Stuck::Script => return Some(unanswered(boot)),
         Stuck::Waiting => (
@@ -53,6 +57,12 @@ pub(super) fn explain(boot: &Boot<'_>) -> Option<Finding> {
         Stuck::Installer => return Some(silent(boot)),
     };
     Some(finding.because(cause).cure(cure))
+}
+
+fn has_first_script_by(boot: &Boot<'_>, protocol: Protocol) -> bool {
+    boot.any(|step| {
+        matches!(step, What::Transfer(Transfer { role: Role::FirstScript, by, .. }) if *by == protocol)
+    })
 }
 
 fn missing(boot: &Boot<'_>) -> Option<Finding> {

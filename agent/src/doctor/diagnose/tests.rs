@@ -206,6 +206,11 @@ fn each_case_of_the_field_has_its_finding() {
         Some((Fail, "never asked for it", "HTTP port", "8080/tcp")),
     );
     check(
+        "first script by HTTP alone",
+        "0 dhcp A 1 script\n100 lease A 1 5\n200 http 5 autoexec.ipxe whole 9",
+        Some((Fail, "did not ask what to boot", "lost its network", "read its screen")),
+    );
+    check(
         "no answer",
         "0 ask A 5\n10 told error",
         Some((Fail, "could not be told what to boot", "so", "workflow")),
