@@ -346,8 +346,10 @@ impl Shared {
         let library = BootLibrary {
             booter: Rc::clone(booter),
             demand: Rc::clone(&self.content.demand),
+            cache: self.cache.clone(),
             recorder: Rc::clone(&self.recorder),
             http_port,
+            ignore_case: self.config.tftp.ignore_case,
         };
         let executor = Rc::clone(&self.executor);
         let (transfers, refusals) = (Rc::clone(&self.transfers), Arc::clone(&self.refusals));

@@ -223,6 +223,11 @@ impl Cache {
         Ok(self.count(self.open_object(found).await?))
     }
 
+    /// The name that differs from `key` in the case of letters at most; the first by order where there are several.
+    pub fn name_ignoring_case(&self, key: &ContentKey) -> Option<ContentKey> {
+        self.shared.index().name_ignoring_case(key)
+    }
+
     /// The object of this hash, whatever its names.
     pub async fn find_by_hash(&self, hash: ContentHash) -> Option<Object> {
         self.count(self.held(hash).await)

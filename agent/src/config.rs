@@ -16,6 +16,7 @@ use crate::dhcp::DhcpConfig;
 use crate::dhcp::quirks::operator;
 use crate::rate::Rate;
 use crate::tftp::limits::Limits;
+use crate::tftp::options::{BLOCK_LEN_DEFAULT, BLOCK_LEN_MAX};
 use crate::tftp::sources::Network;
 use crate::uplink::url::{CentralUrl, Scheme};
 
@@ -67,11 +68,17 @@ pub struct TftpConfig {
     pub transfers_per_address_max: usize,
     /// Requests of one address that are answered, in the long run; twice as many at once.
     pub requests_per_address_per_s: u32,
+    /// The longest block that is agreed on, in bytes, where a path on the way is narrower than this host can see.
+    pub blksize_max: u16,
+    /// Finds a file also where only the case of its letters differs.
+    pub ignore_case: bool,
 }
 
 /// What the two numbers of `[tftp]` may be: what all addresses together may have.
 const TRANSFERS_PER_ADDRESS: RangeInclusive<usize> = 1..=1_024;
 const REQUESTS_PER_ADDRESS: RangeInclusive<u32> = 1..=2_000;
+/// RFC 1350 knows no block below 512, and every client takes that.
+const BLKSIZE_MAX: RangeInclusive<u16> = BLOCK_LEN_DEFAULT..=BLOCK_LEN_MAX;
 
 impl TftpConfig {
     /// The limits that these settings make.
@@ -81,6 +88,7 @@ impl TftpConfig {
             allow_from: self.allow_from.clone(),
             transfers_per_client_max: self.transfers_per_address_max,
             client_rate: Rate { per_second, burst: per_second.saturating_mul(2) },
+            block_len_max: self.blksize_max,
             ..Limits::default()
         }
     }
@@ -96,6 +104,10 @@ impl TftpConfig {
         if !REQUESTS_PER_ADDRESS.contains(requests) {
             let (min, max) = REQUESTS_PER_ADDRESS.into_inner();
             bail!("tftp.requests_per_address_per_s is {requests}: give {min} to {max}");
+        }
+        if !BLKSIZE_MAX.contains(&self.blksize_max) {
+            let (min, max) = BLKSIZE_MAX.into_inner();
+            bail!("tftp.blksize_max is {}: give {min} to {max}", self.blksize_max);
         }
         Ok(())
     }
@@ -140,12 +152,15 @@ impl Default for BootConfig {
 
 impl Default for TftpConfig {
     fn default() -> Self {
-        let Limits { allow_from, transfers_per_client_max, client_rate, .. } = Limits::default();
+        let Limits { allow_from, transfers_per_client_max, client_rate, block_len_max, .. } =
+            Limits::default();
         Self {
             listen: (Ipv4Addr::UNSPECIFIED, 69).into(),
             allow_from,
             transfers_per_address_max: transfers_per_client_max,
             requests_per_address_per_s: client_rate.per_second,
+            blksize_max: block_len_max,
+            ignore_case: false,
         }
     }
 }
@@ -212,6 +227,13 @@ impl Config {
             bail!("sync.interval_s is {}: take {min} to {max}", self.sync.interval_s);
         }
         operator::check(&self.dhcp.quirks)?;
+        for (key, listen) in [("boot", self.boot.listen), ("tftp", self.tftp.listen)] {
+            if listen.ip().is_multicast() || listen.ip() == Ipv4Addr::BROADCAST {
+                bail!(
+                    "{key}.listen is {listen}, which is no address of a host: give one of this host, or 0.0.0.0 for all"
+                );
+            }
+        }
         if self.boot.listen.is_ipv6() || self.tftp.listen.is_ipv6() {
             bail!("boot.listen and tftp.listen take IPv4 addresses: machines boot by IPv4");
         }
@@ -226,6 +248,8 @@ const HEADER: &str = r#"# Settings of the PureBoot agent, written by `pureboot-a
 #   allow_from = ["10.9.0.0/16"]         networks that are answered besides; ["0.0.0.0/0"] answers everybody
 #   transfers_per_address_max = 8        transfers at a time to one address; many machines behind one address need more
 #   requests_per_address_per_s = 20      requests of one address; twice as many at once
+#   blksize_max = 1380                   longest block, where a tunnel on the way is narrower than this host can see
+#   ignore_case = true                   finds files also where only the case of letters differs
 
 "#;
 
@@ -307,22 +331,35 @@ mod tests {
         let parse = |lines: &str| Config::parse(&settings(&format!("{url}[tftp]\n{lines}")));
         assert_eq!(parse("").expect("a config").tftp.limits(), Limits::default());
         let lines = "allow_from = [\"10.9.0.0/16\", \"192.0.2.7\"]\ntransfers_per_address_max = 200\n\
-                     requests_per_address_per_s = 100";
+                     requests_per_address_per_s = 100\nblksize_max = 1380\nignore_case = true";
         let config = parse(lines).expect("a config");
         let limits = config.tftp.limits();
         assert_eq!(limits.transfers_per_client_max, 200);
         assert_eq!(limits.client_rate, Rate { per_second: 100, burst: 200 });
         assert_eq!(limits.allow_from.len(), 2);
+        assert_eq!((limits.block_len_max, config.tftp.ignore_case), (1_380, true));
         let text = toml::to_string(&config).expect("it can be written");
         assert_eq!(Config::parse(&text).expect("a config"), config);
         for (lines, words) in [
             ("transfers_per_address_max = 0", "transfers_per_address_max is 0: give 1 to 1024"),
             ("requests_per_address_per_s = 2001", "is 2001: give 1 to 2000"),
+            ("blksize_max = 511", "blksize_max is 511: give 512 to 65464"),
+            ("blksize_max = 65465", "blksize_max is 65465: give 512 to 65464"),
             ("allow_from = [\"10.9.0.1/16\"]", "is 10.9.0.0/16 meant?"),
             ("allow_from = [\"site\"]", "'site' is no network (expected as in 10.9.0.0/16)"),
         ] {
             let error = format!("{:#}", parse(lines).expect_err(lines));
             assert!(error.contains(words), "{error}");
+        }
+    }
+
+    #[test]
+    fn an_address_of_no_host_is_listened_on_by_nobody() {
+        let url = "central_url = \"https://boot.example.org\"\n";
+        for (section, address) in [("boot", "224.0.0.1"), ("tftp", "255.255.255.255")] {
+            let lines = format!("{url}[{section}]\nlisten = \"{address}:69\"");
+            let error = Config::parse(&settings(&lines)).expect_err(address).to_string();
+            assert!(error.contains(&format!("{section}.listen is {address}:69")), "{error}");
         }
     }
 

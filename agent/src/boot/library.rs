@@ -8,7 +8,7 @@ use pureboot_protocol::{Category, ContentKey};
 use pureboot_templates::BaseUrl;
 
 use crate::boot::booter::Booter;
-use crate::cache::Object;
+use crate::cache::{Cache, Object};
 use crate::session::recorder::Recorder;
 use crate::session::step::{Ending, Protocol, Role, Transfer};
 use crate::sync::demand::{Demand, Found};
@@ -26,10 +26,14 @@ pub struct BootLibrary {
     pub booter: Rc<Booter>,
     /// Holds the rest, or has it fetched.
     pub demand: Rc<Demand>,
+    /// Knows the names of what is held.
+    pub cache: Cache,
     /// Hears what machines read.
     pub recorder: Rc<Recorder>,
     /// Where scripts send machines, at the address that they asked by TFTP.
     pub http_port: u16,
+    /// Whether a file is found also where only the case of its name's letters differs.
+    pub ignore_case: bool,
 }
 
 /// A file by TFTP.
@@ -52,7 +56,7 @@ impl Library for BootLibrary {
             let script = self.booter.autoexec(base, session, None).into_bytes();
             return Ok(Some(BootFile::Script(script)));
         }
-        let key = key(name);
+        let key = key(name).map(|key| self.in_case(key));
         let found = match &key {
             Some(key) => self.demand.find_briefly(key).await?,
             None => Found::Unknown,
@@ -99,6 +103,16 @@ impl Library for BootLibrary {
             _ => tally.acked_bytes,
         };
         self.recorder.end_transfer_to(request.peer, ending, sent_bytes);
+    }
+}
+
+impl BootLibrary {
+    /// `key`, or where the cache does not know it and the site wants that, the name in it that differs in case alone.
+    fn in_case(&self, key: ContentKey) -> ContentKey {
+        if !self.ignore_case || self.cache.named(&key).is_some() {
+            return key;
+        }
+        self.cache.name_ignoring_case(&key).unwrap_or(key)
     }
 }
 

@@ -41,6 +41,14 @@ impl Index {
         Some((*hash, self.object(hash)?))
     }
 
+    /// The first name that differs from `key` in the case of letters at most.
+    pub(super) fn name_ignoring_case(&self, key: &ContentKey) -> Option<ContentKey> {
+        let is_alike = |name: &&ContentKey| {
+            name.category() == key.category() && name.path().eq_ignore_ascii_case(key.path())
+        };
+        self.names.keys().find(is_alike).cloned()
+    }
+
     pub(super) fn object(&self, hash: &ContentHash) -> Option<Row> {
         self.objects.get(hash).copied()
     }
@@ -194,6 +202,15 @@ mod tests {
         assert_eq!(orphans(&[("images/a", 9)]), [hash(1)]);
         assert_eq!(orphans(&[("images/a", 1), ("images/c", 1), ("images/new", 1)]), []);
         assert_eq!(orphans(&[("images/c", 1), ("images/d", 1)]), [hash(3)]);
+    }
+
+    #[test]
+    fn f14_a_name_is_found_in_whatever_case_it_is_asked_for() {
+        let index = index(&[("bootloaders/boot/BCD", 1), ("images/Boot/bcd", 2)]);
+        let found = |text: &str| index.name_ignoring_case(&key(text)).map(|key| key.to_string());
+        assert_eq!(found("bootloaders/Boot/bcd").as_deref(), Some("bootloaders/boot/BCD"));
+        assert_eq!(found("images/boot/BCD").as_deref(), Some("images/Boot/bcd"));
+        assert_eq!(found("bootloaders/boot/bcd2"), None);
     }
 
     #[test]

@@ -45,8 +45,9 @@ impl CheckConfig {
 fn tftp(tftp: &TftpConfig) -> String {
     let allowed = tftp.allow_from.iter().map(|network| format!(" and {network}"));
     let allowed: String = allowed.collect();
+    let case = if tftp.ignore_case { ", names in any case" } else { "" };
     format!(
-        "TFTP on {} for this host's own networks{allowed} (to an address {} transfers at a time, {} requests/s)",
+        "TFTP on {} for this host's own networks{allowed} (to an address {} transfers at a time, {} requests/s{case})",
         tftp.listen, tftp.transfers_per_address_max, tftp.requests_per_address_per_s,
     )
 }

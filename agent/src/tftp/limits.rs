@@ -13,6 +13,7 @@ use std::time::{Duration, Instant};
 
 use serde::{Deserialize, Serialize};
 
+use super::options::BLOCK_LEN_MAX;
 use super::sources::{Network, Sources};
 use crate::rate::{Bucket, Rate};
 
@@ -51,6 +52,8 @@ pub struct Limits {
     pub total_rate: Rate,
     /// Addresses whose requests are counted at a time.
     pub clients_max: usize,
+    /// The longest block that is agreed on, in bytes.
+    pub block_len_max: u16,
 }
 
 impl Default for Limits {
@@ -63,6 +66,7 @@ impl Default for Limits {
             client_rate: Rate { per_second: 20, burst: 40 },
             total_rate: Rate { per_second: 2_000, burst: 2_000 },
             clients_max: 4_096,
+            block_len_max: BLOCK_LEN_MAX,
         }
     }
 }

@@ -15,8 +15,9 @@ pub const WINDOW_MAX: u16 = 64;
 /// The most bytes of a file in one window, so that a transfer needs the same memory whatever is asked.
 pub const WINDOW_BYTES_MAX: usize = 128 << 10;
 
+/// The longest block, in bytes (RFC 2348).
+pub const BLOCK_LEN_MAX: u16 = 65_464;
 const BLOCK_LEN_MIN: u64 = 8;
-const BLOCK_LEN_MAX: u64 = 65_464;
 const UDP_HEADER_LEN: usize = 8;
 
 /// The way out to a machine, as far as the length of a block depends on it.
@@ -34,7 +35,8 @@ impl Egress {
         let ip_header_len = if self.is_ipv6 { 40 } else { 20 };
         let overhead = ip_header_len + UDP_HEADER_LEN + DATA_HEADER_LEN;
         let room = self.mtu_bytes.saturating_sub(overhead);
-        u64::try_from(room).unwrap_or(BLOCK_LEN_MAX).clamp(BLOCK_LEN_MIN, BLOCK_LEN_MAX)
+        let block_len_max = u64::from(BLOCK_LEN_MAX);
+        u64::try_from(room).unwrap_or(block_len_max).clamp(BLOCK_LEN_MIN, block_len_max)
     }
 }
 

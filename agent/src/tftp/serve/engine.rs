@@ -21,7 +21,7 @@ use super::{Request, Source};
 use crate::clock;
 use crate::tftp::limits::{Admission, Limits, Refusal, TransferId, Weight};
 use crate::tftp::name::Name;
-use crate::tftp::packet::{self, ErrorCode, Mode, Packet};
+use crate::tftp::packet::{self, ErrorCode, Mode, Options, Packet};
 use crate::tftp::refusals::Refusals;
 use crate::tftp::transfer::Outcome;
 
@@ -48,6 +48,7 @@ pub(super) struct Engine<S> {
     listener: Listener,
     refusals: Arc<Refusals>,
     weigh: fn(&Name) -> Weight,
+    block_len_max: u16,
     /// Where orders go, in batches: to wake the executor for each would cost more than most of them.
     desk: Sender<Vec<Order<S>>>,
     orders: Vec<Order<S>>,
@@ -79,6 +80,7 @@ impl<S: Source> Engine<S> {
             listener,
             refusals,
             weigh,
+            block_len_max: limits.block_len_max,
             desk,
             orders: Vec::new(),
             inbox,
@@ -221,7 +223,9 @@ impl<S: Source> Engine<S> {
         let request = Request { name, peer, local };
         self.orders.push(Order::Find { id, request: request.clone() });
         let answer_to = received.answer_to();
-        let asked = Asked { request, options: asked.options, answer_to, began: now };
+        let blksize = asked.options.blksize.map(|asked| asked.min(self.block_len_max.into()));
+        let options = Options { blksize, ..asked.options };
+        let asked = Asked { request, options, answer_to, began: now };
         self.flows.insert(id, Flow::Finding(Box::new(asked)));
     }
 

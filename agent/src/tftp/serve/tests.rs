@@ -91,18 +91,16 @@ struct Site {
 }
 
 fn with_site(address: &str, test: impl AsyncFnOnce(Site)) {
+    with_limits(Limits::default(), address, test);
+}
+
+fn with_limits(limits: Limits, address: &str, test: impl AsyncFnOnce(Site)) {
     let executor = Rc::new(LocalExecutor::new());
     let listener = Listener::bind(address.parse().expect("an address")).expect("a free port");
     let (shelf, active) = (Rc::new(Shelf::default()), Rc::new(Cell::new(0)));
     let address = listener.local_addr();
-    let serving = serve(
-        listener,
-        shelf.clone(),
-        executor.clone(),
-        Limits::default(),
-        active.clone(),
-        Arc::default(),
-    );
+    let serving =
+        serve(listener, shelf.clone(), executor.clone(), limits, active.clone(), Arc::default());
     let server = executor.spawn(serving);
     future::block_on(executor.run(test(Site { address, shelf, active, server: Some(server) })));
 }
@@ -366,6 +364,21 @@ fn ipv6_machines_are_served() {
         let file = machine.fetch("boot/300000", windowed(1_428, 16)).await;
         assert!(file == content(0, 300_000));
         assert_eq!(site.outcomes().await, [Outcome::Complete]);
+    });
+}
+
+#[test]
+fn no_block_is_longer_than_the_site_allows() {
+    let limits = Limits { block_len_max: 1_380, ..Limits::default() };
+    with_limits(limits, "127.0.0.1:0", async |site| {
+        let machine = Machine::new(site.address);
+        for (asked, agreed) in [(1_468, 1_380), (1_380, 1_380), (512, 512)] {
+            machine.ask("boot/4321", windowed(asked, 1)).await;
+            let (datagram, from) = machine.hear().await;
+            assert_eq!(Packet::parse(&datagram), Ok(Packet::OptionAck(windowed(agreed, 1))));
+            machine.say(b"\0\x05\0\x08no\0", from).await;
+        }
+        assert_eq!(site.outcomes().await, [Outcome::Probe; 3]);
     });
 }
 
