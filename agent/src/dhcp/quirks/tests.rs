@@ -54,6 +54,24 @@ fn every_row_of_the_table_is_found_by_its_keys() {
 }
 
 #[test]
+fn every_key_of_every_row_finds_it() {
+    for quirk in QUIRKS {
+        let other = [[0x52, 0x54, 0x00]];
+        let ouis = if quirk.ouis.is_empty() { &other } else { quirk.ouis };
+        let codes: Vec<_> = quirk.codes.iter().map(|code| Some(*code)).collect();
+        let codes = if codes.is_empty() { vec![None] } else { codes };
+        for ([a, b, c], code) in ouis.iter().flat_map(|oui| codes.iter().map(move |it| (*oui, *it)))
+        {
+            let address = Mac::from_bytes([a, b, c, 0, 0, 1]).expect("unicast");
+            let class = [quirk.class_prefix, b":more"].concat();
+            let found = find(address, &class, code).map(|found| found.name);
+            assert_eq!(found, Some(quirk.name), "{address} {code:?}");
+            assert_eq!(find(address, b"MSFT 5.0", code).map(|found| found.name), None);
+        }
+    }
+}
+
+#[test]
 fn option_43_of_each_mode_is_well_formed() {
     assert_eq!(OfferMode::Direct.vendor_options(), Some(&[6, 1, 8, 255][..]));
     assert_eq!(OfferMode::BootServer.vendor_options(), None);
