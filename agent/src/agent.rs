@@ -221,7 +221,7 @@ impl Agent {
         shared.spawn(Rc::clone(&shared.recorder).keep(Journal::new(&shared.data_dir)));
         shared.serve_management(sockets.management, &vitals);
         if let Some(notes) = notes {
-            shared.tell_missing_loaders(&vitals);
+            shared.warn_of_loaders(&vitals);
             shared.serve_dhcp(sockets.dhcp, sockets.http_address.port(), seen, notes);
         }
         shared.serve_tftp(sockets.tftp, &booter, sockets.http_address.port());
@@ -273,7 +273,7 @@ impl Shared {
             transfers: Rc::clone(&self.transfers),
             refusals: Arc::clone(&self.refusals),
             services,
-            loaders: self.config.dhcp.loaders.clone(),
+            loaders: self.config.dhcp.files().cloned().collect(),
             recorder: Rc::clone(&self.recorder),
             dhcp,
             counted: Cell::new(Counts { pending: 0, oldest_at: None }),
@@ -384,8 +384,11 @@ impl Shared {
         self.spawn(dhcp::serve::run(listeners, answerer, seen, user_agents_of, observer));
     }
 
-    /// Machines whose loader is not there get an offer that leads nowhere, so somebody should know before they do.
-    fn tell_missing_loaders(&self, vitals: &Vitals) {
+    /// Machines whose loader is not there, or cannot work, get an offer that leads nowhere, so somebody should know before they do.
+    fn warn_of_loaders(&self, vitals: &Vitals) {
+        if let Some(complaint) = self.config.dhcp.complaint() {
+            log::warn!("{complaint}");
+        }
         if let Some(missing) = vitals.stock().complaint() {
             log::warn!(
                 "ProxyDHCP offers loaders that the cache does not hold: {missing}; {STOCK_CURE}"

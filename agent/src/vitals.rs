@@ -14,7 +14,7 @@ use smol::Timer;
 use crate::boot::library;
 use crate::cache::Cache;
 use crate::cache::manage::NodeCache;
-use crate::dhcp::loaders::{Loaders, Stock};
+use crate::dhcp::loaders::{LoaderFile, Stock};
 use crate::dhcp::scribe::Notes;
 use crate::outbox::{Counts, Outbox};
 use crate::session::recorder::Recorder;
@@ -58,7 +58,7 @@ pub struct Vitals {
     /// What the agent listens on, and where. A listener lives as long as the agent: one that could not be bound ended its start.
     pub services: BTreeMap<&'static str, String>,
     /// Which files machines are sent for.
-    pub loaders: Loaders,
+    pub loaders: Vec<LoaderFile>,
     /// What machines did.
     pub recorder: Rc<Recorder>,
     /// What ProxyDHCP has written down; none where it is off.
@@ -102,7 +102,7 @@ impl Vitals {
     /// a machine has asked for it.
     pub fn stock(&self) -> Stock {
         let held: BTreeSet<_> = self.cache.entries().into_iter().map(|entry| entry.key).collect();
-        let mut stock = self.loaders.stock(|key| held.contains(key));
+        let mut stock = Stock::of(&self.loaders, |key| held.contains(key));
         if self.dhcp.is_none() {
             let asked_for = self.asked_for_in_vain();
             stock.missing.retain(|key| asked_for.contains(key));

@@ -24,9 +24,9 @@ impl CheckConfig {
         let data_dir = DataDir::open(&self.data_dir)?;
         let config = Config::load(&data_dir)?;
         tls::connector(config.ca_file.as_deref())?;
-        if let Some(complaint) =
-            config.dhcp.enabled.then(|| interfaces::missing(&config.dhcp.interfaces)).flatten()
-        {
+        let missing =
+            config.dhcp.enabled.then(|| interfaces::missing(&config.dhcp.interfaces)).flatten();
+        for complaint in missing.into_iter().chain(config.dhcp.complaint()) {
             super::complain(&format!("warning: {complaint}"));
         }
         super::print(&format!(

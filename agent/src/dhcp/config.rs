@@ -2,7 +2,7 @@
 
 use serde::{Deserialize, Serialize};
 
-use super::loaders::Loaders;
+use super::loaders::{LoaderFile, Loaders};
 use super::quirks::operator::OperatorQuirk;
 
 /// Whether and where the agent answers DHCP requests.
@@ -20,10 +20,27 @@ pub struct DhcpConfig {
     pub quirks: Vec<OperatorQuirk>,
 }
 
+impl DhcpConfig {
+    /// Every file that a machine may be sent for, by its architecture or by an entry of the operator's.
+    pub fn files(&self) -> impl Iterator<Item = &LoaderFile> {
+        let named = self.quirks.iter().filter_map(|quirk| quirk.file.as_ref());
+        self.loaders.files().chain(named)
+    }
+
+    /// What cannot work and is allowed all the same, as a person reads it; none if there is nothing, or nobody is answered.
+    pub fn complaint(&self) -> Option<String> {
+        let file = self.files().find(|file| self.enabled && file.leads_to_grub())?;
+        Some(format!(
+            "[dhcp] offers '{file}', and GRUB asks TFTP at the server that leases addresses, which ProxyDHCP is not: chain iPXE \
+             (ipxe-shimx64.efi with ipxe.efi), or leave [dhcp] off and let that server name the agent"
+        ))
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::dhcp::loaders::LoaderKind;
+    use crate::dhcp::loaders::{LoaderKind, Stock};
 
     #[test]
     fn an_empty_section_answers_nobody() {
@@ -43,6 +60,33 @@ mod tests {
         assert_eq!(config.quirks.len(), 1);
         let again: DhcpConfig = toml::from_str(&toml::to_string(&config).unwrap()).unwrap();
         assert_eq!(again, config);
+    }
+
+    #[test]
+    fn grub_behind_proxydhcp_is_complained_of() {
+        for (lines, is_grub) in [
+            ("[loaders]\nx64 = \"sb/shimx64.efi\"", true),
+            ("[loaders]\nx64 = \"grubx64.efi\"", true),
+            ("[[quirk]]\narch = [7]\nfile = \"a/grubnetx64.efi\"", true),
+            ("[loaders]\nx64 = \"sb/ipxe-shimx64.efi\"", false),
+            ("", false),
+        ] {
+            let config = |enabled| {
+                let text = format!("enabled = {enabled}\n{lines}");
+                toml::from_str::<DhcpConfig>(&text).expect(lines)
+            };
+            assert_eq!(config(true).complaint().is_some(), is_grub, "{lines}");
+            assert_eq!(config(false).complaint(), None, "{lines}");
+        }
+    }
+
+    #[test]
+    fn the_files_of_entries_are_among_those_that_have_to_be_there() {
+        let text = "[[quirk]]\narch = [7]\nfile = \"old/ipxe-shimx64.efi\"";
+        let config: DhcpConfig = toml::from_str(text).unwrap();
+        let stock = Stock::of(config.files(), |key| !key.path().starts_with("old/"));
+        let missing: Vec<_> = stock.missing.iter().map(ToString::to_string).collect();
+        assert_eq!(missing, ["bootloaders/old/ipxe-shimx64.efi", "bootloaders/old/ipxe.efi"]);
     }
 
     #[test]

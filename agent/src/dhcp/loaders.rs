@@ -105,6 +105,14 @@ impl LoaderFile {
         ContentKey::new(Category::Bootloaders, &format!("{directory}{next}.efi")).ok()
     }
 
+    /// Whether it is GRUB, or a shim that loads it.
+    pub fn leads_to_grub(&self) -> bool {
+        let is_grub = |key: &ContentKey| {
+            key.path().rsplit('/').next().is_some_and(|name| name.starts_with("grub"))
+        };
+        is_grub(self.key()) || self.second_stage().as_ref().is_some_and(is_grub)
+    }
+
     /// The name as it is asked for by TFTP.
     pub fn as_str(&self) -> &str {
         self.0.path()
@@ -159,23 +167,14 @@ impl Loaders {
         self.0.get(&kind)
     }
 
+    /// The files of all kinds; one may stand for several.
+    pub fn files(&self) -> impl Iterator<Item = &LoaderFile> {
+        self.0.values()
+    }
+
     /// What the site serves, in the order of [`LoaderKind::ALL`].
     pub fn iter(&self) -> impl Iterator<Item = (LoaderKind, &LoaderFile)> {
         self.0.iter().map(|(kind, file)| (*kind, file))
-    }
-
-    /// What the cache has to hold for all of them, second stages of shims too, and what of it `holds` says that it does.
-    pub fn stock(&self, holds: impl Fn(&ContentKey) -> bool) -> Stock {
-        let mut keys = Vec::new();
-        for file in self.0.values() {
-            for key in iter::once(file.key().clone()).chain(file.second_stage()) {
-                if !keys.contains(&key) {
-                    keys.push(key);
-                }
-            }
-        }
-        let (held, missing) = keys.into_iter().partition(holds);
-        Stock { held, missing }
     }
 }
 
@@ -189,6 +188,23 @@ pub struct Stock {
 }
 
 impl Stock {
+    /// What the cache has to hold for these files, second stages of shims too, and what of it `holds` says that it does.
+    pub fn of<'a>(
+        files: impl IntoIterator<Item = &'a LoaderFile>,
+        holds: impl Fn(&ContentKey) -> bool,
+    ) -> Self {
+        let mut keys = Vec::new();
+        for file in files {
+            for key in iter::once(file.key().clone()).chain(file.second_stage()) {
+                if !keys.contains(&key) {
+                    keys.push(key);
+                }
+            }
+        }
+        let (held, missing) = keys.into_iter().partition(holds);
+        Self { held, missing }
+    }
+
     /// What is missing, for a person; none if nothing is.
     pub fn complaint(&self) -> Option<String> {
         let names: Vec<_> = self.missing.iter().map(ToString::to_string).collect();
@@ -276,11 +292,11 @@ mod tests {
         let lines = lines.replace("uboot_arm32 = \"\"", "uboot_arm32 = \"boot.scr\"");
         let lines = lines.replace("uboot_arm64 = \"\"", "uboot_arm64 = \"boot.scr\"");
         let loaders: Loaders = toml::from_str(&lines).expect("a table");
-        let stock = loaders.stock(|key| key.path() == "sb/ipxe-shimx64.efi");
+        let stock = Stock::of(loaders.files(), |key| key.path() == "sb/ipxe-shimx64.efi");
         let names = |keys: &[ContentKey]| keys.iter().map(ToString::to_string).collect::<Vec<_>>();
         assert_eq!(names(&stock.held), ["bootloaders/sb/ipxe-shimx64.efi"]);
         assert_eq!(names(&stock.missing), ["bootloaders/sb/ipxe.efi", "bootloaders/boot.scr"]);
-        assert_eq!(loaders.stock(|_| true).complaint(), None);
+        assert_eq!(Stock::of(loaders.files(), |_| true).complaint(), None);
     }
 
     #[test]
