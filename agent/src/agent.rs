@@ -423,8 +423,11 @@ impl Sockets {
         let http = TcpListener::bind(config.boot.listen).await.with_context(|| {
             format!("cannot listen on {} for HTTP boot; {cure}", config.boot.listen)
         })?;
-        let tftp = tftp::serve::Listener::bind(config.tftp.listen)
+        let mut tftp = tftp::serve::Listener::bind(config.tftp.listen)
             .with_context(|| format!("cannot listen on {} for TFTP; {cure}", config.tftp.listen))?;
+        if config.tftp.single_port {
+            tftp.share_port().context("cannot send by TFTP from the port that listens")?;
+        }
         Ok(Self {
             http_address: http.local_addr().context("cannot tell the port of HTTP boot")?,
             http,

@@ -70,6 +70,9 @@ pub struct TftpConfig {
     pub requests_per_address_per_s: u32,
     /// The longest block that is agreed on, in bytes, where a path on the way is narrower than this host can see.
     pub blksize_max: u16,
+    /// Answers from the port that was asked, which RFC 1350 §4 has a server change for each transfer, for packet filters, containers
+    /// and NAT that let nothing else back.
+    pub single_port: bool,
     /// Finds a file also where only the case of its letters differs.
     pub ignore_case: bool,
 }
@@ -160,6 +163,7 @@ impl Default for TftpConfig {
             transfers_per_address_max: transfers_per_client_max,
             requests_per_address_per_s: client_rate.per_second,
             blksize_max: block_len_max,
+            single_port: false,
             ignore_case: false,
         }
     }
@@ -249,6 +253,7 @@ const HEADER: &str = r#"# Settings of the PureBoot agent, written by `pureboot-a
 #   transfers_per_address_max = 8        transfers at a time to one address; many machines behind one address need more
 #   requests_per_address_per_s = 20      requests of one address; twice as many at once
 #   blksize_max = 1380                   longest block, where a tunnel on the way is narrower than this host can see
+#   single_port = true                   answers from the port that was asked, where NAT or a container lets nothing else back
 #   ignore_case = true                   finds files also where only the case of letters differs
 
 "#;

@@ -274,7 +274,7 @@ impl<S: Source> Engine<S> {
             Err(_) => return self.forget(id),
         };
         let Request { name, peer, local } = &asked.request;
-        let link = Link::connect(*local, *peer).and_then(|link| {
+        let link = Link::connect(*local, *peer, self.listener.transfer_port()).and_then(|link| {
             if let Some(link) = &link {
                 self.listener.poller.add(&link.socket, id.number())?;
             }

@@ -13,7 +13,7 @@ use crate::tftp::transfer::Datagrams;
 
 /// The MTU if the system does not tell: Ethernet's.
 const MTU_BYTES_DEFAULT: usize = 1_500;
-/// What is read of a machine's datagrams: an ACK, or an error with the beginning of its text.
+/// What is read of a machine's datagrams: an ACK, an error with the beginning of its text, or another request by the same ports.
 const ANSWER_LEN_MAX: usize = 128;
 
 /// The way to one machine.
@@ -47,17 +47,24 @@ impl Ear {
 }
 
 impl Link {
-    /// A socket from the address that was asked to the machine that did, or none if that is no address of this host's alone.
-    pub(super) fn connect(local: IpAddr, peer: SocketAddr) -> io::Result<Option<Self>> {
+    /// A socket from the address that was asked to the machine that did, or none if that is no address of this host's alone; from
+    /// `port`, if that is to be the one that listens.
+    pub(super) fn connect(
+        local: IpAddr,
+        peer: SocketAddr,
+        port: Option<u16>,
+    ) -> io::Result<Option<Self>> {
+        let local_port = port.unwrap_or(0);
         let address = match (local, peer) {
             // A link-local address says nothing without its link.
             (IpAddr::V6(ip), SocketAddr::V6(peer)) => {
-                SocketAddr::V6(SocketAddrV6::new(ip, 0, 0, peer.scope_id()))
+                SocketAddr::V6(SocketAddrV6::new(ip, local_port, 0, peer.scope_id()))
             }
-            _ => SocketAddr::new(local, 0),
+            _ => SocketAddr::new(local, local_port),
         };
         let kind = Type::DGRAM.nonblocking();
         let socket = Socket::new(Domain::for_address(address), kind, Some(Protocol::UDP))?;
+        socket.set_reuse_address(port.is_some())?;
         socket.bind(&address.into())?;
         socket.connect(&peer.into())?;
         let socket = UdpSocket::from(socket);

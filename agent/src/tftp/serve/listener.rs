@@ -5,7 +5,7 @@ use std::net::{IpAddr, SocketAddr, UdpSocket};
 
 use nix::sys::socket::{setsockopt, sockopt};
 use quinn_udp::{BATCH_SIZE, RecvMeta, Transmit, UdpSockRef, UdpSocketState};
-use socket2::{Domain, Protocol, Socket, Type};
+use socket2::{Domain, Protocol, SockRef, Socket, Type};
 
 use super::poller::{BELL, Bell, Poller, REQUESTS};
 use crate::tftp::packet::{ErrorCode, Packet};
@@ -25,6 +25,8 @@ pub struct Listener {
     pub(super) poller: Poller,
     pub(super) bell: Bell,
     local: SocketAddr,
+    /// Whether transfers have this port too, each on a socket that is connected to its machine.
+    is_port_shared: bool,
 }
 
 /// Room for datagrams that come together.
@@ -125,7 +127,23 @@ impl Listener {
         let (poller, bell) = (Poller::new()?, Bell::new()?);
         poller.add(&socket, REQUESTS)?;
         poller.add(&bell, BELL)?;
-        Ok(Self { socket, offload, poller, bell, local })
+        Ok(Self { socket, offload, poller, bell, local, is_port_shared: false })
+    }
+
+    /// Has transfers leave from this port. The system hands what a machine says to the socket that is connected to it, and all else
+    /// to this one. Only now: while it was bound, a port that another program has was to be refused.
+    ///
+    /// # Errors
+    /// The system does not take the option.
+    pub fn share_port(&mut self) -> io::Result<()> {
+        SockRef::from(&self.socket).set_reuse_address(true)?;
+        self.is_port_shared = true;
+        Ok(())
+    }
+
+    /// The port that a transfer leaves from; none if the system is to choose one.
+    pub(super) fn transfer_port(&self) -> Option<u16> {
+        self.is_port_shared.then(|| self.local.port())
     }
 
     /// The address that it listens on.

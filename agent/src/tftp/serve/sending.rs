@@ -12,8 +12,9 @@ use super::listener::Raw;
 use super::pieces::Pieces;
 use super::{Finished, Request, Source};
 use crate::tftp::limits::TransferId;
+use crate::tftp::name::Name;
 use crate::tftp::options::negotiate;
-use crate::tftp::packet::Options;
+use crate::tftp::packet::{self, Options, Packet};
 use crate::tftp::transfer::{Outcome, Output, PIECE_BYTES_MAX, Transfer};
 
 /// The memory for reading ahead that all transfers share, in bytes, and the least that each gets of it.
@@ -86,12 +87,21 @@ impl<S: Source> Sending<S> {
     /// Takes one datagram that has arrived, or tells that there is none.
     pub(super) fn receive(&mut self, now: Instant) -> bool {
         match self.link.receive(&mut Ear::new()) {
+            // With a single port, one that has turned to another file says it here. It asks again where it is heard.
+            Heard::Packet(Packet::ReadRequest(asked)) if self.is_another(&asked) => {
+                self.transfer.handle_displaced();
+            }
             Heard::Packet(packet) => self.transfer.handle_packet(packet, now),
             Heard::Unreachable => self.transfer.handle_unreachable(),
             Heard::Noise => {}
             Heard::Nothing => return false,
         }
         true
+    }
+
+    /// Whether a request is no repetition of the one that is being answered.
+    fn is_another(&self, asked: &packet::Request<'_>) -> bool {
+        self.is_answered() || Name::parse(asked.name).as_ref() != Ok(&self.request.name)
     }
 
     /// Takes what a read brought.

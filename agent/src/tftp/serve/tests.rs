@@ -95,8 +95,15 @@ fn with_site(address: &str, test: impl AsyncFnOnce(Site)) {
 }
 
 fn with_limits(limits: Limits, address: &str, test: impl AsyncFnOnce(Site)) {
+    with_listener(
+        Listener::bind(address.parse().expect("an address")).expect("a free port"),
+        limits,
+        test,
+    );
+}
+
+fn with_listener(listener: Listener, limits: Limits, test: impl AsyncFnOnce(Site)) {
     let executor = Rc::new(LocalExecutor::new());
-    let listener = Listener::bind(address.parse().expect("an address")).expect("a free port");
     let (shelf, active) = (Rc::new(Shelf::default()), Rc::new(Cell::new(0)));
     let address = listener.local_addr();
     let serving =
@@ -364,6 +371,41 @@ fn ipv6_machines_are_served() {
         let file = machine.fetch("boot/300000", windowed(1_428, 16)).await;
         assert!(file == content(0, 300_000));
         assert_eq!(site.outcomes().await, [Outcome::Complete]);
+    });
+}
+
+#[test]
+fn with_a_single_port_every_transfer_leaves_from_the_one_that_was_asked() {
+    let mut listener = Listener::bind((Ipv4Addr::UNSPECIFIED, 0).into()).expect("a free port");
+    listener.share_port().expect("an option of every system");
+    with_listener(listener, Limits::default(), async |site| {
+        let asked = SocketAddr::from((Ipv4Addr::LOCALHOST, site.address.port()));
+        let (first, second, third) =
+            (Machine::new(asked), Machine::new(asked), Machine::new(asked));
+        // Two of them are half way while the third reads a whole file.
+        for machine in [&first, &second] {
+            machine.ask("boot/2000", Options::default()).await;
+            let (_, from) = machine.hear().await;
+            assert_eq!(from, asked);
+        }
+        assert!(third.fetch("boot/300000", windowed(1_468, 16)).await == content(0, 300_000));
+        // One goes on, and the other turns to another file by the same two ports, which it asks for until it is heard.
+        for block in 1..=4 {
+            first.ack(block, asked).await;
+        }
+        second.ask("boot/10", Options::default()).await;
+        while site.active.get() > 0 {
+            future::yield_now().await;
+        }
+        second.ask("boot/10", Options::default()).await;
+        let (datagram, from) = second.hear().await;
+        let expected = Packet::Data { block: 1, data: &content(0, 10) };
+        assert_eq!((Packet::parse(&datagram), from), (Ok(expected), asked));
+        second.ack(1, asked).await;
+        let mut outcomes = site.outcomes().await;
+        outcomes.sort_by_key(|outcome| *outcome == Outcome::Displaced);
+        use Outcome::{Complete, Displaced};
+        assert_eq!(outcomes, [Complete, Complete, Complete, Displaced]);
     });
 }
 
