@@ -17,7 +17,7 @@ const BURST_DATAGRAMS_MAX: u64 = 64;
 /// The most bytes in one [`super::Output::Send`]: what fits one IPv4 packet, which is what Linux cuts into datagrams.
 const BURST_LEN_MAX: usize = 65_507;
 
-/// How often anything is sent before the machine is given up.
+/// How often anything is sent at least before the machine is given up.
 const SENDS_MAX: u8 = 5;
 /// The same before the machine has answered at all: the request may bear somebody else's address (F10).
 pub(super) const SENDS_UNANSWERED_MAX: u8 = 3;
@@ -285,10 +285,8 @@ impl Flight {
             let end = self.progress_at + UNANSWERED_MAX;
             let is_last = self.sends_unheard >= SENDS_UNANSWERED_MAX;
             if is_last { end } else { end.min(self.now + wait) }
-        } else if self.sends_unheard < SENDS_MAX {
-            self.now + wait
         } else {
-            (self.now + wait).max(self.heard_at + SILENCE_MIN)
+            self.now + wait
         };
     }
 
@@ -298,7 +296,9 @@ impl Flight {
         if !self.is_answered {
             return self.now >= self.progress_at + UNANSWERED_MAX;
         }
-        self.sends_unheard >= SENDS_MAX
+        // On a LAN the first five are over within two seconds, so they go on until the silence has been long enough.
+        let is_silent = self.now >= self.heard_at + SILENCE_MIN;
+        self.sends_unheard >= SENDS_MAX && is_silent
             || self.now >= self.progress_at + patience.max(STANDSTILL_MAX)
     }
 

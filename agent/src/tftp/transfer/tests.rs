@@ -187,7 +187,32 @@ fn the_wait_follows_the_measured_round_trip_and_doubles() {
         400ms data 1 (512 bytes)
         880ms data 1 (512 bytes)
         1840ms data 1 (512 bytes)
-        10040ms done: Silent
+        3760ms data 1 (512 bytes)
+        6760ms data 1 (512 bytes)
+        9760ms data 1 (512 bytes)
+        12760ms done: Silent
+    "#]],
+    );
+}
+
+/// A switch port that comes back, and a machine that waits for the block without a word.
+#[test]
+fn what_is_lost_for_seconds_is_sent_again_when_the_line_is_back() {
+    check(
+        10,
+        "tsize 0",
+        "ack 0; wait 9500; ack 1",
+        expect![[r#"
+        0ms oack tsize 10
+        0ms data 1 (10 bytes)
+        100ms data 1 (10 bytes)
+        300ms data 1 (10 bytes)
+        700ms data 1 (10 bytes)
+        1500ms data 1 (10 bytes)
+        3100ms data 1 (10 bytes)
+        6100ms data 1 (10 bytes)
+        9100ms data 1 (10 bytes)
+        9500ms done: Complete
     "#]],
     );
 }
@@ -222,10 +247,11 @@ fn a_machine_that_repeats_itself_is_not_given_up_as_silent() {
         300ms data 2 (88 bytes)
         700ms data 2 (88 bytes)
         1500ms data 2 (88 bytes)
-        5600ms data 2 (88 bytes)
-        8600ms data 2 (88 bytes)
-        11600ms data 2 (88 bytes)
-        14600ms data 2 (88 bytes)
+        3100ms data 2 (88 bytes)
+        7000ms data 2 (88 bytes)
+        10000ms data 2 (88 bytes)
+        13000ms data 2 (88 bytes)
+        16000ms data 2 (88 bytes)
         16000ms done: Complete
     "#]],
     );
@@ -405,7 +431,10 @@ fn a_machine_that_leaves_after_the_last_block_most_likely_has_it() {
         300ms data 1 (10 bytes)
         700ms data 1 (10 bytes)
         1500ms data 1 (10 bytes)
-        10000ms done: Unconfirmed
+        3100ms data 1 (10 bytes)
+        6100ms data 1 (10 bytes)
+        9100ms data 1 (10 bytes)
+        12100ms done: Unconfirmed
     "#]],
     );
 }
