@@ -22,7 +22,7 @@ pub use answer::{CorrelationId, Response, invalid, json, problem, script, succes
 pub use body::{Body, BodyError, chunks, read_body};
 pub use limits::{CONTENT_STREAMS_MAX, Limits};
 pub use object::{
-    Content, Sent, content_type, object_response, on_its_way, retry_later, unread_status,
+    Content, Sent, content_type, not_now, object_response, on_its_way, unread_status,
 };
 pub use range::{Representation, Selection, select};
 pub use serve::{Connection, Listener, Service, serve};

@@ -28,8 +28,8 @@ use crate::dhcp::quirks::operator::OperatorQuirk;
 use crate::dhcp::quirks::pacing;
 use crate::http::{
     CONTENT_STREAMS_MAX, Connection, Content, CorrelationId, Response, Service, Target,
-    content_type, invalid, json, object_response, on_its_way, problem, read_body, retry_later,
-    script, text, unread_status,
+    content_type, invalid, json, not_now, object_response, on_its_way, problem, read_body, script,
+    text, unread_status,
 };
 use crate::session::recorder::Recorder;
 use crate::session::ring::StepId;
@@ -420,7 +420,7 @@ fn refuse(error: &Refused, id: &CorrelationId) -> Response {
 /// Too much content is being sent; iPXE asks again by itself.
 fn busy(id: &CorrelationId) -> Response {
     let detail = format!("{CONTENT_STREAMS_MAX} files are being sent, ask again soon");
-    retry_later("content_busy", detail, id)
+    not_now(StatusCode::SERVICE_UNAVAILABLE, "content_busy", detail, id)
 }
 
 /// What a machine is told that asked for content which is not here.
@@ -428,9 +428,9 @@ fn without_content(key: &ContentKey, found: &Found, id: &CorrelationId) -> Respo
     match found {
         Found::Failed(failure) => {
             let detail = format!("{key} does not come from the controller: {failure}");
-            retry_later("content_unavailable", detail, id)
+            not_now(unread_status(key), "content_unavailable", detail, id)
         }
-        Found::Later => on_its_way(id),
+        Found::Later => on_its_way(unread_status(key), id),
         Found::Here(_) | Found::Coming(..) | Found::Passing(_) | Found::Unknown => {
             let detail = format!("the cache of this site does not hold {key}");
             problem(StatusCode::NOT_FOUND, "content_not_found", detail, id)

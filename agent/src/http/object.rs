@@ -96,9 +96,9 @@ pub fn content_type(key: &ContentKey) -> &'static str {
     }
 }
 
-/// What is answered where content cannot be read: 503 with `Retry-After`, which iPXE obeys. Firmware that asks for a loader knows
+/// What is answered where content cannot be read, or is not here yet: 503 with `Retry-After`, which iPXE obeys. Firmware that asks for a loader knows
 /// no waiting, so it is told at once that it has to try something else. (Loaders are [kept in memory](PINNED_BYTES_MAX); this is
-/// for one that does not fit there.)
+/// for one that does not fit there, or has yet to come.)
 pub fn unread_status(key: &ContentKey) -> StatusCode {
     match key.category() {
         Category::Bootloaders => StatusCode::INTERNAL_SERVER_ERROR,
@@ -198,28 +198,32 @@ async fn bytes_of(
     };
     match smol::future::or(body.read_ahead(), late).await {
         Ok(()) => Response::new(Body::Object(body)),
-        Err(error) if error.kind() == io::ErrorKind::TimedOut => on_its_way(id),
+        Err(error) if error.kind() == io::ErrorKind::TimedOut => on_its_way(unread, id),
         Err(error) => {
             log::error!(error:%, correlation_id:% = id; "cannot read content");
             let detail = "the content cannot be read at the moment; its loss is in the agent's log";
-            match unread {
-                StatusCode::SERVICE_UNAVAILABLE => retry_later("content_unreadable", detail, id),
-                status => problem(status, "content_unreadable", detail, id),
-            }
+            not_now(unread, "content_unreadable", detail, id)
         }
     }
 }
 
-/// What a machine is told that cannot wait for content which is still coming. iPXE asks again of its own accord.
-pub fn on_its_way(id: &CorrelationId) -> Response {
+/// What a machine is told that cannot wait for content which is still coming. iPXE asks again of its own accord after 503.
+pub fn on_its_way(unread: StatusCode, id: &CorrelationId) -> Response {
     let detail = "the content is on its way from the controller; ask again";
-    retry_later("content_on_its_way", detail, id)
+    not_now(unread, "content_on_its_way", detail, id)
 }
 
-/// 503 with a time to come back after.
-pub fn retry_later(code: &str, detail: impl Into<String>, id: &CorrelationId) -> Response {
-    let mut response = problem(StatusCode::SERVICE_UNAVAILABLE, code, detail, id);
-    insert(&mut response, header::RETRY_AFTER, RETRY_AFTER_S);
+/// The status `unread`, with a time to come back after if that is 503.
+pub fn not_now(
+    unread: StatusCode,
+    code: &str,
+    detail: impl Into<String>,
+    id: &CorrelationId,
+) -> Response {
+    let mut response = problem(unread, code, detail, id);
+    if unread == StatusCode::SERVICE_UNAVAILABLE {
+        insert(&mut response, header::RETRY_AFTER, RETRY_AFTER_S);
+    }
     response
 }
 

@@ -14,7 +14,7 @@ use crate::cache::Wanted;
 use crate::clock;
 use crate::http::testing::Client;
 use crate::http::{
-    Connection, Content, CorrelationId, Limits, Response, Service, Target, content_type,
+    Connection, Content, CorrelationId, Limits, Response, Service, Target, content_type, not_now,
     object_response, on_its_way, problem, serve, unread_status,
 };
 use crate::sync::demand::{Demand, Found};
@@ -39,14 +39,9 @@ impl Service for Machines {
                 let Wanted { sha256, size_bytes, .. } = *through.wanted();
                 Content::passing(sha256, size_bytes, |range| through.bytes(range))
             }
-            Found::Later => return on_its_way(&id),
+            Found::Later => return on_its_way(unread_status(&key), &id),
             Found::Failed(failure) => {
-                return problem(
-                    StatusCode::SERVICE_UNAVAILABLE,
-                    "failed",
-                    failure.to_string(),
-                    &id,
-                );
+                return not_now(unread_status(&key), "failed", failure.to_string(), &id);
             }
             Found::Unknown => return problem(StatusCode::NOT_FOUND, "unknown", "unknown", &id),
         };
@@ -183,7 +178,7 @@ fn c11_no_byte_flows_that_the_manifest_does_not_vouch_for() {
         // `get` compares each byte. The middle of each rest is wrong, so the end never comes.
         let (status, len) = get(address, IMAGE, &image, None).await;
         assert!(status == 200 && len < image.len(), "{status}, {len} bytes");
-        assert_eq!(get(address, LOADER, &loader, None).await, (503, 0));
+        assert_eq!(get(address, LOADER, &loader, None).await, (500, 0));
         upstream.set_fault(Fault::None);
         assert_eq!(get(address, LOADER, &loader, None).await, (200, loader.len()));
         assert_eq!(get(address, IMAGE, &image, None).await, (200, image.len()));
