@@ -18,8 +18,8 @@ pub use crate::remote::Ask;
 pub use database::{Database, ServerUrl};
 
 use crate::remote::{
-    AgentArguments, AuditArguments, ContentArguments, GroupArguments, NodeArguments,
-    SecretArguments, SiteArguments, TemplateArguments, WorkflowArguments,
+    AgentArguments, AuditArguments, ConflictArguments, ContentArguments, GroupArguments,
+    NodeArguments, SecretArguments, SiteArguments, TemplateArguments, WorkflowArguments,
 };
 
 /// How long the audit is kept where nothing is said, in days: a year, and the time to look back at it.
@@ -30,8 +30,8 @@ pub(crate) const AUDIT_DAYS: u32 = 400;
 #[argh(
     example = "{command_name} serve --listen 0.0.0.0:8443 --data-dir /var/lib/pureboot \\\n    --tls-cert-file cert.pem --tls-key-file key.pem",
     example = "{command_name} site ls --url https://boot.example.org --token-file token",
-    note = "site, group, node, workflow, template, content, secret, audit and agent ask a running controller, from any machine; serve, \
-            user and token work on a database, on the controller's own machine.",
+    note = "site, group, node, workflow, template, content, secret, audit, agent and conflict ask a running controller, from any machine; \
+            serve, user, token, backup and restore work on a database, on the controller's own machine.",
     error_code(1, "it could not be done, or the controller refused it"),
     error_code(2, "the arguments are wrong")
 )]
@@ -57,6 +57,7 @@ enum Command {
     Secret(SecretArguments),
     Audit(AuditArguments),
     Agent(AgentArguments),
+    Conflict(ConflictArguments),
 }
 
 /// Arguments that cannot be meant. Whoever typed them reads this text.
@@ -306,6 +307,7 @@ impl TryFrom<Arguments> for Config {
             Command::Secret(arguments) => return Ok(Self::Ask(Box::new(arguments))),
             Command::Audit(arguments) => return Ok(Self::Ask(Box::new(arguments))),
             Command::Agent(arguments) => return Ok(Self::Ask(Box::new(arguments))),
+            Command::Conflict(arguments) => return Ok(Self::Ask(Box::new(arguments))),
             Command::Serve(serve) => serve,
         };
         let refused = |text| Err(UsageError::new(text).into());
@@ -396,7 +398,7 @@ mod tests {
     #[test]
     fn every_command_that_asks_a_controller_has_an_example() {
         let nouns = below(&[]);
-        assert!(nouns.contains(&"site".to_owned()) && nouns.len() == 14, "{nouns:?}");
+        assert!(nouns.contains(&"site".to_owned()) && nouns.len() == 15, "{nouns:?}");
         // These work on the controller's own machine.
         let nouns = nouns.iter().filter(|noun| {
             !["serve", "user", "token", "backup", "restore"].contains(&noun.as_str())

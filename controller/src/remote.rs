@@ -8,6 +8,7 @@ mod agent;
 mod arguments;
 mod audit;
 mod client;
+mod conflict;
 mod content;
 mod fields;
 mod group;
@@ -28,6 +29,7 @@ use std::pin::Pin;
 
 pub(crate) use agent::AgentArguments;
 pub(crate) use audit::AuditArguments;
+pub(crate) use conflict::ConflictArguments;
 pub(crate) use content::ContentArguments;
 pub(crate) use group::GroupArguments;
 pub(crate) use node::NodeArguments;

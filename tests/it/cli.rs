@@ -11,9 +11,11 @@ use std::time::Duration;
 use anyhow::{Context, Result, anyhow, bail, ensure};
 use pureboot_tests::controller::{Controller, Options};
 use pureboot_tests::process::{self, Program};
+use pureboot_tests::site::text;
 use pureboot_tests::{noise, sha256};
 use serde_json::{Value, json};
 
+use crate::controllers::{Courier, hand_over};
 use crate::doctor::Authority;
 use crate::{Case, case};
 
@@ -29,6 +31,7 @@ pub(crate) fn cases() -> Vec<Case> {
         case!(a_private_authority_is_believed_and_no_other),
         case!(a_token_follows_no_redirect),
         case!(what_comes_as_something_else_is_not_kept),
+        case!(conflicts_are_shown_with_both_sides_and_ended),
     ]
 }
 
@@ -110,6 +113,7 @@ fn what_is_printed_for_programs_is_what_the_api_says() -> Result<()> {
         (&["content", "ls"], "/content"),
         (&["secret", "ls"], "/secrets"),
         (&["agent", "ls"], "/agents"),
+        (&["conflict", "ls", "--all"], "/sync/conflicts?status=all"),
         (&["site", "conflicts"], "/sync/conflicts"),
         (&["site", "show", "berlin"], &format!("/sites/{site_id}")),
         (&["site", "health", "berlin"], &format!("/sites/{site_id}/health")),
@@ -192,6 +196,10 @@ fn exit_codes_tell_done_refused_and_misused_apart() -> Result<()> {
         (&["node", "state", "x", "asleep"], "none of discovered"),
         (&["site", "ls", "--url", "boot.example.org"], "http://"),
         (&["content", "put", "/", "images/x"], "-r uploads"),
+        (&["conflict", "ls", "--all", "--resolved"], "do not go together"),
+        (&["conflict", "resolve", "x", "merge"], "what the node is to be"),
+        (&["conflict", "resolve", "x", "keep_local", "state=active"], "take no fields"),
+        (&["conflict", "resolve-all", "x", "merge"], "one by one"),
     ] {
         let said = operator.refused(2, arguments)?;
         ensure!(said.contains(expected), "{arguments:?}: {said}");
@@ -385,5 +393,63 @@ fn a_token_follows_no_redirect() -> Result<()> {
     ensure!(output.status.code() == Some(1) && said.contains(&there), "{said}");
     server.join().map_err(|_| anyhow!("the server panicked"))??;
     ensure!(elsewhere.accept().is_err(), "somebody came after the redirect");
+    Ok(())
+}
+
+fn conflicts_are_shown_with_both_sides_and_ended() -> Result<()> {
+    let dir = tempfile::tempdir()?;
+    let controller = Controller::start(dir.path())?;
+    let operator = Operator { controller: &controller };
+    let mut courier = Courier::join(&controller)?;
+    let mut disagree = || -> Result<String> {
+        let batch = courier.batch();
+        hand_over(&controller.url(), &courier.credential, &batch)?.expect(200)?;
+        let open = operator.json(&["conflict", "ls", "--site", "berlin"])?;
+        ensure!(open == operator.json(&["site", "conflicts", "berlin"])?, "{open}");
+        text(open.get(0).context("no conflict")?, "id")
+    };
+
+    let id = disagree()?;
+    let node = operator.json(&["conflict", "show", &id, "--field", "node_id"])?;
+    let node = node.as_str().context("no node")?;
+    operator.done(&["node", "set", node, "hostname=web1"])?;
+    let table = operator.done(&["conflict", "ls"])?;
+    let row = table.lines().nth(1).context("no row")?;
+    ensure!(row.contains("/berlin") && row.contains(" web1 "), "{table}");
+    let said = operator.refused(1, &["conflict", "show", "nothing"])?;
+    ensure!(said.contains("`conflict ls --all`"), "{said}");
+    let shown = operator.done(&["conflict", "show", id.get(..8).context("a UUID")?])?;
+    let state: Vec<_> =
+        shown.lines().filter(|line| line.starts_with("state ")).map(str::to_owned).collect();
+    let words: Vec<_> = state.iter().flat_map(|line| line.split_whitespace()).collect();
+    ensure!(words == ["state", "active", "discovered", "discovered"], "{shown}");
+    ensure!(shown.contains("cause") && shown.contains("THE NODE NOW"), "{shown}");
+
+    let merge = ["conflict", "resolve", &id, "merge", "hostname=web2", "--comment", "seen"];
+    let said = operator.refused(1, &merge)?;
+    ensure!(said.contains("node_moved"), "the node has changed since: {said}");
+    let version = operator.done(&["node", "show", node, "--field", "version"])?;
+    let merge = [&merge[..], &["--node-version", version.trim()]].concat();
+    let said = operator.done(&merge)?;
+    ensure!(said.contains("ended with merge"), "{said}");
+    ensure!(operator.done(&merge)? == said, "the same decision again has the same answer");
+    let said = operator.refused(1, &["conflict", "resolve", &id, "keep_central"])?;
+    ensure!(said.contains("has ended with merge"), "{said}");
+    let name = operator.done(&["node", "show", node, "--field", "hostname"])?;
+    ensure!(name.trim() == "web2", "{name}");
+    let ended = operator.done(&["conflict", "show", &id])?;
+    ensure!(ended.contains("outcome.fields.hostname") && ended.contains("web2"), "{ended}");
+
+    let second = disagree()?;
+    ensure!(second != id, "what has ended is listed among what waits");
+    let said = operator.refused(1, &["conflict", "resolve-all", "berlin", "keep_local"])?;
+    ensure!(said.contains("ended 0 conflicts of /berlin") && said.contains(&second), "{said}");
+    let all = operator.json(&["conflict", "resolve-all", "berlin", "keep_central"])?;
+    ensure!(all.get("resolved") == Some(&json!(1)), "{all}");
+    let count = |arguments: &[&str]| -> Result<usize> {
+        Ok(operator.json(arguments)?.as_array().context("no list")?.len())
+    };
+    ensure!(count(&["conflict", "ls"])? == 0, "something is open");
+    ensure!(count(&["conflict", "ls", "--resolved"])? == 2, "both have ended");
     Ok(())
 }

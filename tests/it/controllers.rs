@@ -94,15 +94,15 @@ fn what_is_ordered_at_one_controller_reaches_an_agent_at_the_other() -> Result<(
 }
 
 /// An agent's side of handing over, without the agent's code.
-struct Courier {
-    credential: String,
+pub(crate) struct Courier {
+    pub(crate) credential: String,
     node: String,
     mac: String,
     next_seq: u64,
 }
 
 impl Courier {
-    fn join(controller: &Controller) -> Result<Self> {
+    pub(crate) fn join(controller: &Controller) -> Result<Self> {
         let body = json!({ "name": "berlin", "conflict_resolution": "manual" });
         let site = text(&controller.post("/sites", &body)?, "id")?;
         let token = controller.post(&format!("/sites/{site}/agent-token"), &json!({}))?;
@@ -118,7 +118,7 @@ impl Courier {
 
     /// The next batch: the machine's registration first, and then a start of it with every change but the last, which wishes for
     /// what cannot be and becomes a part of the one conflict about the node.
-    fn batch(&mut self) -> Value {
+    pub(crate) fn batch(&mut self) -> Value {
         let first_seq = self.next_seq;
         self.next_seq += BATCH;
         let item = |seq| {
@@ -142,7 +142,7 @@ impl Courier {
     }
 }
 
-fn hand_over(url: &str, credential: &str, batch: &Value) -> Result<Answer> {
+pub(crate) fn hand_over(url: &str, credential: &str, batch: &Value) -> Result<Answer> {
     let request = minreq::post(format!("{url}/api/v1/agents/changes"))
         .with_header("authorization", format!("Bearer {credential}"))
         .with_header("content-type", "application/json")

@@ -16,22 +16,31 @@ pub(crate) struct Noun {
     pub(crate) path: &'static str,
     /// The fields that name one of them; the first is what people are shown.
     pub(crate) names: &'static [&'static str],
+    /// The command that lists all of them.
+    pub(crate) ls: &'static str,
 }
 
-pub(crate) const SITE: Noun = Noun { what: "site", path: "sites", names: &["path", "name"] };
+pub(crate) const SITE: Noun =
+    Noun { what: "site", path: "sites", names: &["path", "name"], ls: "site ls" };
 /// Sites are groups too.
-pub(crate) const GROUP: Noun = Noun { what: "group", path: "groups", names: &["path", "name"] };
+pub(crate) const GROUP: Noun =
+    Noun { what: "group", path: "groups", names: &["path", "name"], ls: "group ls" };
 pub(crate) const NODE: Noun =
-    Noun { what: "node", path: "nodes", names: &["mac_address", "hostname"] };
-pub(crate) const WORKFLOW: Noun = Noun { what: "workflow", path: "workflows", names: &["name"] };
-pub(crate) const TEMPLATE: Noun = Noun { what: "template", path: "templates", names: &["name"] };
+    Noun { what: "node", path: "nodes", names: &["mac_address", "hostname"], ls: "node ls" };
+pub(crate) const WORKFLOW: Noun =
+    Noun { what: "workflow", path: "workflows", names: &["name"], ls: "workflow ls" };
+pub(crate) const TEMPLATE: Noun =
+    Noun { what: "template", path: "templates", names: &["name"], ls: "template ls" };
+/// Conflicts have no names; people know them by their cause.
+pub(crate) const CONFLICT: Noun =
+    Noun { what: "conflict", path: "conflicts", names: &["cause"], ls: "conflict ls --all" };
 
 /// Why a word names nothing. The operator reads this text.
 #[derive(Debug, PartialEq, Eq, thiserror::Error)]
 pub(crate) enum ResolveError {
     /// Nothing has this name.
-    #[error("there is no {what} '{word}'; `{what} ls` shows them all")]
-    Nothing { what: &'static str, word: String },
+    #[error("there is no {what} '{word}'; `{ls}` shows them all")]
+    Nothing { what: &'static str, ls: &'static str, word: String },
     /// More than one thing has.
     #[error("'{word}' may be any of {count} {path}, say more of the one that you mean:\n{listed}")]
     Ambiguous { path: &'static str, word: String, count: usize, listed: String },
@@ -57,7 +66,9 @@ pub(crate) fn choose(noun: &Noun, word: &str, rows: Vec<Value>) -> Result<Value,
         fits.into_iter().filter(|(fit, _)| Some(*fit) == best).map(|(_, row)| row).collect();
     match (meant.pop(), meant.as_slice()) {
         (Some(row), []) => Ok(row.clone()),
-        (None, _) => Err(ResolveError::Nothing { what: noun.what, word: word.to_owned() }),
+        (None, _) => {
+            Err(ResolveError::Nothing { what: noun.what, ls: noun.ls, word: word.to_owned() })
+        }
         (Some(last), _) => {
             meant.push(last);
             let line = |row: &&Value| format!("  {}  {}", text(row, "id"), label(noun, row));

@@ -11,12 +11,12 @@ use serde_json::{Value, json};
 
 use crate::config::UsageError;
 use crate::print_note;
-use crate::remote::agent;
 use crate::remote::arguments::{asks, noun};
 use crate::remote::client::Query;
 use crate::remote::fields::Field;
 use crate::remote::resolve::{SITE, WORKFLOW, label, text};
 use crate::remote::screen::Column;
+use crate::remote::{agent, conflict};
 
 noun! {
     /// Look after sites: places with machines and one agent.
@@ -379,7 +379,7 @@ impl Manifest {
 }
 
 asks! {
-    /// List the conflicts: changes of sites that met another change at the controller.
+    /// List the conflicts that wait for a person, as `conflict ls` does.
     #[argh(subcommand, name = "conflicts", example = "{command_name} berlin")]
     struct Conflicts {
         /// only those of this site
@@ -388,28 +388,9 @@ asks! {
     }
 }
 
-const CONFLICTS: &[Column] = &[
-    Column::plain("AT", "created_at"),
-    Column::plain("SITE", "at_site"),
-    Column::plain("NODE", "node_id"),
-    Column::plain("THE SITE SAYS", "site.state"),
-    Column::plain("THE CONTROLLER SAYS", "central.state"),
-    Column::plain("CAUSE", "cause"),
-    Column::plain("ID", "id"),
-];
-
 impl Conflicts {
     async fn run(self) -> anyhow::Result<()> {
-        let session = self.session()?;
-        let mut rows = match &self.site {
-            Some(site) => {
-                let id = session.id(&SITE, site).await?;
-                session.client.list(&[SITE.path, &id, "conflicts"], Query::new(), None).await?
-            }
-            None => session.client.list(&["sync", "conflicts"], Query::new(), None).await?,
-        };
-        session.name(&mut rows, &SITE, &[("site_id", "at_site")]).await?;
-        session.screen.rows(&rows, CONFLICTS)
+        conflict::list(&self.session()?, self.site.as_deref(), conflict::Which::Open).await
     }
 }
 
