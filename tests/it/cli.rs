@@ -5,14 +5,14 @@ use std::net::TcpListener;
 use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Output};
-use std::thread::JoinHandle;
+use std::thread::{self, JoinHandle};
 use std::time::Duration;
 
 use anyhow::{Context, Result, anyhow, bail, ensure};
 use pureboot_tests::controller::{Controller, Options};
 use pureboot_tests::process::{self, Program};
-use pureboot_tests::site::text;
-use pureboot_tests::{noise, sha256};
+use pureboot_tests::site::{ARRIVAL_LIMIT, Ports, Site, text};
+use pureboot_tests::{noise, sha256, wait};
 use serde_json::{Value, json};
 
 use crate::controllers::{Courier, hand_over};
@@ -31,6 +31,8 @@ pub(crate) fn cases() -> Vec<Case> {
         case!(a_private_authority_is_believed_and_no_other),
         case!(a_token_follows_no_redirect),
         case!(what_comes_as_something_else_is_not_kept),
+        case!(an_agent_is_given_orders_which_are_followed_or_taken_back),
+        case!(a_machine_is_given_an_order_which_is_taken_back),
         case!(conflicts_are_shown_with_both_sides_and_ended),
     ]
 }
@@ -196,6 +198,9 @@ fn exit_codes_tell_done_refused_and_misused_apart() -> Result<()> {
         (&["node", "state", "x", "asleep"], "none of discovered"),
         (&["site", "ls", "--url", "boot.example.org"], "http://"),
         (&["content", "put", "/", "images/x"], "-r uploads"),
+        (&["site", "order", "x", "dance"], "none of rotate_credential"),
+        (&["site", "order", "x", "invalidate"], "either --mac or --content"),
+        (&["node", "command", "x"], "--cancel"),
         (&["conflict", "ls", "--all", "--resolved"], "do not go together"),
         (&["conflict", "resolve", "x", "merge"], "what the node is to be"),
         (&["conflict", "resolve", "x", "keep_local", "state=active"], "take no fields"),
@@ -393,6 +398,74 @@ fn a_token_follows_no_redirect() -> Result<()> {
     ensure!(output.status.code() == Some(1) && said.contains(&there), "{said}");
     server.join().map_err(|_| anyhow!("the server panicked"))??;
     ensure!(elsewhere.accept().is_err(), "somebody came after the redirect");
+    Ok(())
+}
+
+fn an_agent_is_given_orders_which_are_followed_or_taken_back() -> Result<()> {
+    let mut site = Site::prepare("agent")?;
+    let operator = Operator { controller: &site.controller };
+    let site_id = site.id.as_str();
+    let commands = format!("/sites/{site_id}/commands");
+    let queued = operator.json(&["site", "order", site_id, "rotate_credential"])?;
+    ensure!(text(&queued, "status")? == "queued", "{queued}");
+    let mac = ["--mac", "52-54-00-12-34-56"];
+    operator.done(&[&["site", "order", site_id, "invalidate"][..], &mac].concat())?;
+    let listed = operator.json(&["site", "commands", site_id])?;
+    ensure!(listed == site.controller.get(&commands)?, "{listed}");
+    let table = operator.done(&["site", "commands", site_id])?;
+    let row: Vec<_> = table.lines().nth(1).context("no row")?.split_whitespace().collect();
+    let expected = ["invalidate", "mac=52:54:00:12:34:56", "queued", "0"];
+    ensure!(row.get(1..5) == Some(&expected[..]), "{table}");
+
+    let id = text(&queued, "id")?;
+    let said = operator.done(&["site", "cancel", site_id, id.get(..8).context("a UUID")?])?;
+    ensure!(said.contains("rotate_credential") && said.contains("is cancelled"), "{said}");
+
+    // What is taken back while somebody waits for it has ended otherwise than it should.
+    let order = operator.command(&["site", "order", site_id, "update_config", "--wait"])?;
+    let waiting = thread::spawn(move || process::output(order, COMMAND_LIMIT));
+    let id = wait::until("the order is there", ARRIVAL_LIMIT, || {
+        let listed = operator.json(&["site", "commands", site_id, "--limit", "1"])?;
+        let last = listed.get(0).context("no command")?;
+        ensure!(text(last, "command")? == "update_config", "{last}");
+        Ok(Some(text(last, "id")?))
+    })?;
+    operator.done(&["site", "cancel", site_id, &id])?;
+    let Output { status, stderr, .. } =
+        waiting.join().map_err(|_| anyhow!("the waiting thread panicked"))??;
+    let said = String::from_utf8(stderr)?;
+    ensure!(status.code() == Some(1) && said.contains("is cancelled"), "{status}: {said}");
+
+    let token = site.make_token()?;
+    site.agent.init(site_id, &site.controller.url(), &token, Ports::LOOPBACK)?;
+    site.agent.start()?;
+    let done = operator.json(&["site", "order", site_id, "update_config", "--wait"])?;
+    ensure!(text(&done, "status")? == "completed", "{done}");
+    let said = operator.refused(1, &["site", "cancel", site_id, &text(&done, "id")?])?;
+    ensure!(said.contains("correlation id"), "{said}");
+    let said = operator.refused(1, &["site", "cancel", site_id, "nothing"])?;
+    ensure!(said.contains("`site commands`"), "{said}");
+    // Whether this agent brings content up to date or not: the exit code says so.
+    let (code, said) = operator.run(&["site", "sync", site_id, "--full", "--wait", "--json"])?;
+    let expected = if said.contains(r#""status":"completed""#) { 0 } else { 1 };
+    ensure!(code == Some(expected) && said.contains(r#""force":true"#), "{code:?}: {said}");
+    Ok(())
+}
+
+fn a_machine_is_given_an_order_which_is_taken_back() -> Result<()> {
+    let dir = tempfile::tempdir()?;
+    let controller = Controller::start(dir.path())?;
+    let operator = Operator { controller: &controller };
+    operator.done(&["node", "add", "525400000001", "hostname=web1"])?;
+    let waits = || operator.done(&["node", "show", "web1", "--field", "pending_command"]);
+    let said = operator.done(&["node", "command", "web1", "reboot"])?;
+    ensure!(said.contains("web1 is told to reboot"), "{said}");
+    ensure!(waits()?.contains("command=reboot"), "{}", waits()?);
+    operator.refused(2, &["node", "command", "web1", "reboot", "--cancel"])?;
+    operator.done(&["node", "command", "web1", "--cancel"])?;
+    ensure!(waits()?.trim() == "-", "{}", waits()?);
+    let said = operator.refused(2, &["node", "command", "web1", "dance"])?;
+    ensure!(said.contains("none of poweroff, reboot, rescan"), "{said}");
     Ok(())
 }
 

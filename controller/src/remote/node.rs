@@ -1,6 +1,6 @@
 //! `node …`.
 
-use pureboot_protocol::Lifecycle;
+use pureboot_protocol::{Lifecycle, NodeOrder};
 use reqwest::Method;
 use serde_json::{Value, json};
 
@@ -22,6 +22,7 @@ noun! {
         Set(Set),
         Workflow(Workflow),
         State(State),
+        Command(Command),
         Tag(Tag),
         Untag(Untag),
         History(History),
@@ -295,6 +296,54 @@ impl State {
         let body = json!({"state": self.state, "comment": self.comment, "force": self.force});
         let node = session.client.send(Method::PATCH, &path, Query::new(), Some(&body)).await?;
         session.screen.done(&node, &format!("node {} is {}", label(&NODE, &node), self.state))
+    }
+}
+
+asks! {
+    /// Order a node's own system to do something when it next asks, or take the order back.
+    #[argh(
+        subcommand,
+        name = "command",
+        example = "{command_name} web1 reboot",
+        example = "{command_name} web1 --cancel",
+        note = "A new order takes the place of one that the node has not acknowledged; `node show NODE --field pending_command` tells which waits."
+    )]
+    struct Command {
+        /// its MAC address, hostname or id
+        #[argh(positional)]
+        node: String,
+
+        /// what to do: poweroff, reboot or rescan (look at the hardware again and report it)
+        #[argh(positional)]
+        order: Option<NodeOrder>,
+
+        /// take back what the node has not acknowledged
+        #[argh(switch)]
+        cancel: bool,
+    }
+}
+
+impl Command {
+    async fn run(self) -> anyhow::Result<()> {
+        if self.order.is_some() == self.cancel {
+            return Err(
+                UsageError::new("expected either poweroff, reboot or rescan, or --cancel").into()
+            );
+        }
+        let session = self.session()?;
+        let node = session.find(&NODE, &self.node).await?;
+        let path = [NODE.path, text(&node, "id"), "command"];
+        let (method, body) = match self.order {
+            Some(order) => (Method::POST, Some(json!({ "command": order }))),
+            None => (Method::DELETE, None),
+        };
+        let node = session.client.send(method, &path, Query::new(), body.as_ref()).await?;
+        let label = label(&NODE, &node);
+        let sentence = match self.order {
+            Some(order) => format!("node {label} is told to {order} when its system next asks"),
+            None => format!("nothing is ordered of node {label} any more"),
+        };
+        session.screen.done(&node, &sentence)
     }
 }
 

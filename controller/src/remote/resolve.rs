@@ -34,6 +34,9 @@ pub(crate) const TEMPLATE: Noun =
 /// Conflicts have no names; people know them by their cause.
 pub(crate) const CONFLICT: Noun =
     Noun { what: "conflict", path: "conflicts", names: &["cause"], ls: "conflict ls --all" };
+/// Commands of one site; people know them by what is ordered.
+pub(crate) const COMMAND: Noun =
+    Noun { what: "command", path: "commands", names: &["command"], ls: "site commands" };
 
 /// Why a word names nothing. The operator reads this text.
 #[derive(Debug, PartialEq, Eq, thiserror::Error)]

@@ -1,5 +1,7 @@
 //! `site …`.
 
+mod orders;
+
 use std::fs::{File, OpenOptions};
 use std::io::Write;
 use std::os::unix::fs::OpenOptionsExt;
@@ -18,6 +20,8 @@ use crate::remote::resolve::{SITE, WORKFLOW, label, text};
 use crate::remote::screen::Column;
 use crate::remote::{agent, conflict};
 
+use orders::{Cancel, Commands, Order, Sync};
+
 noun! {
     /// Look after sites: places with machines and one agent.
     #[argh(subcommand, name = "site", example = "{command_name} add berlin autonomy_level=limited")]
@@ -34,6 +38,10 @@ noun! {
         Conflicts(Conflicts),
         Parked(Parked),
         Agents(Agents),
+        Sync(Sync),
+        Order(Order),
+        Commands(Commands),
+        Cancel(Cancel),
     }
 }
 
