@@ -14,6 +14,7 @@ mod custody;
 mod feed;
 mod groups;
 mod installs;
+mod log;
 mod manifest;
 mod metrics;
 mod model;
@@ -112,6 +113,7 @@ struct Joined {
 
 impl Centre {
     pub(crate) async fn start() -> Self {
+        log::init();
         let dir = tempfile::tempdir().expect("a directory");
         let database = database(dir.path()).await;
         let content_dir = tempfile::tempdir().expect("a directory");

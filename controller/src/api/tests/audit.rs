@@ -1,15 +1,13 @@
 //! The audit: complete by construction, and without secrets.
 
-use std::io::{self, Write};
-use std::sync::{Arc, Mutex};
+use std::sync::Arc;
 
 use axum::http::Method;
 use pureboot_protocol::SiteId;
 use serde_json::{Value, json};
-use tracing_subscriber::fmt::MakeWriter;
 
 use super::authority::{fill, lines, stubs};
-use super::{Centre, PASSWORD, from, heartbeat, id, registration, request, with_fields};
+use super::{Centre, PASSWORD, from, heartbeat, id, log, registration, request, with_fields};
 use crate::audit::{self, Actor, Entry};
 use crate::auth::Role;
 use crate::auth::rank::Rank;
@@ -220,39 +218,14 @@ async fn a9_limits_and_audit_go_by_the_client_of_a_proxy_that_is_believed_and_of
     assert_eq!(addresses, ["198.51.100.1", "192.0.2.8", "192.0.2.7"]);
 }
 
-/// What is logged.
-#[derive(Clone, Default)]
-struct Log(Arc<Mutex<Vec<u8>>>);
-
-impl Write for Log {
-    fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
-        self.0.lock().expect("nobody panicked").write(bytes)
-    }
-
-    fn flush(&mut self) -> io::Result<()> {
-        Ok(())
-    }
-}
-
-impl<'a> MakeWriter<'a> for Log {
-    type Writer = Self;
-
-    fn make_writer(&'a self) -> Self {
-        self.clone()
-    }
-}
-
 #[tokio::test]
 async fn a10_no_secret_is_in_a_log_an_error_the_audit_or_the_database() {
-    let log = Log::default();
-    let subscriber = tracing_subscriber::fmt().with_max_level(tracing::Level::TRACE);
-    let subscriber = subscriber.with_writer(log.clone()).finish();
-    let _guard = tracing::subscriber::set_default(subscriber);
     let centre = Centre::start().await;
+    log::keep();
     centre.make_user("ada", "admin").await;
     let cookie = centre.sign_in("ada").await;
     let token = centre.make_api_token(&centre.operator, json!({"name": "t"})).await;
-    let joined = centre.join("berlin").await;
+    let joined = centre.join("city-of-this-log").await;
     let guess = "guess-that-nobody-should-read";
     let mut errors = String::new();
     for answer in [
@@ -290,8 +263,8 @@ async fn a10_no_secret_is_in_a_log_an_error_the_audit_or_the_database() {
         errors += &answer.body.to_string();
     }
     let (_, session) = cookie.split_once('=').expect("name=value");
-    let logged = String::from_utf8_lossy(&log.0.lock().expect("nobody panicked")).into_owned();
-    assert!(logged.contains("berlin"), "the log is there to be searched");
+    let logged = log::take();
+    assert!(logged.contains("city-of-this-log"), "the log is there to be searched");
     let audit = Value::from(rows(&centre, "").await).to_string();
     let bytes = centre.app.store.bytes(centre.dir.path()).await;
     let stored = String::from_utf8_lossy(&bytes).into_owned();
