@@ -328,6 +328,10 @@ impl From<sqlx::Error> for StoreError {
         let code = error.as_database_error().and_then(|error| error.code());
         match (&error, code.as_deref()) {
             (sqlx::Error::PoolTimedOut, _) => Self::Busy,
+            (sqlx::Error::Io(away), _) => {
+                tracing::warn!(error = %away, "the database has gone away: {away}");
+                Self::Busy
+            }
             (_, Some(code)) if sqlite::is_busy(code) || postgres::is_busy(code) => Self::Busy,
             (_, Some(postgres::NUL_IN_TEXT)) => Self::NulInText,
             _ => Self::Database(error),

@@ -65,10 +65,12 @@ pub(super) const LOCK_ALL: &str =
 /// The code of the error that a text cannot be kept, which for a text in UTF-8 has one cause.
 pub(super) const NUL_IN_TEXT: &str = "22021";
 
-/// Whether an error's code says that others keep the database, or that it has given way to one of them.
+/// Whether an error's code says that others keep the database, that it has given way to one of them, or that the server ends
+/// or has just begun.
 pub(super) fn is_busy(code: &str) -> bool {
-    // lock_not_available, query_canceled, serialization_failure, deadlock_detected, too_many_connections
-    matches!(code, "55P03" | "57014" | "40001" | "40P01" | "53300")
+    // lock_not_available, query_canceled, serialization_failure, deadlock_detected, too_many_connections, admin_shutdown,
+    // crash_shutdown, cannot_connect_now
+    matches!(code, "55P03" | "57014" | "40001" | "40P01" | "53300" | "57P01" | "57P02" | "57P03")
 }
 
 /// How to reach the server.

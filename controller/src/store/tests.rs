@@ -192,3 +192,13 @@ async fn k7_a_busy_database_keeps_its_heartbeats_outboxes_and_audit_through_ever
     assert_eq!(audit.data.len(), 1);
     assert_eq!(store.installation().await.expect("an id").len(), 32);
 }
+
+#[test]
+fn a_database_that_goes_away_under_a_request_is_away_and_no_fault_of_the_controller() {
+    let away = sqlx::Error::Io(std::io::ErrorKind::UnexpectedEof.into());
+    assert!(matches!(StoreError::from(away), StoreError::Busy));
+    for code in ["57P01", "57P02", "57P03"] {
+        assert!(postgres::is_busy(code), "{code}");
+    }
+    assert!(matches!(StoreError::from(sqlx::Error::RowNotFound), StoreError::Database(_)));
+}
