@@ -11,7 +11,7 @@ mod swap;
 
 use std::collections::{BTreeMap, HashMap};
 use std::fs::{File, OpenOptions};
-use std::io::{BufReader, BufWriter, Read, Seek, Write};
+use std::io::{BufReader, BufWriter, ErrorKind, Read, Seek, Write};
 use std::os::unix::fs::OpenOptionsExt;
 use std::path::{Path, PathBuf};
 
@@ -163,10 +163,18 @@ pub(crate) async fn run_backup(arguments: BackupArguments) -> anyhow::Result<()>
     print_line(&format!("{}: {summary}", file.display()))
 }
 
+/// Refuses to take the place of what somebody may want to keep, and of what is no file at all, such as a device or a link.
 fn may_write(file: &Path, force: bool) -> anyhow::Result<()> {
-    let is_there =
-        file.try_exists().with_context(|| format!("cannot look at {}", file.display()))?;
-    ensure!(force || !is_there, "{} is there already; --force replaces it", file.display());
+    let there = match std::fs::symlink_metadata(file) {
+        Err(error) if error.kind() == ErrorKind::NotFound => return Ok(()),
+        there => there.with_context(|| format!("cannot look at {}", file.display()))?,
+    };
+    ensure!(
+        there.is_file(),
+        "{} is there and is no file, so it is left as it is; name a file",
+        file.display()
+    );
+    ensure!(force, "{} is there already; --force replaces it", file.display());
     Ok(())
 }
 
@@ -531,5 +539,28 @@ async fn tell_missing(objects: &Objects, noted: &Noted) {
         tracing::warn!(
             "{missing} files of content are not in their place: the backup was made without content"
         );
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn d15_a_backup_takes_the_place_of_a_file_at_most_and_of_that_only_by_force() {
+        let dir = tempfile::tempdir().expect("a directory");
+        let file = dir.path().join("a.tar");
+        assert!(may_write(&file, false).is_ok());
+        std::fs::write(&file, "the last one").expect("written");
+        assert!(may_write(&file, false).is_err());
+        assert!(may_write(&file, true).is_ok());
+        let link = dir.path().join("b.tar");
+        std::os::unix::fs::symlink(dir.path().join("nothing"), &link).expect("a link");
+        for place in [&link, dir.path()] {
+            for force in [false, true] {
+                let error = may_write(place, force).expect_err("refused").to_string();
+                assert!(error.contains("is no file"), "{error}");
+            }
+        }
     }
 }
