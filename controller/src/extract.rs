@@ -96,8 +96,23 @@ impl<S: Sync, T: DeserializeOwned> FromRequestParts<S> for Query<T> {
     async fn from_request_parts(parts: &mut Parts, _: &S) -> Result<Self, ApiError> {
         axum::extract::Query::try_from_uri(&parts.uri)
             .map(|axum::extract::Query(query)| Self(query))
-            .map_err(|error| ApiError::invalid("query", error.body_text()))
+            .map_err(|error| parameter_error(&error.body_text()))
     }
+}
+
+/// `text` is axum's, with the parameter's name in front if there is one.
+fn parameter_error(text: &str) -> ApiError {
+    let text = text.strip_prefix("Failed to deserialize query string: ").unwrap_or(text);
+    let missing = text.strip_prefix("missing field `").and_then(|rest| rest.strip_suffix('`'));
+    match (missing, text.split_once(": ")) {
+        (Some(name), _) => ApiError::invalid(name, "this parameter is required"),
+        (None, Some((name, message))) if is_name(name) => ApiError::invalid(name, message),
+        (None, _) => ApiError::invalid("query", text),
+    }
+}
+
+fn is_name(text: &str) -> bool {
+    !text.is_empty() && text.bytes().all(|b| b.is_ascii_lowercase() || b == b'_')
 }
 
 /// The part of a list that is asked for: `limit`, 1 to 500 and 100 by default, and `cursor`.

@@ -187,6 +187,9 @@ async fn rows_are_found_by_what_is_asked_and_forgotten_when_they_are_old() {
     assert_eq!(next.data()[0]["target"], json!(first));
     let wrong = centre.get("/api/v1/audit?since=yesterday").await;
     assert_eq!(wrong.problem(), (422, "validation_failed".to_owned()));
+    assert_eq!(wrong.body["errors"][0]["field"], "since", "{wrong:?}");
+    let missing = centre.get("/api/v1/content/manifest").await;
+    assert_eq!(missing.body["errors"][0]["field"], "site_id", "{missing:?}");
     centre.pass_seconds(400 * 24 * 3_600 - 1_800);
     assert_eq!(count("").await, 4);
     retention::look(&centre.app).await.expect("forgotten");
