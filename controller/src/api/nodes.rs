@@ -15,7 +15,7 @@ use crate::correlation::CorrelationId;
 use crate::error::ApiError;
 use crate::extract::{Id, IdAndWord, IfMatch, Json, Query, json, mac, resource};
 use crate::router::App;
-use crate::store::{Edit, NewNode, NodeFilter, NodePatch, Origin, Paging};
+use crate::store::{Edit, NewNode, NodeFilter, NodePatch, Origin, Paging, StoreError};
 use crate::{node, random};
 
 /// `POST /nodes`.
@@ -109,13 +109,18 @@ pub(crate) async fn retire(
     Id(id): Id<NodeId>,
     IfMatch(version): IfMatch,
 ) -> Result<Response, ApiError> {
-    let mut node = app.store.node(id).await?;
-    if node.state != Lifecycle::Retired {
-        let origin = Origin { correlation_id: correlation_id.as_str(), now: app.now() };
-        let edit = Edit::State { to: Lifecycle::Retired, force: false, comment: None };
-        node = app.store.edit_node(id, &edit, version, origin).await?;
-        tracing::info!(node = %id, "an operator retired node {}", node.mac_address);
+    let node = app.store.node(id).await?;
+    if node.state == Lifecycle::Retired {
+        return Ok(resource(StatusCode::OK, node.version, node));
     }
+    let origin = Origin { correlation_id: correlation_id.as_str(), now: app.now() };
+    let edit = Edit::State { to: Lifecycle::Retired, force: false, comment: None };
+    let node = match app.store.edit_node(id, &edit, version, origin).await {
+        // Every state leads there but itself, so somebody else has been faster.
+        Err(StoreError::Order(_)) => app.store.node(id).await?,
+        retired => retired?,
+    };
+    tracing::info!(node = %id, "an operator retired node {}", node.mac_address);
     Ok(resource(StatusCode::OK, node.version, node))
 }
 

@@ -239,3 +239,18 @@ async fn a_command_is_given_to_one_of_two_heartbeats_at_once_wherever_it_was_ord
         assert_eq!(given(&a) + given(&b), 1, "round {round}: {a:?} {b:?}");
     }
 }
+
+#[tokio::test]
+async fn a_node_that_two_operators_retire_at_once_is_retired_for_both() {
+    let [one, other] = two().await;
+    for round in 1..=ROUNDS {
+        let node = one.make_node(&format!("02:00:00:00:01:{round:02x}"), None).await;
+        let path = format!("/api/v1/nodes/{}", node["id"].as_str().expect("an id"));
+        let (a, b) = tokio::join!(one.delete(&path), other.delete(&path));
+        assert_eq!(
+            (&a.data()["state"], &b.data()["state"]),
+            (&json!("retired"), &json!("retired"))
+        );
+        assert_eq!(one.get(&path).await.data()["version"], 2);
+    }
+}
