@@ -5,8 +5,8 @@
 use std::net::IpAddr;
 
 use pureboot_protocol::{
-    BootMode, Change, ClockQuality, HardwareFact, Lifecycle, LifecycleError, Mac, Node, NodeEvent,
-    NodeEventKind, NodeId, PendingCommand, RegisterNode, Timestamp,
+    BootMode, Change, ClockQuality, HardwareFact, HealthStatus, Lifecycle, LifecycleError, Mac,
+    Node, NodeEvent, NodeEventKind, NodeId, PendingCommand, RegisterNode, Timestamp,
 };
 use schemars::JsonSchema;
 use serde::Serialize;
@@ -134,6 +134,7 @@ pub(crate) fn new(id: NodeId, mac: Mac, now: Timestamp) -> Node {
         created_at: now,
         updated_at: now,
         last_seen_at: None,
+        health_status: HealthStatus::Unknown,
         pending_command: None,
         version: 1,
     }
@@ -260,6 +261,10 @@ pub(crate) fn observe(
             node.last_boot_at = node.last_boot_at.max(Some(seen_at));
             None
         }
+        NodeEventKind::Heartbeat => {
+            node.health_status = health(event.status.as_ref());
+            None
+        }
         NodeEventKind::InstallFailed if node.state == Lifecycle::Installing => {
             let reason = event.message.as_ref().or(event.status.as_ref());
             let reason = reason.map_or("the installer gave no reason", HardwareFact::as_str);
@@ -267,6 +272,13 @@ pub(crate) fn observe(
         }
         kind => node.state.after(kind).map(|to| enter(node, to, now)),
     }
+}
+
+/// What a machine's word for how it is means. One that says no more than that it is alive is well.
+fn health(status: Option<&HardwareFact>) -> HealthStatus {
+    status.map_or(HealthStatus::Healthy, |word| {
+        word.as_str().parse().unwrap_or(HealthStatus::Unknown)
+    })
 }
 
 /// Whether the attempt of `node` to install has taken too long.
@@ -356,9 +368,11 @@ fn enter(node: &mut Node, to: Lifecycle, now: Timestamp) -> Move {
     if to == Lifecycle::Pending {
         node.install_attempts = 0;
         node.last_install_error = None;
+        node.health_status = HealthStatus::Unknown;
     }
     if to == Lifecycle::Retired {
         node.pending_command = None;
+        node.health_status = HealthStatus::Unknown;
     }
     if to == Lifecycle::Installing {
         node.install_started_at = Some(now);

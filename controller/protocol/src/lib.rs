@@ -46,7 +46,7 @@ pub use id::{
 };
 pub use mac::{Mac, MacError};
 pub use manifest::{Chunks, Manifest, ManifestEntry, PublicKey, Signature, SignedManifest};
-pub use node::{Lifecycle, LifecycleError, Node, NodeEvent, NodeEventKind};
+pub use node::{HealthStatus, Lifecycle, LifecycleError, Node, NodeEvent, NodeEventKind};
 pub use registration::{CredentialAnnouncement, RegistrationAnswer, RegistrationRequest};
 pub use secret::{CredentialHash, RegistrationToken, Secret, TokenError};
 pub use site::{

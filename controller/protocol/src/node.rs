@@ -136,6 +136,20 @@ words! {
     }
 }
 
+words! {
+    /// How a machine's system is, by its own last word.
+    HealthStatus {
+        /// It has not said since it was installed, or in a word of its own.
+        Unknown = "unknown",
+        /// Well.
+        Healthy = "healthy",
+        /// It works, and somebody should look at it.
+        Degraded = "degraded",
+        /// It does not do what it is for.
+        Unhealthy = "unhealthy",
+    }
+}
+
 /// A report about one node.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
@@ -195,11 +209,18 @@ pub struct Node {
     pub created_at: Timestamp,
     pub updated_at: Timestamp,
     pub last_seen_at: Option<Timestamp>,
+    /// What its system said with its last event `heartbeat`; how old that is, `last_seen_at` tells.
+    #[serde(default = "unknown_health")]
+    pub health_status: HealthStatus,
     /// What the machine is to do when its system asks; none once it has acknowledged it.
     #[serde(default)]
     pub pending_command: Option<PendingCommand>,
     /// Rises by one with every change; what a change at a site is compared with.
     pub version: u64,
+}
+
+fn unknown_health() -> HealthStatus {
+    HealthStatus::Unknown
 }
 
 #[cfg(test)]

@@ -140,3 +140,28 @@ proptest! {
         }
     }
 }
+
+#[test]
+fn a_machines_health_is_its_own_last_word_until_it_is_installed_anew_or_gone() {
+    let mut node = node(Lifecycle::Active);
+    let say = |node: &mut Node, kind, status: Option<&str>| {
+        let status = status.and_then(HardwareFact::new);
+        let event = NodeEvent { status, ..NodeEvent::new(kind) };
+        observe(node, &event, now(), now());
+        node.health_status
+    };
+    use NodeEventKind::{BootStarted, Heartbeat};
+    assert_eq!(say(&mut node, BootStarted, Some("healthy")), HealthStatus::Unknown);
+    assert_eq!(say(&mut node, Heartbeat, None), HealthStatus::Healthy);
+    assert_eq!(say(&mut node, Heartbeat, Some("degraded")), HealthStatus::Degraded);
+    assert_eq!(say(&mut node, BootStarted, None), HealthStatus::Degraded);
+    assert_eq!(say(&mut node, Heartbeat, Some("unhealthy")), HealthStatus::Unhealthy);
+    assert_eq!(say(&mut node, Heartbeat, Some("tired")), HealthStatus::Unknown);
+    for ways in [&[Lifecycle::Reprovision, Lifecycle::Pending][..], &[Lifecycle::Retired]] {
+        let mut node = Node { health_status: HealthStatus::Healthy, ..node.clone() };
+        for to in ways {
+            order(&mut node, *to, false, now()).expect("a move");
+        }
+        assert_eq!(node.health_status, HealthStatus::Unknown);
+    }
+}

@@ -358,10 +358,10 @@ pub(super) async fn save(
         "INSERT INTO nodes (id, mac_address, hostname, ip_address, state, workflow_id, vendor, model, serial_number,
             system_uuid, arch, boot_mode, home_site_id, tags, install_attempts, last_install_error, boot_count, last_boot_at,
             state_changed_at, updated_at, last_seen_at, version, run_outbox, run_base, created_at,
-            group_id, install_started_at, pending_command, only_sites, central_version, central_at, change_number)
+            group_id, install_started_at, pending_command, only_sites, central_version, central_at, change_number, health_status)
          VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12, $13, $14, $15, $16, $17, $18, $19, $20, $21, $22, $23, $24,
             $25, $26, $27, $28, $23 IS NOT NULL, CASE WHEN $23 IS NULL THEN $22 ELSE 0 END,
-            CASE WHEN $23 IS NULL THEN $20 ELSE 0 END, (SELECT coalesce(max(change_number), 0) + 1 FROM nodes))
+            CASE WHEN $23 IS NULL THEN $20 ELSE 0 END, (SELECT coalesce(max(change_number), 0) + 1 FROM nodes), $29)
          ON CONFLICT (id) DO UPDATE SET hostname = $3, ip_address = $4, state = $5, workflow_id = $6, vendor = $7, model = $8,
             serial_number = $9, system_uuid = $10, arch = $11, boot_mode = $12, home_site_id = $13, tags = $14,
             install_attempts = $15, last_install_error = $16, boot_count = $17, last_boot_at = $18, state_changed_at = $19,
@@ -369,7 +369,7 @@ pub(super) async fn save(
             group_id = $26, install_started_at = $27, pending_command = $28, only_sites = nodes.only_sites AND $23 IS NOT NULL,
             central_version = CASE WHEN $23 IS NULL THEN $22 ELSE nodes.central_version END,
             central_at = CASE WHEN $23 IS NULL THEN $20 ELSE nodes.central_at END,
-            change_number = excluded.change_number",
+            change_number = excluded.change_number, health_status = $29",
     )
     .bind(node.id.to_string())
     .bind(node.mac_address.to_string())
@@ -399,6 +399,7 @@ pub(super) async fn save(
     .bind(node.group_id.map(|id| id.to_string()))
     .bind(node.install_started_at.map(Timestamp::unix_ms))
     .bind(node.pending_command.map(|pending| to_json(&pending)))
+    .bind(node.health_status.as_str())
     .execute(db)
     .await?;
     Ok(())
@@ -444,6 +445,7 @@ pub(super) fn read(row: &DbRow) -> Result<Node, StoreError> {
         created_at: time(row, "created_at")?,
         updated_at: time(row, "updated_at")?,
         last_seen_at: time_opt(row, "last_seen_at")?,
+        health_status: word(row, "health_status")?,
         pending_command: json_opt(row, "pending_command")?,
         version: count(row, "version")?,
     })
