@@ -243,6 +243,8 @@ impl Flush {
             nonce: self.draw_nonce(),
             epoch: queued.epoch,
             first_seq,
+            // The head is the oldest that is kept: what is acknowledged is deleted.
+            low_water: Some(first_seq),
             items: queued.changes,
         };
         self.state = State::Delivering(batch);

@@ -142,6 +142,10 @@ pub struct ChangeBatch<I = Change> {
     pub epoch: Epoch,
     /// The sequence number of the first item.
     pub first_seq: u64,
+    /// The smallest sequence number of the epoch that may come again; none if the agent does not say. What came before it has
+    /// not to be known for ever.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub low_water: Option<u64>,
     /// The changes.
     pub items: Vec<I>,
 }

@@ -27,11 +27,14 @@ pub(crate) async fn take(
     let mut check = Check::default();
     check.require("items", batch.items.len() <= ITEMS_MAX, format!("expected at most {ITEMS_MAX}"));
     check.require("first_seq", batch.first_seq > 0, "sequence numbers begin with 1");
+    let low_water = batch.low_water.unwrap_or(0);
+    let message = format!("{low_water} may come again, and {} comes", batch.first_seq);
+    check.require("low_water", low_water <= batch.first_seq, message);
     check.done()?;
     let origin = Origin { correlation_id: correlation_id.as_str(), now: app.now() };
     let receipt = app.store.take_changes(agent.site_id, &batch, origin).await?;
     receipt.results.iter().for_each(|result| app.metrics.change(result.outcome));
     let (taken, acked_through) = (receipt.results.len(), receipt.acked_through);
-    tracing::info!(site = %agent.site_id, taken, acked_through, "took {taken} changes of site {}", agent.site_id);
+    tracing::debug!(site = %agent.site_id, taken, acked_through, "took {taken} changes of site {}", agent.site_id);
     Ok(json(StatusCode::OK, &receipt))
 }

@@ -2,8 +2,9 @@
 //!
 //! A batch is one transaction: the effects, the rows that recognise a repetition, and the acknowledgement become durable
 //! together or not at all. What a change does is in `taker`; what a batch reads and writes at once for all of its changes is in
-//! `ledger`.
+//! `ledger`, and how long they are known in `forget`.
 
+mod forget;
 mod ledger;
 mod taker;
 
@@ -67,6 +68,8 @@ impl Store {
                 .bind(false)
                 .execute(&mut *tx)
                 .await?;
+            let low_water = batch.low_water.unwrap_or(0);
+            forget::forget(&mut tx, &outbox, acked_through, low_water, origin.now).await?;
         }
         tx.commit().await?;
         Ok(ChangeReceipt { nonce: batch.nonce, epoch: batch.epoch, acked_through, results })

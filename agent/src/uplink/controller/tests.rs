@@ -42,6 +42,7 @@ fn batch(changes: u64) -> ChangeBatch {
         nonce: ChangeId::from_bytes([2; 16]),
         epoch: Epoch::from_bytes([7; 16]),
         first_seq: 1,
+        low_water: Some(1),
         items: (1..=changes).map(change).collect(),
     }
 }
