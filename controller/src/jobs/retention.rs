@@ -1,4 +1,5 @@
-//! Forgets what is no longer kept: old rows of the audit, and sessions and tokens that ended long ago.
+//! Forgets what is no longer kept: old rows of the audit, sessions and tokens that ended long ago, and what is too much of the
+//! events and moves of nodes.
 
 use std::time::Duration;
 
@@ -17,6 +18,10 @@ pub(crate) async fn look(app: &App) -> Result<(), StoreError> {
         app.store.forget_before(now.plus_seconds(-i64::from(days) * SECONDS_PER_DAY), now).await?;
     if rows > 0 {
         tracing::info!(rows, "{rows} rows of the audit were older than {days} days");
+    }
+    let rows = app.store.forget_logged().await?;
+    if rows > 0 {
+        tracing::info!(rows, "{rows} events and moves of nodes were more than are kept");
     }
     Ok(())
 }

@@ -14,6 +14,9 @@ use crate::store::page::{Cursor, Paging};
 use crate::store::row::{DbConnection, DbRow, count, int, json, time, to_json, word, word_opt};
 use crate::store::{Store, StoreError};
 
+/// Events, and moves, that are kept of a node; a machine that says every minute that it lives fills a table otherwise.
+pub(crate) const LOGGED_MAX: i64 = 1_000;
+
 /// Who moved a node.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "snake_case")]
@@ -123,6 +126,33 @@ impl Store {
     }
 }
 
+impl Store {
+    /// Forgets the oldest events and moves of nodes that have more than [`LOGGED_MAX`] of them; answers how many.
+    ///
+    /// # Errors
+    /// The database fails. What was forgotten until then is.
+    pub(crate) async fn forget_logged(&self) -> Result<u64, StoreError> {
+        let mut forgotten = 0;
+        for table in ["node_events", "state_log"] {
+            let full = format!("SELECT node_id FROM {table} GROUP BY node_id HAVING count(*) > $1");
+            let full = sqlx::query(AssertSqlSafe(full)).bind(LOGGED_MAX);
+            for row in full.fetch_all(&self.reader).await? {
+                let node: NodeId = word(&row, "node_id")?;
+                let delete = format!(
+                    "DELETE FROM {table} WHERE node_id = $1 AND id <=
+                        (SELECT id FROM {table} WHERE node_id = $1 ORDER BY id DESC LIMIT 1 OFFSET $2)"
+                );
+                // Each on its own, so that nobody waits for long who writes.
+                let mut tx = self.write().await?;
+                let delete = sqlx::query(AssertSqlSafe(delete)).bind(node.to_string());
+                forgotten += delete.bind(LOGGED_MAX).execute(&mut *tx).await?.rows_affected();
+                tx.commit().await?;
+            }
+        }
+        Ok(forgotten)
+    }
+}
+
 /// Writes down that `node` has moved.
 pub(super) async fn log_move(
     db: &mut DbConnection,
@@ -218,4 +248,45 @@ fn read_event(row: &DbRow) -> Result<LoggedEvent, StoreError> {
         clock: word(row, "clock")?,
         received_at: time(row, "received_at")?,
     })
+}
+
+#[cfg(test)]
+mod tests {
+    use pureboot_protocol::NodeEventKind;
+
+    use super::*;
+    use crate::node;
+    use crate::store::testing::database;
+
+    #[tokio::test]
+    async fn i7_of_the_events_of_a_machine_the_latest_are_kept_and_others_lose_none() {
+        let dir = tempfile::tempdir().expect("a directory");
+        let store = Store::open(&database(dir.path()).await).await.expect("a database");
+        let now = Timestamp::from_unix_ms(1_000);
+        let ids = [1, 2].map(|number| NodeId::from_random([number; 16]));
+        for (id, mac) in ids.iter().zip(["02:00:00:00:00:01", "02:00:00:00:00:02"]) {
+            let mac = mac.parse().expect("an address");
+            store.create_node(&node::new(*id, mac, now)).await.expect("a node");
+        }
+        let mut tx = store.write().await.expect("a transaction");
+        let event = to_json(&NodeEvent::new(NodeEventKind::Heartbeat));
+        for (id, count) in ids.iter().zip([LOGGED_MAX + 7, 3]) {
+            for at in 0..count {
+                let sql = "INSERT INTO node_events (node_id, event, at, clock, received_at)
+                     VALUES ($1, $2, $3, 'synced', 0)";
+                let row = sqlx::query(sql).bind(id.to_string()).bind(&event).bind(at);
+                row.execute(&mut *tx).await.expect("a row");
+            }
+        }
+        tx.commit().await.expect("committed");
+        assert_eq!(store.forget_logged().await.expect("forgotten"), 7);
+        assert_eq!(store.forget_logged().await.expect("forgotten"), 0);
+        let paging = Paging { limit: 500, after: None };
+        let totals = [(0, 1_000, LOGGED_MAX + 6), (1, 3, 2)];
+        for (place, total, latest) in totals {
+            let page = store.node_events(ids[place], &paging).await.expect("a list");
+            assert_eq!(page.total, total);
+            assert_eq!(page.data[0].at, Timestamp::from_unix_ms(latest));
+        }
+    }
 }
