@@ -115,7 +115,8 @@ impl<'a, C: Content> Obeyer<'a, C> {
                 SiteOrder::RotateCredential {} => {
                     self.begin(&self.quick, id, Work::ChangeCredential)
                 }
-                SiteOrder::Invalidate(Invalid::Node { mac }) => {
+                SiteOrder::Invalidate(Invalid::Node { mac })
+                | SiteOrder::ResolveConflict { mac, .. } => {
                     self.begin(&self.quick, id, Work::AskAbout(mac))
                 }
                 SiteOrder::Invalidate(Invalid::Content { category, path }) => {

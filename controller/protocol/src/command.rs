@@ -4,7 +4,7 @@ use serde::de::IgnoredAny;
 use serde::{Deserialize, Deserializer, Serialize};
 
 use crate::site::words;
-use crate::{Category, CommandId, Mac};
+use crate::{Category, CommandId, ConflictId, Mac, Resolution};
 
 /// Commands in one answer to a heartbeat, at most.
 pub const COMMANDS_MAX: usize = 16;
@@ -57,6 +57,15 @@ pub enum SiteOrder {
     UpdateConfig {},
     /// Change the agent's credential.
     RotateCredential {},
+    /// Somebody has ended a conflict: ask about the node anew, and go by that.
+    ResolveConflict {
+        /// The conflict.
+        conflict_id: ConflictId,
+        /// The node's boot interface.
+        mac: Mac,
+        /// How it has ended.
+        resolution: Resolution,
+    },
 }
 
 /// What is to be asked about anew.
@@ -167,6 +176,15 @@ mod tests {
                 SiteOrder::Invalidate(Invalid::Node { mac: "525400123456".parse().expect("mac") }),
             ),
             (r#""command": "rotate_credential", "params": {}"#, SiteOrder::RotateCredential {}),
+            (
+                r#""command": "resolve_conflict", "params": {"conflict_id": "0b8f5c1e-6f0e-4d52-9a55-0c8f3f1c2a77",
+                    "mac": "52:54:00:12:34:56", "resolution": "keep_local"}"#,
+                SiteOrder::ResolveConflict {
+                    conflict_id: "0b8f5c1e-6f0e-4d52-9a55-0c8f3f1c2a77".parse().expect("an id"),
+                    mac: "525400123456".parse().expect("mac"),
+                    resolution: Resolution::KeepLocal,
+                },
+            ),
         ] {
             assert_eq!(read(text).order, Order::Known(order), "{text}");
         }

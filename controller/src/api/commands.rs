@@ -35,6 +35,12 @@ impl NewCommand {
             let key = ContentKey::new(*category, path);
             key.map_err(|error| ApiError::invalid("params.path", error))?;
         }
+        if let SiteOrder::ResolveConflict { conflict_id, .. } = &order {
+            let message = format!(
+                "this is given by POST /api/v1/sync/conflicts/{conflict_id}/resolve, and by nothing else"
+            );
+            return Err(ApiError::invalid("command", message));
+        }
         Ok(order)
     }
 }

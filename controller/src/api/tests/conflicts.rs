@@ -245,6 +245,19 @@ async fn an_operator_keeps_the_sites_side_once_and_the_site_reads_it() {
     let row =
         audit.data().as_array().expect("rows").iter().rfind(told).expect("an audited decision");
     assert_eq!(row["detail"]["resolution"], "keep_local");
+    let beat = heartbeat(agent.site, 1);
+    let path = "/api/v1/agents/heartbeat";
+    let answer = centre.call(&agent.credential, "POST", path, Some(beat)).await;
+    let params = json!({"conflict_id": conflict["id"], "mac": "02:00:00:00:00:01", "resolution": "keep_local"});
+    let commands = answer.body["commands"].as_array().expect("commands");
+    assert_eq!(commands.len(), 1, "{commands:?}");
+    assert_eq!(
+        (&commands[0]["command"], &commands[0]["params"]),
+        (&json!("resolve_conflict"), &params)
+    );
+    let body = json!({"command": "resolve_conflict", "params": params});
+    let by_hand = centre.post(&format!("/api/v1/sites/{}/commands", agent.site), body).await;
+    assert_eq!(by_hand.problem(), (422, "validation_failed".to_owned()));
     // What the site had done on top of its own side goes on from there.
     let next = after(2, event(3, 1, NodeEventKind::BootStarted));
     assert_eq!(outcomes(&hand_over(&centre, &agent, 3, &[next]).await), "applied through 3");

@@ -1,6 +1,6 @@
 //! How an operator ends a conflict: once, on the node as it was seen, and for both sides.
 
-use pureboot_protocol::{ConflictId, ConflictKind, Node, Resolution, SiteId};
+use pureboot_protocol::{ConflictId, ConflictKind, Node, Resolution, SiteId, SiteOrder};
 use schemars::JsonSchema;
 use serde::Serialize;
 use sqlx::Acquire;
@@ -10,7 +10,7 @@ use crate::node::{self, Move};
 use crate::store::logs::{self, Trigger};
 use crate::store::nodes::{self, Origin};
 use crate::store::row::{DbConnection, count, int, to_json, word};
-use crate::store::{Store, StoreError, check_version, records, sites};
+use crate::store::{Store, StoreError, check_version, commands, records, sites};
 
 /// Conflicts that one request resolves.
 const RESOLVED_MAX: i64 = 500;
@@ -196,8 +196,7 @@ async fn settle(
 }
 
 /// Writes down that an operator has ended `conflict` with `node` as the result, for both sides: the site reads it in the
-/// node's record, whose number has risen. Every resolution by an operator passes here, so this is where a command
-/// `resolve_conflict` for the site belongs.
+/// node's record, whose number has risen, and its agent is told to do so.
 async fn conclude(
     db: &mut DbConnection,
     conflict: &Conflict,
@@ -217,7 +216,14 @@ async fn conclude(
     .bind(decision.fields.as_ref().map(to_json))
     .bind(node.map(|node| int(node.version)))
     .bind(origin.now.unix_ms())
-    .execute(db)
+    .execute(&mut *db)
     .await?;
-    Ok(())
+    let Some(node) = node else { return Ok(()) };
+    let (conflict_id, mac, resolution) = (conflict.id, node.mac_address, decision.resolution);
+    let order = SiteOrder::ResolveConflict { conflict_id, mac, resolution };
+    match commands::enqueue(db, conflict.site_id, order, &decision.name, origin.now).await {
+        // An agent that answers no orders reads the record when it next asks for it, and the decision stands without it.
+        Ok(_) | Err(StoreError::TooManyCommands { .. }) => Ok(()),
+        Err(error) => Err(error),
+    }
 }
