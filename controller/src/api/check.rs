@@ -83,14 +83,15 @@ impl Check {
         );
     }
 
-    /// The address of an agent, which is kept as a text and never called.
+    /// The address of an agent, which is kept as a text and never called. A page may show it as a link, so it is none that a
+    /// browser would run.
     pub(crate) fn agent_url(&mut self, url: &str) {
-        let is_valid = url.chars().count() <= URL_LEN_MAX && !url.contains(char::is_control);
-        self.require(
-            "agent_url",
-            is_valid,
-            format!("expected at most {URL_LEN_MAX} printable characters"),
-        );
+        let is_valid = url.chars().count() <= URL_LEN_MAX
+            && !url.contains(char::is_control)
+            && (url.is_empty() || url.starts_with("http://") || url.starts_with("https://"));
+        let message =
+            format!("expected http:// or https:// and at most {URL_LEN_MAX} printable characters");
+        self.require("agent_url", is_valid, message);
     }
 
     /// Tags, which are made lower-case, sorted and unique.

@@ -58,6 +58,7 @@ async fn fields_that_do_not_validate_are_named() {
         (json!({"name": "a", "heartbeat_interval": 3601}), "heartbeat_interval"),
         (json!({"name": "a", "heartbeat_interval": -1}), "heartbeat_interval"),
         (json!({"name": "a", "cache_max_size_gb": 0}), "cache_max_size_gb"),
+        (json!({"name": "a", "agent_url": "javascript:alert(1)"}), "agent_url"),
         (json!({"name": "a", "tags": ["a b"]}), "tags[0]"),
         (json!({"name": "a", "parent_id": "x"}), "parent_id"),
         (json!([]), "body"),
