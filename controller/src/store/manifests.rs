@@ -175,13 +175,13 @@ impl IssuedManifest {
         now: Timestamp,
     ) -> Self {
         let entries_sha256 = hash(&entries);
-        // Seconds since 1970, so that a database that comes back from a backup soon gives versions above all that it gave
+        // Milliseconds since 1970, so that a database that comes back from a backup gives versions above all that it gave
         // before; a clock that goes back does not take the version with it.
-        let seconds = u64::try_from(now.unix_ms() / 1_000).unwrap_or(0);
+        let clock = u64::try_from(now.unix_ms()).unwrap_or(0);
         let version = match before {
             Some(before) if before.entries_sha256 == entries_sha256 => before.version,
-            Some(before) => seconds.max(before.version + 1),
-            None => seconds.max(1),
+            Some(before) => clock.max(before.version + 1),
+            None => clock.max(1),
         };
         let expires_at = Timestamp::from_unix_ms(now.unix_ms().saturating_add(LIFE_MS));
         let manifest = Manifest { site_id, version, issued_at: now, expires_at, entries };
