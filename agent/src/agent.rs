@@ -237,6 +237,7 @@ impl Agent {
             config: shared.config,
             http_address: sockets.http_address,
             sync: shared.content.sync,
+            recorder: shared.recorder,
             rng,
         }
     }

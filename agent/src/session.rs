@@ -9,13 +9,14 @@
 //! | [`render`] | the timeline as a person reads it |
 //! | [`recorder`] | the shell that the servers tell what they see: clock, chance, the neighbour table |
 //! | [`journal`] | the files that keep sessions over a restart |
+//! | [`teller`] | hands sessions to the controller, best effort |
 //! | [`route`] | `GET /api/v1/agent/boots` |
 
 pub mod journal;
 mod neighbours;
-pub mod outcome;
 pub mod recorder;
-pub mod render;
 pub mod ring;
 pub mod route;
-pub mod step;
+pub mod teller;
+
+pub use pureboot_protocol::session::{outcome, render, step};

@@ -12,6 +12,7 @@ pub use self::dhcp::DhcpReport;
 use crate::dhcp::loaders::{STOCK_CURE, Stock};
 use crate::sync::report::State;
 use crate::tftp::refusals::Refused;
+pub use pureboot_protocol::session::render::size;
 
 /// Everything that `pureboot-agent status` tells.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
@@ -295,17 +296,6 @@ pub fn span(seconds: u64) -> String {
         (0, 0, _) => format!("{minutes} min {} s", seconds % 60),
         (0, _, _) => format!("{hours} h {minutes} min"),
         _ => format!("{days} d {hours} h"),
-    }
-}
-
-/// A number of bytes in the decimal unit that fits.
-#[expect(clippy::cast_precision_loss, reason = "three digits are shown")]
-pub fn size(bytes: u64) -> String {
-    match bytes {
-        0..1_000 => format!("{bytes} B"),
-        1_000..1_000_000 => format!("{:.1} kB", bytes as f64 / 1e3),
-        1_000_000..1_000_000_000 => format!("{:.1} MB", bytes as f64 / 1e6),
-        _ => format!("{:.1} GB", bytes as f64 / 1e9),
     }
 }
 

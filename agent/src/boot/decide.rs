@@ -6,11 +6,10 @@
 use std::fmt;
 use std::time::Duration;
 
+pub use pureboot_protocol::session::mode::Mode;
 use pureboot_protocol::{
-    Assignment, Autonomy, BootRecord, BootRequest, HardwareFact, Lifecycle, Mac, Timestamp,
-    Workflow,
+    Assignment, Autonomy, BootRecord, BootRequest, HardwareFact, Lifecycle, Mac, Workflow,
 };
-use serde::{Deserialize, Serialize};
 
 use crate::uplink::connectivity::Line;
 
@@ -59,43 +58,12 @@ pub enum Freshness {
     },
 }
 
-/// How the site stands to its controller.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(rename_all = "snake_case")]
-pub enum Mode {
-    /// Calls succeed.
-    Online,
-    /// Some calls fail.
-    Degraded,
-    /// No call has succeeded for a while.
-    Offline {
-        /// When that began.
-        since: Timestamp,
-    },
-}
-
-impl Mode {
-    fn is_offline(self) -> bool {
-        matches!(self, Self::Offline { .. })
-    }
-}
-
 impl From<Line> for Mode {
     fn from(line: Line) -> Self {
         match line {
             Line::Connected { .. } => Self::Online,
             Line::Untried | Line::Degraded { .. } => Self::Degraded,
             Line::Offline { since } => Self::Offline { since },
-        }
-    }
-}
-
-impl fmt::Display for Mode {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        match self {
-            Self::Online => f.pad("online"),
-            Self::Degraded => f.pad("degraded"),
-            Self::Offline { since } => write!(f, "OFFLINE since {since}"),
         }
     }
 }

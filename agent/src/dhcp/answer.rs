@@ -11,6 +11,7 @@ use std::rc::Rc;
 use std::time::Instant;
 
 use dhcproto::v4::{CLIENT_PORT, MessageType, SERVER_PORT};
+pub use pureboot_protocol::session::step::BOOT_SERVER_PORT;
 use pureboot_protocol::{Category, Mac};
 
 use self::emit::{destination, emit};
@@ -20,9 +21,6 @@ use super::packet::{ParseError, Request};
 use super::quirks::operator::{OperatorQuirk, Traits};
 use super::quirks::{self, Learned, Lesson, OfferMode, Sight};
 use super::recent::Recent;
-
-/// Where PXE clients ask a boot server for their file (PXE 2.1 §2.2.3).
-pub const BOOT_SERVER_PORT: u16 = 4011;
 
 /// How much of an unknown vendor class a report quotes, in bytes.
 const CLASS_LEN_SHOWN: usize = 64;

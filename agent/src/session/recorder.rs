@@ -184,6 +184,16 @@ impl Recorder {
         }
     }
 
+    /// What is to be told to the controller now, at most `max` sessions; it then counts as told.
+    pub fn take_untold(&self, max: usize) -> Vec<Session> {
+        self.sessions.borrow_mut().take_untold(max, clock::monotonic())
+    }
+
+    /// These could not be told after all.
+    pub fn put_back_untold(&self, sessions: &[Session]) {
+        self.sessions.borrow_mut().put_back_untold(sessions, clock::monotonic());
+    }
+
     /// Writes down what is not, at the end.
     pub async fn save_all(&self, journal: Journal) {
         let unsaved = self.sessions.borrow_mut().take_all_unsaved();

@@ -3,6 +3,7 @@
 //! DHCP knows a machine's hardware address, TFTP and the first HTTP requests know where they come from, a script's URLs know the
 //! session, and the question for the script knows all three. `join.rs` holds the rules.
 
+mod duty;
 mod join;
 mod live;
 mod room;
@@ -23,18 +24,18 @@ use super::step::{Answer, Ending, Phase, Session, Transfer, What};
 pub const SESSIONS_PER_MACHINE_MAX: usize = 100;
 /// How many steps of a session are kept; what is too much goes from the middle.
 pub const STEPS_MAX: usize = 64;
-/// How many of them are its first ones, which are never folded.
-pub(super) const STEPS_FIRST: usize = 16;
 /// The longest text of a step, in bytes.
 pub const TEXT_LEN_MAX: usize = 255;
 /// How many names of programs a session keeps, and how much of each, in bytes: firmware, loader, kernel and installer have one each.
 pub const USER_AGENTS_MAX: usize = 4;
 /// The longest of them.
 pub const USER_AGENT_LEN_MAX: usize = 64;
-/// How long a session is left alone after its last step before it is written down: most of a boot is then one line.
-const QUIET: Duration = Duration::from_secs(20);
 /// How long a session that does not come to rest may go without being written down.
 const UNSAVED_MAX: Duration = Duration::from_secs(300);
+/// How long it may go without being told to the controller, where a machine that went on looks stuck until then.
+const UNTOLD_MAX: Duration = Duration::from_secs(60);
+/// How long ago a session of an earlier run may have begun to be told to the controller again: which it was told is not kept.
+const RETOLD: Duration = Duration::from_secs(7 * 24 * 3_600);
 
 /// Whose something is, as far as the one who saw it can tell.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
@@ -177,35 +178,18 @@ impl Sessions {
 
     /// What is to be written down now; it then counts as written.
     pub fn take_unsaved(&mut self, now: Instant) -> Vec<Session> {
-        let due = self.take_due(|live, since| {
-            let is_older = |then: Instant, limit| now.saturating_duration_since(then) >= limit;
-            let is_first = live.saved_at.is_none_or(|saved| is_older(saved, UNSAVED_MAX));
-            let is_due = is_first && is_older(live.last, QUIET) || is_older(since, UNSAVED_MAX);
-            // A single packet explains nothing, and whoever makes them up would turn over the whole journal.
-            is_due && !live.is_glimpse()
+        // A single packet explains nothing, and whoever makes them up would turn over the whole journal.
+        let live = self.ring.values_mut().filter(|live| !live.is_glimpse());
+        let due = live.filter_map(|live| {
+            live.saving.take(live.last, now, UNSAVED_MAX).then_some(&live.session)
         });
-        for session in &due {
-            if let Some(live) = self.ids.get(&session.id).and_then(|age| self.ring.get_mut(age)) {
-                live.saved_at = Some(now);
-            }
-        }
-        due
+        due.cloned().collect()
     }
 
     /// What is not written down yet, at the end of the agent.
     pub fn take_all_unsaved(&mut self) -> Vec<Session> {
-        self.take_due(|_, _| true)
-    }
-
-    fn take_due(&mut self, is_due: impl Fn(&Live, Instant) -> bool) -> Vec<Session> {
-        let mut due = Vec::new();
-        for live in self.ring.values_mut() {
-            if live.unsaved_since.is_some_and(|since| is_due(live, since)) {
-                live.unsaved_since = None;
-                due.push(live.session.clone());
-            }
-        }
-        due
+        let live = self.ring.values_mut();
+        live.filter_map(|live| live.saving.take_always().then(|| live.session.clone())).collect()
     }
 
     /// These could not be written down after all.
@@ -213,7 +197,26 @@ impl Sessions {
         for session in sessions {
             let age = self.ids.get(&session.id);
             if let Some(live) = age.and_then(|age| self.ring.get_mut(age)) {
-                live.unsaved_since.get_or_insert(now);
+                live.saving.owe(now);
+            }
+        }
+    }
+
+    /// At most `max` sessions that are to be told to the controller now, oldest first; they then count as told.
+    pub fn take_untold(&mut self, max: usize, now: Instant) -> Vec<Session> {
+        let live = self.ring.values_mut().filter(|live| !live.is_glimpse());
+        let due = live.filter_map(|live| {
+            live.telling.take(live.last, now, UNTOLD_MAX).then_some(&live.session)
+        });
+        due.take(max).cloned().collect()
+    }
+
+    /// These could not be told after all.
+    pub fn put_back_untold(&mut self, sessions: &[Session], now: Instant) {
+        for session in sessions {
+            let age = self.ids.get(&session.id);
+            if let Some(live) = age.and_then(|age| self.ring.get_mut(age)) {
+                live.telling.put_back(now);
             }
         }
     }

@@ -18,6 +18,7 @@ use hyper::header::{
 };
 use hyper::http::response::Parts;
 use hyper::{Method, Request, Response, StatusCode};
+use pureboot_protocol::session::{BootReceipt, BootReport};
 use pureboot_protocol::{
     BootRecord, ChangeBatch, ChangeReceipt, ContentHash, CredentialAnnouncement, CredentialHash,
     Heartbeat, HeartbeatAnswer, Mac, Page, Problem, RegistrationAnswer, RegistrationRequest,
@@ -41,7 +42,7 @@ pub const CHECK: Duration = Duration::from_secs(5);
 /// For questions that a booting machine waits for.
 pub const AT_BOOT: Duration = Duration::from_millis(700);
 
-/// The longest batch of changes, in bytes, that goes as it is: below, gzip saves no packet.
+/// The longest body, in bytes, that goes as it is: below, gzip saves no packet.
 const GZIP_LEN_MIN: usize = 1_024;
 
 /// The longest manifest, in bytes: some 25,000 names.
@@ -297,21 +298,15 @@ impl Controller {
     /// # Errors
     /// No answer, or a refusal.
     pub async fn deliver(&self, batch: &ChangeBatch) -> Result<ChangeReceipt, CallError> {
-        const PATH: &str = "/api/v1/agents/changes";
-        let plain = json(batch);
-        if self.takes_gzip.get() && plain.len() > GZIP_LEN_MIN {
-            let packed = Body { bytes: gzip(&plain), is_gzip: true };
-            match self.call(Method::POST, PATH, Some(packed), UNHURRIED).await {
-                Err(CallError::Refused(refusal))
-                    if refusal.status == StatusCode::UNSUPPORTED_MEDIA_TYPE =>
-                {
-                    log::info!("the controller takes no gzip, changes go as they are");
-                    self.takes_gzip.set(false);
-                }
-                outcome => return outcome,
-            }
-        }
-        self.call(Method::POST, PATH, Some(Body { bytes: plain, is_gzip: false }), UNHURRIED).await
+        self.post_packed("/api/v1/agents/changes", batch).await
+    }
+
+    /// Hands over boot sessions, as [`Controller::deliver`] does changes.
+    ///
+    /// # Errors
+    /// No answer, or a refusal.
+    pub async fn hand_over(&self, report: &BootReport) -> Result<BootReceipt, CallError> {
+        self.post_packed("/api/v1/agents/boots", report).await
     }
 
     /// What the controller knows of one machine; none if nothing.
@@ -427,6 +422,28 @@ impl Controller {
     ) -> Result<A, CallError> {
         let body = Body { bytes: json(question), is_gzip: false };
         self.call(Method::POST, path, Some(body), budget).await
+    }
+
+    /// Posts in gzip where that is worth it.
+    async fn post_packed<Q: Serialize, A: DeserializeOwned>(
+        &self,
+        path: &str,
+        question: &Q,
+    ) -> Result<A, CallError> {
+        let plain = json(question);
+        if self.takes_gzip.get() && plain.len() > GZIP_LEN_MIN {
+            let packed = Body { bytes: gzip(&plain), is_gzip: true };
+            match self.call(Method::POST, path, Some(packed), UNHURRIED).await {
+                Err(CallError::Refused(refusal))
+                    if refusal.status == StatusCode::UNSUPPORTED_MEDIA_TYPE =>
+                {
+                    log::info!("the controller takes no gzip, bodies go as they are");
+                    self.takes_gzip.set(false);
+                }
+                outcome => return outcome,
+            }
+        }
+        self.call(Method::POST, path, Some(Body { bytes: plain, is_gzip: false }), UNHURRIED).await
     }
 
     async fn call<A: DeserializeOwned>(

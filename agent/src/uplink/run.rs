@@ -12,6 +12,8 @@ use crate::data_dir::DataDir;
 use crate::exchange::within;
 use crate::outbox::{self, Flusher, Outbox};
 use crate::rng::Rng;
+use crate::session::recorder::Recorder;
+use crate::session::teller;
 use crate::store::Store;
 use crate::sync::run::Sync;
 use crate::uplink::controller::{CHECK, CallError, Controller};
@@ -44,6 +46,8 @@ pub struct Uplink<V> {
     pub http_address: SocketAddr,
     /// Keeps content up to date.
     pub sync: Rc<Sync>,
+    /// Keeps boot sessions.
+    pub recorder: Rc<Recorder>,
     /// Chance for pauses.
     pub rng: Rng,
 }
@@ -88,7 +92,9 @@ impl<V: Measure> Uplink<V> {
         let flushing = outbox::run(self.flusher, &courier, flush_rng);
         let changing = smol::future::zip(rotation.finish(), obeyer.run());
         let speaking = smol::future::zip(pulse.run(&mut self.rng), flushing);
-        smol::future::zip(changing, smol::future::zip(speaking, syncing)).await;
+        let telling = teller::tell(&self.recorder, &self.controller, &self.standing);
+        let explaining = smol::future::zip(syncing, telling);
+        smol::future::zip(changing, smol::future::zip(speaking, explaining)).await;
         Ok(())
     }
 

@@ -18,6 +18,7 @@ mod manifest;
 mod node;
 mod registration;
 mod secret;
+pub mod session;
 mod site;
 mod template;
 mod text;

@@ -3,7 +3,7 @@ use proptest::option;
 use proptest::prelude::*;
 use proptest::sample::select;
 
-use pureboot_protocol::{BootMethod, CommandLineTemplate, NodeId, WorkflowId};
+use pureboot_protocol::{BootMethod, CommandLineTemplate, NodeId, Timestamp, WorkflowId};
 
 use super::*;
 

@@ -4,9 +4,12 @@ use std::time::{Duration, Instant};
 
 use pureboot_protocol::{BootId, NodeEventKind};
 
+use super::duty::Duty;
 use super::room::Counted;
-use super::{Moment, STEPS_FIRST, STEPS_MAX, TEXT_LEN_MAX, USER_AGENT_LEN_MAX, USER_AGENTS_MAX};
-use crate::session::step::{Ending, Offer, Phase, Role, Session, Step, Transfer, What};
+use super::{Moment, RETOLD, STEPS_MAX, TEXT_LEN_MAX, USER_AGENT_LEN_MAX, USER_AGENTS_MAX};
+use crate::session::step::{
+    Ending, Offer, Phase, Role, STEPS_FIRST, Session, Step, Transfer, What,
+};
 
 /// A session and what is needed to continue it.
 #[derive(Debug)]
@@ -19,10 +22,10 @@ pub(super) struct Live {
     pub(super) next_number: u32,
     /// The revision of the ring that the last change made.
     pub(super) changed: u64,
-    /// Since when something of it has not been written down.
-    pub(super) unsaved_since: Option<Instant>,
-    /// When it was last written down.
-    pub(super) saved_at: Option<Instant>,
+    /// To be written down.
+    pub(super) saving: Duty,
+    /// To be told to the controller.
+    pub(super) telling: Duty,
     /// What it is counted as among all sessions; none before its first step.
     pub(super) counted: Option<Counted>,
 }
@@ -46,8 +49,8 @@ impl Live {
             asked: None,
             next_number: 0,
             changed: 0,
-            unsaved_since: None,
-            saved_at: None,
+            saving: Duty::default(),
+            telling: Duty::default(),
             counted: None,
         }
     }
@@ -65,14 +68,18 @@ impl Live {
         let before_ms = u64::try_from(before_ms).unwrap_or(0);
         let silent_ms = before_ms.saturating_sub(session.last_ms());
         let next_number = session.steps.iter().map(|step| step.number.saturating_add(1)).max();
+        let mut telling = Duty::default();
+        if Duration::from_millis(before_ms) < RETOLD {
+            telling.owe(moment.now);
+        }
         Self {
             began: ago(before_ms),
             last: ago(silent_ms),
             asked: None,
             next_number: next_number.unwrap_or(0),
             changed: 0,
-            unsaved_since: None,
-            saved_at: None,
+            saving: Duty::default(),
+            telling,
             counted: None,
             session,
         }
@@ -135,7 +142,8 @@ impl Live {
     pub(super) fn touch(&mut self, revision: u64, now: Instant) {
         self.last = now;
         self.changed = revision;
-        self.unsaved_since.get_or_insert(now);
+        self.saving.owe(now);
+        self.telling.owe(now);
     }
 
     /// Learns what a program of the machine calls itself; answers whether that is news.

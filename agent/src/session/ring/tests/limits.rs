@@ -199,3 +199,46 @@ fn what_could_not_be_written_is_written_later() {
     bench.sessions.put_back_unsaved(&lost, bench.moment().now);
     assert_eq!(bench.sessions.take_all_unsaved(), lost);
 }
+
+#[test]
+fn a_session_is_told_when_it_has_come_to_rest_and_again_when_it_goes_on() {
+    let mut bench = Bench::new();
+    let mut told = Vec::new();
+    bench.obey("0 dhcp A 1 loader");
+    bench.obey("1000 ask A 5");
+    bench.obey("1001 told install");
+    for ms in (0..600_000).step_by(5_000) {
+        if ms == 200_000 {
+            bench.obey("200000 report #1 A install_started");
+        }
+        bench.now_ms = ms;
+        told.extend(bench.sessions.take_untold(50, bench.moment().now).into_iter().map(|_| ms));
+    }
+    assert_eq!(told, [25_000, 220_000]);
+}
+
+#[test]
+fn what_could_not_be_told_is_told_soon_and_no_more_than_is_wanted() {
+    let mut sessions = flood(100, 2, 2);
+    let later = crate::clock::monotonic() + UNTOLD_MAX;
+    let told = sessions.take_untold(30, later);
+    assert_eq!(told.len(), 30);
+    sessions.put_back_untold(&told[20..], later);
+    let rest: usize = (0..50).map(|_| sessions.take_untold(30, later).len()).sum();
+    assert_eq!(20 + rest, sessions.len());
+}
+
+#[test]
+fn of_an_earlier_run_what_is_not_old_is_told_again() {
+    let mut bench = Bench::new();
+    bench.obey("0 dhcp A 1 loader");
+    bench.obey("1000 ask A 5");
+    let kept = bench.sessions.take_all_unsaved();
+    for (days, count) in [(6, 1), (8, 0)] {
+        let moment = bench.moment();
+        let at = moment.at.plus_seconds(days * 24 * 3_600);
+        let mut sessions = Sessions::default();
+        sessions.restore(kept.clone(), Moment { at, ..moment });
+        assert_eq!(sessions.take_untold(50, moment.now).len(), count, "{days} days");
+    }
+}

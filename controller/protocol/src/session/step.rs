@@ -2,13 +2,19 @@
 
 use std::net::{IpAddr, Ipv4Addr};
 
-use pureboot_protocol::{BootId, HardwareFact, Mac, NodeEventKind, Timestamp};
 use serde::{Deserialize, Serialize};
 
-use crate::boot::decide::Mode;
+use super::mode::Mode;
+use crate::{BootId, HardwareFact, Mac, NodeEventKind, Timestamp};
+
+/// How many steps of a session are its first ones, which are never folded; what is too much goes from behind them.
+pub const STEPS_FIRST: usize = 16;
+/// Where PXE clients ask a boot server for their file (PXE 2.1 §2.2.3).
+pub const BOOT_SERVER_PORT: u16 = 4011;
 
 /// One attempt of one machine to boot.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 pub struct Session {
     /// Its id, which every URL of its scripts carries.
     pub id: BootId,
@@ -38,6 +44,7 @@ impl Session {
 
 /// How far a machine has come.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 #[serde(rename_all = "snake_case")]
 pub enum Phase {
     /// It asks for an address and for what to load.
@@ -56,6 +63,7 @@ pub enum Phase {
 
 /// Something that was seen.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 pub struct Step {
     /// Its number within the session, from 0; it stays when steps before it are folded.
     pub number: u32,
@@ -78,6 +86,7 @@ impl Step {
 
 /// What a machine did, or was told.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 #[serde(tag = "step", rename_all = "snake_case")]
 pub enum What {
     /// It asked by DHCP and was told what to load.
@@ -132,6 +141,7 @@ pub enum What {
 
 /// What a machine was told by DHCP.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 pub struct Offer {
     /// Its transaction.
     pub xid: u32,
@@ -149,6 +159,7 @@ pub struct Offer {
 
 /// What an offer leads to.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 #[serde(rename_all = "snake_case")]
 pub enum Boots {
     /// A loader, to be fetched at once.
@@ -170,6 +181,7 @@ impl Boots {
 
 /// How a machine reads a file.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 #[serde(rename_all = "snake_case")]
 pub enum Protocol {
     /// TFTP.
@@ -180,6 +192,7 @@ pub enum Protocol {
 
 /// A file on its way to a machine.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 pub struct Transfer {
     /// How.
     pub by: Protocol,
@@ -204,6 +217,7 @@ impl Transfer {
 
 /// What a file is to a machine.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 #[serde(rename_all = "snake_case")]
 pub enum Role {
     /// What firmware starts, or what that starts.
@@ -216,6 +230,7 @@ pub enum Role {
 
 /// How a transfer ended.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 #[serde(rename_all = "snake_case")]
 pub enum Ending {
     /// With the last byte.
@@ -238,6 +253,7 @@ pub enum Ending {
 
 /// What a machine was told to boot.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 pub struct Answer {
     /// What its script does.
     pub gives: Gives,
@@ -249,6 +265,7 @@ pub struct Answer {
 
 /// What a script does.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 #[serde(rename_all = "snake_case")]
 pub enum Gives {
     /// Starts an installer.

@@ -3,10 +3,10 @@
 use std::fmt;
 use std::time::Duration;
 
-use pureboot_protocol::{NodeEventKind, Timestamp};
 use serde::{Deserialize, Serialize};
 
 use super::step::{Answer, Boots, Ending, Gives, Phase, Role, Session, Transfer, What};
+use crate::{NodeEventKind, Timestamp};
 
 /// How long firmware takes from an offer to the first request for a file: UEFI asks four times within 28 s (BOOT.md §2).
 const FETCH_TIME: Duration = Duration::from_secs(60);
@@ -21,6 +21,7 @@ const INSTALL_TIME: Duration = Duration::from_secs(60 * 60);
 
 /// How a session stands.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 #[serde(tag = "state", rename_all = "snake_case")]
 pub enum Outcome {
     /// Something follows soon, as a rule.
@@ -43,6 +44,7 @@ pub enum Outcome {
 
 /// Where a machine stands that does not go on.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 #[serde(rename_all = "snake_case")]
 pub enum Stuck {
     /// There is no answer for it.

@@ -2,20 +2,21 @@
 
 use std::fmt::{self, Write as _};
 
-use pureboot_protocol::Timestamp;
 use serde::{Deserialize, Serialize};
 
 use super::outcome::Outcome;
-use super::ring::STEPS_FIRST;
-use super::step::{Boots, Ending, Gives, Offer, Protocol, Role, Session, Step, Transfer, What};
-use crate::dhcp::answer::BOOT_SERVER_PORT;
-use crate::status::size;
+use super::step::{
+    BOOT_SERVER_PORT, Boots, Ending, Gives, Offer, Protocol, Role, STEPS_FIRST, Session, Step,
+    Transfer, What,
+};
+use crate::Timestamp;
 
 /// Where the columns of a step begin to be filled with its bytes, in characters.
 const TEXT_WIDTH: usize = 56;
 
 /// A session as it is told.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 pub struct BootView {
     /// The session.
     #[serde(flatten)]
@@ -210,7 +211,7 @@ fn on_port(port: u16) -> &'static str {
 }
 
 /// What a terminal must not obey is shown as what it is not.
-pub(crate) fn printable(text: &str) -> String {
+pub fn printable(text: &str) -> String {
     text.chars().map(|char| if char.is_control() { '?' } else { char }).collect()
 }
 
@@ -221,5 +222,16 @@ fn span(ms: u64) -> String {
         0..60 => format!("{seconds}.{:03} s", ms % 1_000),
         60..3_600 => format!("{} min {:02} s", seconds / 60, seconds % 60),
         _ => format!("{} h {:02} min", seconds / 3_600, seconds / 60 % 60),
+    }
+}
+
+/// A number of bytes in the decimal unit that fits.
+#[expect(clippy::cast_precision_loss, reason = "three digits are shown")]
+pub fn size(bytes: u64) -> String {
+    match bytes {
+        0..1_000 => format!("{bytes} B"),
+        1_000..1_000_000 => format!("{:.1} kB", bytes as f64 / 1e3),
+        1_000_000..1_000_000_000 => format!("{:.1} MB", bytes as f64 / 1e6),
+        _ => format!("{:.1} GB", bytes as f64 / 1e9),
     }
 }
