@@ -7,11 +7,13 @@
 mod agent;
 mod arguments;
 mod audit;
+mod boots;
 mod client;
 mod conflict;
 mod content;
 mod fields;
 mod group;
+mod meta;
 mod node;
 mod place;
 mod progress;

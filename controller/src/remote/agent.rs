@@ -6,7 +6,7 @@ use crate::remote::arguments::{asks, noun};
 use crate::remote::client::Query;
 use crate::remote::resolve::{SITE, label, text};
 use crate::remote::screen::Column;
-use crate::remote::session::Session;
+use crate::remote::session::{Session, most};
 
 noun! {
     /// Look after the agents of the sites.
@@ -14,6 +14,7 @@ noun! {
     AgentArguments, AgentCommand {
         Ls(Ls),
         Status(Status),
+        Heartbeats(Heartbeats),
         Revoke(Revoke),
     }
 }
@@ -73,6 +74,41 @@ impl Status {
         let agent = session.client.get(&["agents", &id, "status"], Query::new()).await?;
         let first = ["site_name", "status", "last_seen", "agent_version"];
         session.screen.thing(&agent, &first, self.field.as_deref())
+    }
+}
+
+const HEARTBEATS: &[Column] = &[
+    Column::plain("RECEIVED", "received_at"),
+    Column::plain("VERSION", "heartbeat.agent_version"),
+    Column::plain("UP SECONDS", "heartbeat.uptime_seconds"),
+    Column::plain("BOOTS", "heartbeat.active_boots"),
+    Column::plain("WAITING", "heartbeat.pending_queue_items"),
+    Column::plain("CONFLICTS", "heartbeat.conflicts_pending"),
+    Column::bytes("CACHE", "heartbeat.cache_size_bytes"),
+    Column::plain("DISK %", "heartbeat.disk_usage_percent"),
+    Column::plain("LAST SYNC", "heartbeat.last_sync_result"),
+];
+
+asks! {
+    /// List the heartbeats of a site's agent that are kept, the latest first.
+    #[argh(subcommand, name = "heartbeats", example = "{command_name} berlin --limit 20")]
+    struct Heartbeats {
+        /// the site's path, name or id
+        #[argh(positional)]
+        site: String,
+
+        /// rows to show, 0 for all (default: 50)
+        #[argh(option, default = "50")]
+        limit: usize,
+    }
+}
+
+impl Heartbeats {
+    async fn run(self) -> anyhow::Result<()> {
+        let session = self.session()?;
+        let id = session.id(&SITE, &self.site).await?;
+        let path = ["agents", &id, "heartbeats"];
+        session.show_list(&path, Query::new(), most(self.limit), HEARTBEATS).await
     }
 }
 

@@ -3,6 +3,7 @@
 use crate::remote::arguments::{asks, noun};
 use crate::remote::client::Query;
 use crate::remote::fields::Field;
+use crate::remote::meta::GroupMeta;
 use crate::remote::resolve::{GROUP, WORKFLOW};
 use crate::remote::screen::Column;
 
@@ -15,6 +16,7 @@ noun! {
         Show(Show),
         Set(Set),
         Rm(Rm),
+        Meta(GroupMeta),
     }
 }
 

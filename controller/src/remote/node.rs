@@ -1,16 +1,22 @@
 //! `node …`.
 
+mod bulk;
+
 use pureboot_protocol::{Lifecycle, NodeOrder};
 use reqwest::Method;
 use serde_json::{Value, json};
 
 use crate::config::UsageError;
 use crate::remote::arguments::{asks, noun};
+use crate::remote::boots::NodeBoots;
 use crate::remote::client::Query;
 use crate::remote::fields::Field;
+use crate::remote::meta::NodeMeta;
 use crate::remote::resolve::{GROUP, NODE, SITE, WORKFLOW, label, text};
 use crate::remote::screen::Column;
 use crate::remote::session::{Session, most};
+
+use bulk::Bulk;
 
 noun! {
     /// Look after nodes: the machines. A node is named by its MAC address, its hostname, or its id or the beginning of it.
@@ -27,6 +33,9 @@ noun! {
         Untag(Untag),
         History(History),
         Events(Events),
+        Boots(NodeBoots),
+        Meta(NodeMeta),
+        Bulk(Bulk),
         Stalled(Stalled),
         Stats(Stats),
         Retire(Retire),

@@ -14,8 +14,10 @@ use serde_json::{Value, json};
 use crate::config::UsageError;
 use crate::print_note;
 use crate::remote::arguments::{asks, noun};
+use crate::remote::boots::SiteBoots;
 use crate::remote::client::Query;
 use crate::remote::fields::Field;
+use crate::remote::meta::SiteMeta;
 use crate::remote::resolve::{SITE, WORKFLOW, label, text};
 use crate::remote::screen::Column;
 use crate::remote::{agent, conflict};
@@ -37,6 +39,8 @@ noun! {
         Manifest(Manifest),
         Conflicts(Conflicts),
         Parked(Parked),
+        Boots(SiteBoots),
+        Meta(SiteMeta),
         Agents(Agents),
         Sync(Sync),
         Order(Order),

@@ -1,9 +1,12 @@
 //! `workflow …`.
 
+use reqwest::Method;
+use serde_json::Value;
+
 use crate::remote::arguments::{asks, noun};
 use crate::remote::client::Query;
 use crate::remote::fields::Field;
-use crate::remote::resolve::{TEMPLATE, WORKFLOW};
+use crate::remote::resolve::{TEMPLATE, WORKFLOW, label, text};
 use crate::remote::screen::Column;
 
 noun! {
@@ -19,6 +22,8 @@ noun! {
         Show(Show),
         Set(Set),
         Rm(Rm),
+        Versions(Versions),
+        Restore(Restore),
     }
 }
 
@@ -108,6 +113,10 @@ asks! {
         #[argh(positional)]
         workflow: String,
 
+        /// this version and not the latest
+        #[argh(option)]
+        version: Option<u64>,
+
         /// print this field alone
         #[argh(option)]
         field: Option<String>,
@@ -117,7 +126,11 @@ asks! {
 impl Show {
     async fn run(self) -> anyhow::Result<()> {
         let session = self.session()?;
-        let workflow = session.find(&WORKFLOW, &self.workflow).await?;
+        let mut workflow = session.find(&WORKFLOW, &self.workflow).await?;
+        if let Some(version) = self.version {
+            let path = [WORKFLOW.path, text(&workflow, "id"), "versions", &version.to_string()];
+            workflow = session.client.get(&path, Query::new()).await?;
+        }
         session.screen.thing(&workflow, &["name", "id", "method"], self.field.as_deref())
     }
 }
@@ -172,5 +185,68 @@ asks! {
 impl Rm {
     async fn run(self) -> anyhow::Result<()> {
         self.session()?.delete(&WORKFLOW, &self.workflow, self.yes).await
+    }
+}
+
+const VERSIONS: &[Column] = &[
+    Column::plain("VERSION", "version"),
+    Column::plain("UPDATED", "updated_at"),
+    Column::plain("NAME", "name"),
+    Column::plain("METHOD", "method"),
+    Column::plain("KERNEL", "kernel"),
+    Column::plain("COMMAND LINE", "command_line"),
+    Column::plain("MINUTES", "timeout_minutes"),
+];
+
+asks! {
+    /// List the versions of a workflow that are kept, the newest first.
+    #[argh(subcommand, name = "versions", example = "{command_name} debian")]
+    struct Versions {
+        /// its name or id
+        #[argh(positional)]
+        workflow: String,
+    }
+}
+
+impl Versions {
+    async fn run(self) -> anyhow::Result<()> {
+        let session = self.session()?;
+        let id = session.id(&WORKFLOW, &self.workflow).await?;
+        session.show_list(&[WORKFLOW.path, &id, "versions"], Query::new(), None, VERSIONS).await
+    }
+}
+
+asks! {
+    /// Make an older version of a workflow the latest again. Its name stays.
+    #[argh(subcommand, name = "restore", example = "{command_name} debian 3")]
+    struct Restore {
+        /// its name or id
+        #[argh(positional)]
+        workflow: String,
+
+        /// the number of the version, as `workflow versions` shows it
+        #[argh(positional)]
+        version: u64,
+
+        /// take content that is at the sites only, or comes later
+        #[argh(switch)]
+        allow_missing: bool,
+    }
+}
+
+impl Restore {
+    async fn run(self) -> anyhow::Result<()> {
+        let session = self.session()?;
+        let id = session.id(&WORKFLOW, &self.workflow).await?;
+        let number = self.version.to_string();
+        let path = [WORKFLOW.path, &id, "versions", &number, "restore"];
+        let query = leniency(self.allow_missing);
+        let restored = session.client.send(Method::POST, &path, query, None).await?;
+        let now = restored.get("version").and_then(Value::as_u64).unwrap_or_default();
+        let label = label(&WORKFLOW, &restored);
+        session.screen.done(
+            &restored,
+            &format!("workflow {label} has version {now}, which is what version {number} was"),
+        )
     }
 }
