@@ -2,6 +2,7 @@
 
 pub(crate) mod agents;
 pub(crate) mod audit;
+pub(crate) mod boots;
 pub(crate) mod bulk;
 pub(crate) mod changes;
 pub(crate) mod commands;

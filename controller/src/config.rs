@@ -22,8 +22,23 @@ use crate::remote::{
     NodeArguments, SecretArguments, SiteArguments, TemplateArguments, WorkflowArguments,
 };
 
-/// How long the audit is kept where nothing is said, in days: a year, and the time to look back at it.
-pub(crate) const AUDIT_DAYS: u32 = 400;
+/// How long what explains the past is kept, in days.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct KeptDays {
+    /// Rows of the audit.
+    pub audit: u32,
+    /// Conflicts, from their end on.
+    pub conflicts: u32,
+    /// Boot sessions.
+    pub boots: u32,
+}
+
+impl Default for KeptDays {
+    /// A year and the time to look back at it; of boots, a season.
+    fn default() -> Self {
+        Self { audit: 400, conflicts: 400, boots: 90 }
+    }
+}
 
 /// The centre of PureBoot: REST API and database for many sites.
 #[derive(Debug, FromArgs)]
@@ -151,8 +166,16 @@ struct Serve {
     failures_per_minute: u32,
 
     /// days that the audit is kept (default: 400)
-    #[argh(option, default = "AUDIT_DAYS")]
+    #[argh(option, default = "KeptDays::default().audit")]
     audit_days: u32,
+
+    /// days that a conflict is kept after its end (default: 400); one that waits for a person is kept as long as it waits
+    #[argh(option, default = "KeptDays::default().conflicts")]
+    conflict_days: u32,
+
+    /// days that boot sessions are kept; of one machine at one site 50 at most (default: 90)
+    #[argh(option, default = "KeptDays::default().boots")]
+    boot_days: u32,
 }
 
 /// What the program is to do.
@@ -197,8 +220,8 @@ pub struct ServeConfig {
     pub trusted_proxies: Vec<Prefix>,
     /// How much anybody may ask.
     pub limits: LimitConfig,
-    /// How long the audit is kept, in days.
-    pub audit_days: u32,
+    /// How long what explains the past is kept.
+    pub kept_days: KeptDays,
 }
 
 /// How content is kept, and what vouches for it.
@@ -311,8 +334,19 @@ impl TryFrom<Arguments> for Config {
             Command::Serve(serve) => serve,
         };
         let refused = |text| Err(UsageError::new(text).into());
-        if serve.audit_days == 0 {
-            return refused("--audit-days 0 would forget everything; keep at least 1 day");
+        let kept_days = KeptDays {
+            audit: serve.audit_days,
+            conflicts: serve.conflict_days,
+            boots: serve.boot_days,
+        };
+        let KeptDays { audit, conflicts, boots } = kept_days;
+        for (flag, days) in
+            [("--audit-days", audit), ("--conflict-days", conflicts), ("--boot-days", boots)]
+        {
+            if days == 0 {
+                let text = format!("{flag} 0 would forget everything; keep at least 1 day");
+                return Err(UsageError::new(text).into());
+            }
         }
         let tls = match (serve.tls_cert_file, serve.tls_key_file) {
             (Some(cert_file), Some(key_file)) => Some(TlsFiles { cert_file, key_file }),
@@ -347,7 +381,7 @@ impl TryFrom<Arguments> for Config {
                 per_address: serve.rate_per_address,
                 failures: serve.failures_per_minute,
             },
-            audit_days: serve.audit_days,
+            kept_days,
         }))
     }
 }
@@ -370,7 +404,7 @@ mod tests {
         assert_eq!(serve.listen.to_string(), "127.0.0.1:8000");
         assert_eq!(serve.log_format, LogFormat::Text);
         assert!(serve.tls.is_none());
-        assert_eq!((serve.limits, serve.audit_days), (LimitConfig::default(), 400));
+        assert_eq!((serve.limits, serve.kept_days), (LimitConfig::default(), KeptDays::default()));
         assert_eq!(serve.content.place, ContentPlace::Dir("/d/content".into()));
         assert_eq!(serve.content.file_len_max, 64_000_000_000);
         assert_eq!(serve.content.signing_key_file, PathBuf::from("/d/signing-key"));
@@ -438,6 +472,8 @@ mod tests {
             (&["serve", "--data-dir", "/d", "--tls-key-file", "k"], "--tls-cert-file"),
             (&[], "serve"),
             (&["serve", "--data-dir", "/d", "--audit-days", "0"], "--audit-days"),
+            (&["serve", "--data-dir", "/d", "--conflict-days", "0"], "--conflict-days"),
+            (&["serve", "--data-dir", "/d", "--boot-days", "0"], "--boot-days"),
             (&["user", "add", "ada", "--role", "root", "--data-dir", "/d"], "none of viewer"),
             (&["token", "new", "--scope", "all", "--data-dir", "/d"], "none of read"),
             (&["token"], "revoke"),

@@ -1,5 +1,6 @@
 //! How a handler takes its arguments out of a request; each refusal is an [`ApiError`].
 
+use std::collections::BTreeMap;
 use std::net::{IpAddr, SocketAddr};
 use std::str::FromStr;
 
@@ -10,10 +11,11 @@ use axum::http::request::Parts;
 use axum::http::{HeaderMap, HeaderValue, StatusCode};
 use axum::response::{IntoResponse, Response};
 use pureboot_protocol::{Mac, Success};
-use serde::de::DeserializeOwned;
+use serde::de::{DeserializeOwned, IgnoredAny};
 use serde::{Deserialize, Deserializer, Serialize};
 use serde_json::error::Category;
 
+use crate::api::check::Check;
 use crate::error::ApiError;
 use crate::store::{Cursor, Paging};
 
@@ -26,6 +28,7 @@ impl<S: Send + Sync, T: DeserializeOwned> FromRequest<S> for Json<T> {
     async fn from_request(request: Request, state: &S) -> Result<Self, ApiError> {
         is_json(request.headers())?;
         let path = request.uri().path().to_owned();
+        let known = request.extensions().get::<KnownFields>().copied();
         let body = Bytes::from_request(request, state).await.map_err(|error| {
             let (code, detail) = match error.status() {
                 StatusCode::PAYLOAD_TOO_LARGE => {
@@ -35,6 +38,9 @@ impl<S: Send + Sync, T: DeserializeOwned> FromRequest<S> for Json<T> {
             };
             ApiError::Refused { status: error.status(), code, detail }
         })?;
+        if let Some(known) = known {
+            known.check(&body)?;
+        }
         let mut json = serde_json::Deserializer::from_slice(&body);
         let value = serde_path_to_error::deserialize(&mut json).map_err(|error| {
             match error.inner().classify() {
@@ -45,6 +51,44 @@ impl<S: Send + Sync, T: DeserializeOwned> FromRequest<S> for Json<T> {
         json.end().map_err(|error| not_json(&error))?;
         Ok(Self(value))
     }
+}
+
+/// The fields that a body of the route may have. Its presence in a request makes others an error: an operator who
+/// misspells a field must hear of it, while an agent may be newer than its controller (FAULTS U7).
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct KnownFields(pub(crate) &'static [String]);
+
+impl KnownFields {
+    /// # Errors
+    /// 422 that names every member of `body` that is unknown. What is no object is left to others.
+    fn check(self, body: &[u8]) -> Result<(), ApiError> {
+        let members = serde_json::from_slice::<BTreeMap<String, IgnoredAny>>(body);
+        let members = members.unwrap_or_default();
+        let known: Vec<_> = self.0.iter().map(String::as_str).collect();
+        unknown_fields(members.keys().filter(|name| !known.contains(&name.as_str())), &known)
+    }
+}
+
+/// Refuses the fields `unknown`, if there are any.
+///
+/// # Errors
+/// 422 that names each of them, and those that there are.
+pub(crate) fn unknown_fields<'a>(
+    unknown: impl Iterator<Item = &'a String>,
+    known: &[&str],
+) -> Result<(), ApiError> {
+    let message = match known {
+        [] => "there is no such field; the body has none".to_owned(),
+        known => format!("there is no such field; there are {}", known.join(", ")),
+    };
+    let mut check = Check::default();
+    unknown.for_each(|name| check.require(&short(name), false, &message));
+    check.done()
+}
+
+/// As much of a word of a client's as is repeated to it.
+pub(crate) fn short(text: &str) -> String {
+    text.chars().take(64).collect()
 }
 
 fn is_json(headers: &HeaderMap) -> Result<(), ApiError> {
@@ -155,8 +199,7 @@ impl<S: Send + Sync, T: FromStr> FromRequestParts<S> for Id<T> {
     async fn from_request_parts(parts: &mut Parts, state: &S) -> Result<Self, ApiError> {
         let text = Path::<String>::from_request_parts(parts, state).await;
         let text = text.map(|Path(text)| text).unwrap_or_default();
-        let short = || text.chars().take(64).collect::<String>();
-        text.parse().map(Self).map_err(|_| ApiError::missing("resource with the id", short()))
+        text.parse().map(Self).map_err(|_| ApiError::missing("resource with the id", short(&text)))
     }
 }
 
@@ -169,10 +212,17 @@ impl<S: Send + Sync, T: FromStr> FromRequestParts<S> for IdAndWord<T> {
     async fn from_request_parts(parts: &mut Parts, state: &S) -> Result<Self, ApiError> {
         let texts = Path::<(String, String)>::from_request_parts(parts, state).await;
         let (id, word) = texts.map(|Path(texts)| texts).unwrap_or_default();
-        let short = |text: &str| text.chars().take(64).collect::<String>();
         let parsed = id.parse().map_err(|_| ApiError::missing("resource with the id", short(&id)));
         Ok(Self(parsed?, short(&word)))
     }
+}
+
+/// The number of a version that a path names; 404 if it is none.
+///
+/// # Errors
+/// It is no number.
+pub(crate) fn number(version: &str) -> Result<u64, ApiError> {
+    version.parse().map_err(|_| ApiError::missing("version", version))
 }
 
 /// The version that the client knows, from `If-Match`; none if it does not say or says `*`.

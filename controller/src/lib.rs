@@ -39,6 +39,7 @@ mod router;
 mod serve;
 mod site_health;
 mod store;
+mod strict;
 mod table;
 mod terminal;
 mod tls;
@@ -129,7 +130,7 @@ async fn serve_until_signal(config: ServeConfig) -> anyhow::Result<()> {
         .limited(config.limits)
         .with_cookie(cookie);
     let proxies = Proxies::new(config.trusted_proxies);
-    let app = App { audit_days: config.audit_days, proxies: proxies.clone(), ..app };
+    let app = App { kept_days: config.kept_days, proxies: proxies.clone(), ..app };
     let (jobs, beats) = (Jobs::start(&app), app.beats.clone());
     let (ending, watchers) = watch::channel(false);
     let watched = watched.map(|(listener, address)| {

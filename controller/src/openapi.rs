@@ -37,6 +37,11 @@ const PAGE: &str = include_str!("../page/api.html");
 /// The document, made once.
 static DOCUMENT: LazyLock<Value> = LazyLock::new(document);
 
+/// The document.
+pub(crate) fn document_once() -> &'static Value {
+    &DOCUMENT
+}
+
 /// `GET /openapi.json`.
 pub(crate) async fn read() -> Response {
     extract::json(StatusCode::OK, &*DOCUMENT)

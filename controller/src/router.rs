@@ -15,8 +15,8 @@ use tower_http::limit::RequestBodyLimitLayer;
 use tower_http::timeout::TimeoutLayer;
 
 use crate::api::{
-    agents, audit, bulk, changes, commands, conflicts, content, custody, groups, health, manifest,
-    meta, nodes, secrets, session, sites, templates, tokens, users, workflows,
+    agents, audit, boots, bulk, changes, commands, conflicts, content, custody, groups, health,
+    manifest, meta, nodes, secrets, session, sites, templates, tokens, users, workflows,
 };
 use crate::audit::Refusals;
 use crate::auth::Role;
@@ -24,7 +24,7 @@ use crate::auth::password::{Cost, Passwords};
 use crate::beats::{Beats, Keeping};
 use crate::callers::Callers;
 use crate::coding;
-use crate::config::AUDIT_DAYS;
+use crate::config::KeptDays;
 use crate::content::Content;
 use crate::cookie::Cookie;
 use crate::correlation;
@@ -35,12 +35,15 @@ use crate::limit::{LimitConfig, Limits};
 use crate::metrics::{self, Metrics};
 use crate::openapi;
 use crate::store::Store;
+use crate::strict::{is_strict, strict};
 use crate::vault::Vault;
 
 /// The largest body of a request, in bytes, where a route does not say less.
 pub(crate) const BODY_LEN_MAX: usize = 1 << 20;
 /// The largest batch of changes, in bytes.
 const CHANGES_LEN_MAX: usize = 256 << 10;
+/// The largest report of boot sessions, in bytes.
+const BOOTS_LEN_MAX: usize = 512 << 10;
 /// The largest heartbeat, in bytes: it is kept, many times.
 const HEARTBEAT_LEN_MAX: usize = 64 << 10;
 /// How long a request may take, its body included.
@@ -67,8 +70,8 @@ pub(crate) struct App {
     pub(crate) cookie: Cookie,
     /// Credentials that nobody has, counted for the audit.
     pub(crate) refusals: Arc<Mutex<Refusals>>,
-    /// Days that the audit is kept.
-    pub(crate) audit_days: u32,
+    /// How long what explains the past is kept.
+    pub(crate) kept_days: KeptDays,
     /// Seals the secrets of templates.
     pub(crate) vault: Arc<Vault>,
     /// Who is believed about where a request comes from.
@@ -94,7 +97,7 @@ impl App {
             passwords: Passwords::new(Cost::OWASP),
             cookie: Cookie::Plain,
             refusals: Arc::default(),
-            audit_days: AUDIT_DAYS,
+            kept_days: KeptDays::default(),
             vault: Arc::new(vault),
             proxies: Proxies::default(),
             metrics,
@@ -172,6 +175,7 @@ pub(crate) fn table() -> Vec<Route> {
         route(Admin, "/api/v1/sites/{id}/agent-token", post(sites::make_token)),
         route(Operator, "/api/v1/sites/{id}/nodes", get(sites::nodes)),
         route(Operator, "/api/v1/sites/{id}/health", get(sites::health)),
+        route(Operator, "/api/v1/sites/{id}/boots", get(boots::of_site)),
         route(Operator, "/api/v1/sites/{id}/sync", post(commands::sync)),
         route(Operator, "/api/v1/sites/{id}/commands", get(commands::list).post(commands::create)),
         route(
@@ -227,11 +231,19 @@ pub(crate) fn table() -> Vec<Route> {
         route(Operator, "/api/v1/nodes/{id}/tags/{tag}", delete(nodes::remove_tag)),
         route(Operator, "/api/v1/nodes/{id}/history", get(nodes::history)),
         route(Operator, "/api/v1/nodes/{id}/events", get(nodes::events)),
+        route(Operator, "/api/v1/nodes/{id}/boots", get(boots::of_node)),
         route(Operator, "/api/v1/workflows", get(workflows::list).post(workflows::create)),
         route(
             Operator,
             "/api/v1/workflows/{id}",
             get(workflows::read).patch(workflows::update).delete(workflows::delete),
+        ),
+        route(Operator, "/api/v1/workflows/{id}/versions", get(workflows::versions)),
+        route(Operator, "/api/v1/workflows/{id}/versions/{version}", get(workflows::version)),
+        route(
+            Operator,
+            "/api/v1/workflows/{id}/versions/{version}/restore",
+            post(workflows::restore),
         ),
         route(Operator, "/api/v1/content", get(content::list)),
         route(Operator, "/api/v1/content/manifest", get(manifest::of_site)),
@@ -280,6 +292,7 @@ pub(crate) fn table() -> Vec<Route> {
         streamed(Agent, "/api/v1/agents/content/{category}/{*path}", get(content::get)),
         streamed(Agent, "/api/v1/agents/objects/{sha256}", get(content::object)),
         route(Agent, "/api/v1/agents/objects/{sha256}/chunks", get(content::chunks)),
+        route(Agent, "/api/v1/agents/boots", post(boots::take).layer(limit(BOOTS_LEN_MAX))),
         route(Agent, "/api/v1/agents/changes", post(changes::take).layer(limit(CHANGES_LEN_MAX))),
     ]
 }
@@ -298,6 +311,10 @@ pub(crate) fn assemble(app: App, table: Vec<Route>) -> Router {
         let (router, handlers) = match body {
             Length::Bounded => (&mut bounded, coded(role, handlers)),
             Length::Streamed => (&mut streamed, handlers),
+        };
+        let handlers = match is_strict(role, path) {
+            true => handlers.route_layer(middleware::from_fn_with_state(path, strict)),
+            false => handlers,
         };
         *router = std::mem::take(router).route(path, handlers.route_layer(guard));
     }

@@ -6,6 +6,7 @@ mod agents;
 mod answers;
 mod audit;
 mod beats;
+mod boots;
 mod changes;
 mod commands;
 mod conflicts;
@@ -59,6 +60,7 @@ pub(crate) use agents::{AgentStanding, KeptHeartbeat, Silence};
 pub(crate) use answers::AnswerFacts;
 pub(crate) use audit::{AuditFilter, AuditRow};
 pub(crate) use beats::{Beat, Heard};
+pub(crate) use boots::KeptBoot;
 pub(crate) use commands::{Command, CommandStatus, Enqueued};
 pub(crate) use conflicts::{Conflict, ConflictStatus, Decision, MergeFields, ResolvedAll};
 pub(crate) use content::{ContentEntry, ContentFilter, KeptObject, Named};
@@ -177,7 +179,7 @@ pub(crate) enum StoreError {
     #[error("a node or group has at most {0} entries of meta")]
     MetaFull(usize),
     /// The client has seen another version than the one that it wants to change.
-    #[error("If-Match names version {given}, the current version is {current}; read it again")]
+    #[error("you know version {given}, the current version is {current}; read it again")]
     Stale {
         /// What the client knows.
         given: u64,

@@ -12,7 +12,7 @@ use serde_json::{Map, Value};
 use crate::answer::{made_up, values};
 use crate::api::check::Check;
 use crate::error::ApiError;
-use crate::extract::{Id, IdAndWord, IfMatch, Json, Query, json, resource};
+use crate::extract::{Id, IdAndWord, IfMatch, Json, Query, json, number, resource};
 use crate::random;
 use crate::router::App;
 use crate::store::{Paging, StoreError, Template, TemplateHead};
@@ -140,10 +140,6 @@ pub(crate) async fn restore(
     let TemplateHead { name, version, .. } = &template.head;
     tracing::info!(template = %id, version, "restored version {older} of template {name:?}");
     Ok(resource(StatusCode::OK, *version, &template))
-}
-
-fn number(version: &str) -> Result<u64, ApiError> {
-    version.parse().map_err(|_| ApiError::missing("version", version))
 }
 
 #[derive(Deserialize, JsonSchema)]

@@ -12,7 +12,9 @@ use serde_json::{Map, Value};
 
 use crate::api::check::Check;
 use crate::error::ApiError;
-use crate::extract::{Id, IfMatch, Json, Query, fields, json, resource};
+use crate::extract::{
+    Id, IdAndWord, IfMatch, Json, Query, fields, json, number, resource, unknown_fields,
+};
 use crate::node::INSTALL_TIMEOUT_MINUTES;
 use crate::random;
 use crate::router::App;
@@ -23,6 +25,9 @@ const TIMEOUT_MINUTES: std::ops::RangeInclusive<u32> = 1..=10_080;
 
 /// The most answer files of a workflow.
 const TEMPLATES_MAX: usize = 16;
+
+/// What a request may set whatever the method is.
+const FIELDS: [&str; 4] = ["name", "description", "timeout_minutes", "templates"];
 
 /// The fields of a workflow that a request sets. Those of the method are kept as they came, because which there are is the
 /// method's business.
@@ -56,7 +61,7 @@ pub(crate) async fn create(
         name: request.name.ok_or_else(|| ApiError::invalid("name", "this field is required"))?,
         description: request.description.unwrap_or_default(),
         templates: request.templates.unwrap_or_default(),
-        boot: fields(Value::Object(request.boot))?,
+        boot: method(request.boot.clone(), &request.boot)?,
         created_at: now,
         updated_at: now,
         version: 1,
@@ -121,18 +126,62 @@ pub(crate) async fn delete(
     Ok(resource(StatusCode::OK, kept.workflow.version, kept))
 }
 
+/// `GET /workflows/{id}/versions`, the newest first.
+pub(crate) async fn versions(
+    State(app): State<App>,
+    Id(id): Id<WorkflowId>,
+    paging: Paging,
+) -> Result<Response, ApiError> {
+    Ok(json(StatusCode::OK, &app.store.workflow_versions(id, &paging).await?))
+}
+
+/// `GET /workflows/{id}/versions/{version}`.
+pub(crate) async fn version(
+    State(app): State<App>,
+    IdAndWord(id, version): IdAndWord<WorkflowId>,
+) -> Result<Response, ApiError> {
+    let kept = app.store.workflow_version(id, number(&version)?).await?;
+    Ok(resource(StatusCode::OK, kept.workflow.version, kept))
+}
+
+/// `POST /workflows/{id}/versions/{version}/restore`: makes an older version the next one.
+pub(crate) async fn restore(
+    State(app): State<App>,
+    IdAndWord(id, version): IdAndWord<WorkflowId>,
+    IfMatch(current): IfMatch,
+    Query(leniency): Query<Leniency>,
+) -> Result<Response, ApiError> {
+    let (older, lenient) = (number(&version)?, leniency.allow_missing);
+    let kept = app.store.restore_workflow(id, older, current, lenient, app.now()).await?;
+    let Workflow { name, version, .. } = &kept.workflow;
+    tracing::info!(workflow = %id, version, "restored version {older} of workflow {name:?}");
+    Ok(resource(StatusCode::OK, *version, &kept))
+}
+
 /// `boot` with the members of `patch` in place of its own; null takes a member away (RFC 7396).
 fn merged(boot: &BootMethod, patch: Map<String, Value>) -> Result<BootMethod, ApiError> {
     let boot = serde_json::to_value(boot).expect("a method has names for keys");
     let mut members = fields::<Map<String, Value>>(boot)?;
-    for (name, value) in patch {
+    for (name, value) in patch.clone() {
         if value.is_null() {
             members.remove(&name);
         } else {
             members.insert(name, value);
         }
     }
-    fields(Value::Object(members))
+    method(members, &patch)
+}
+
+/// The method that `members` make. Those in `asked` that it does not have are refused.
+fn method(members: Map<String, Value>, asked: &Map<String, Value>) -> Result<BootMethod, ApiError> {
+    let method: BootMethod = fields(Value::Object(members))?;
+    let written = serde_json::to_value(&method).ok();
+    let has = written.as_ref().and_then(Value::as_object);
+    let known = || has.into_iter().flat_map(Map::keys).map(String::as_str);
+    let known: Vec<_> = FIELDS.into_iter().chain(known()).collect();
+    let unknown = asked.keys().filter(|name| !known.contains(&name.as_str()));
+    unknown_fields(unknown, &known)?;
+    Ok(method)
 }
 
 fn check(fields: &WorkflowFields) -> Result<(), ApiError> {

@@ -1,7 +1,9 @@
-//! Forgets what is no longer kept: old rows of the audit, sessions and tokens that ended long ago, and what is too much of the
-//! events and moves of nodes.
+//! Forgets what is no longer kept: old rows of the audit, sessions and tokens that ended long ago, conflicts that did, old boot
+//! sessions, and what is too much of the events and moves of nodes.
 
 use std::time::Duration;
+
+use pureboot_protocol::Timestamp;
 
 use crate::router::App;
 use crate::store::StoreError;
@@ -10,14 +12,26 @@ use crate::store::StoreError;
 pub(super) const PERIOD: Duration = Duration::from_secs(3_600);
 const SECONDS_PER_DAY: i64 = 24 * 3_600;
 
+fn before(now: Timestamp, days: u32) -> Timestamp {
+    now.plus_seconds(-i64::from(days) * SECONDS_PER_DAY)
+}
+
 /// Forgets once.
 pub(crate) async fn look(app: &App) -> Result<(), StoreError> {
-    let days = app.audit_days;
+    let days = app.kept_days.audit;
     let now = app.now();
-    let rows =
-        app.store.forget_before(now.plus_seconds(-i64::from(days) * SECONDS_PER_DAY), now).await?;
+    let rows = app.store.forget_before(before(now, days), now).await?;
     if rows > 0 {
         tracing::info!(rows, "{rows} rows of the audit were older than {days} days");
+    }
+    let (conflicts, boots) = (app.kept_days.conflicts, app.kept_days.boots);
+    let rows = app.store.forget_conflicts(before(now, conflicts)).await?;
+    if rows > 0 {
+        tracing::info!(rows, "{rows} conflicts had ended more than {conflicts} days ago");
+    }
+    let rows = app.store.forget_boots(before(now, boots)).await?;
+    if rows > 0 {
+        tracing::info!(rows, "{rows} boot sessions were older than {boots} days");
     }
     let rows = app.store.forget_logged().await?;
     if rows > 0 {

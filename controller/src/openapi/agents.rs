@@ -1,6 +1,7 @@
 //! How agents join, say that they live, and hand over what has happened; how operators see them.
 
 use axum::http::Method;
+use pureboot_protocol::session::{BootReceipt, BootReport};
 use pureboot_protocol::{
     ChangeBatch, ChangeReceipt, CredentialAnnouncement, Heartbeat, HeartbeatAnswer,
     RegistrationAnswer, RegistrationRequest,
@@ -40,6 +41,9 @@ pub(super) fn operations() -> Vec<Operation> {
         .query::<agents::Filter>()
         .bare::<agents::Nodes>()
         .paged(),
+        post("/api/v1/agents/boots", "Hand over what was seen of boots; it explains and decides nothing")
+            .body::<BootReport>()
+            .bare::<BootReceipt>(),
         post("/api/v1/agents/changes", "Hand over what has happened at the site, in order")
             .body::<ChangeBatch>()
             .bare::<ChangeReceipt>()

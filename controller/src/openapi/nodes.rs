@@ -5,7 +5,7 @@ use pureboot_protocol::Node;
 
 use super::operation::Operation;
 use crate::api::{bulk, commands, nodes, workflows};
-use crate::store::{Install, KeptWorkflow, LoggedEvent, LoggedMove, NewNode, NodePatch};
+use crate::store::{Install, KeptBoot, KeptWorkflow, LoggedEvent, LoggedMove, NewNode, NodePatch};
 
 pub(super) fn operations() -> Vec<Operation> {
     let get = |path, summary| Operation::new(Method::GET, path, summary);
@@ -53,6 +53,8 @@ pub(super) fn operations() -> Vec<Operation> {
             .page::<LoggedMove>(),
         get("/api/v1/nodes/{id}/events", "List what was reported of a node, the latest first")
             .page::<LoggedEvent>(),
+        get("/api/v1/nodes/{id}/boots", "List the boot sessions of a node, the latest first")
+            .page::<KeptBoot>(),
         post("/api/v1/nodes/bulk/assign-group", "Put many nodes into a group")
             .body::<bulk::Bulk<bulk::AssignGroup>>()
             .one::<bulk::Outcome>(),
@@ -70,11 +72,13 @@ pub(super) fn operations() -> Vec<Operation> {
             .one::<bulk::Outcome>(),
         get("/api/v1/workflows", "List workflows").page::<KeptWorkflow>(),
         post("/api/v1/workflows", "Make a workflow")
+            .query::<workflows::Leniency>()
             .body::<workflows::WorkflowFields>()
             .created::<KeptWorkflow>()
             .refuses(409),
         get("/api/v1/workflows/{id}", "Read a workflow").one::<KeptWorkflow>(),
         patch("/api/v1/workflows/{id}", "Change a workflow; what is absent stays")
+            .query::<workflows::Leniency>()
             .body::<workflows::WorkflowFields>()
             .one::<KeptWorkflow>()
             .versioned()
@@ -83,5 +87,17 @@ pub(super) fn operations() -> Vec<Operation> {
             .one::<KeptWorkflow>()
             .versioned()
             .refuses(409),
+        get("/api/v1/workflows/{id}/versions", "List the versions of a workflow, the newest first")
+            .page::<KeptWorkflow>(),
+        get("/api/v1/workflows/{id}/versions/{version}", "Read an older version of a workflow")
+            .one::<KeptWorkflow>(),
+        post(
+            "/api/v1/workflows/{id}/versions/{version}/restore",
+            "Make an older version of a workflow the next one",
+        )
+        .query::<workflows::Leniency>()
+        .one::<KeptWorkflow>()
+        .versioned()
+        .refuses(422),
     ]
 }

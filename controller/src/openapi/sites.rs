@@ -3,9 +3,11 @@
 use axum::http::Method;
 
 use super::operation::Operation;
-use crate::api::{commands, conflicts, groups, sites};
+use crate::api::{boots, commands, conflicts, groups, sites};
 use crate::site_health::SiteHealth;
-use crate::store::{Command, Conflict, Group, GroupFields, Parked, ResolvedAll, Site, SiteFields};
+use crate::store::{
+    Command, Conflict, Group, GroupFields, KeptBoot, Parked, ResolvedAll, Site, SiteFields,
+};
 use pureboot_protocol::Node;
 
 pub(super) fn operations() -> Vec<Operation> {
@@ -34,6 +36,12 @@ pub(super) fn operations() -> Vec<Operation> {
             .query::<sites::Below>()
             .page::<Node>(),
         get("/api/v1/sites/{id}/health", "How a site is").one::<SiteHealth>(),
+        get(
+            "/api/v1/sites/{id}/boots",
+            "List the boot sessions that a site's agent has seen, the latest first",
+        )
+        .query::<boots::Filter>()
+        .page::<KeptBoot>(),
         post("/api/v1/sites/{id}/sync", "Order the site's agent to bring content up to date")
             .body::<commands::SyncWish>()
             .one::<commands::SyncOrdered>()

@@ -60,8 +60,8 @@ struct SiteSide {
 struct CentralSide {
     state: Lifecycle,
     version: u64,
-    /// When somebody else than a site changed it last.
-    changed_at: Timestamp,
+    /// When somebody else than a site changed it last; null if nobody ever has.
+    changed_at: Option<Timestamp>,
 }
 
 /// How a conflict ended.
@@ -187,6 +187,18 @@ impl Store {
         Ok(paging.page(conflicts, count(&total, "total")?, |conflict: &Conflict| {
             Cursor::new(conflict.created_at.unix_ms(), conflict.id)
         }))
+    }
+
+    /// Forgets the conflicts that ended before `end`; answers how many.
+    ///
+    /// # Errors
+    /// The database fails.
+    pub(crate) async fn forget_conflicts(&self, end: Timestamp) -> Result<u64, StoreError> {
+        let mut tx = self.write().await?;
+        let delete = "DELETE FROM conflicts WHERE resolution IS NOT NULL AND resolved_at < $1";
+        let rows = sqlx::query(delete).bind(end.unix_ms()).execute(&mut *tx).await?.rows_affected();
+        tx.commit().await?;
+        Ok(rows)
     }
 
     /// The conflict with `id`.
@@ -372,7 +384,10 @@ fn has_moved(conflict: &Conflict, kept: &Kept) -> bool {
 fn read(row: &DbRow) -> Result<Conflict, StoreError> {
     let central = match (word_opt(row, "central_state")?, count_opt(row, "central_version")?) {
         (Some(state), Some(version)) => {
-            Some(CentralSide { state, version, changed_at: time(row, "central_changed_at")? })
+            // A node that only sites have changed is kept with the beginning of time.
+            let nobody = Timestamp::from_unix_ms(0);
+            let changed_at = time_opt(row, "central_changed_at")?.filter(|at| *at != nobody);
+            Some(CentralSide { state, version, changed_at })
         }
         _ => None,
     };

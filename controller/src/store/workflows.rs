@@ -3,12 +3,19 @@
 use pureboot_protocol::{BootMethod, Page, Timestamp, Workflow, WorkflowId};
 use schemars::JsonSchema;
 use serde::Serialize;
-use sqlx::Row;
+use sqlx::{AssertSqlSafe, Row};
 
 use crate::store::page::{Cursor, Paging};
 use crate::store::records::{self, Reach};
 use crate::store::row::{DbConnection, DbRow, count, int, json, time, to_json, word};
 use crate::store::{Store, StoreError, check_version, content, templates};
+
+/// The newest versions of a workflow that are kept.
+const VERSIONS_MAX: u64 = 100;
+
+/// A workflow in each of its versions.
+const VERSIONS: &str = "SELECT w.id, w.created_at, v.version, v.name, v.description, v.boot, v.timeout_minutes, v.templates, v.updated_at
+    FROM workflows w JOIN workflow_versions v ON v.workflow_id = w.id";
 
 /// A workflow with what only the controller needs of it. The field names are those of the HTTP surface.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, JsonSchema)]
@@ -51,6 +58,7 @@ impl Store {
         .bind(to_json(&workflow.templates))
         .execute(&mut *tx)
         .await?;
+        keep(&mut tx, kept).await?;
         tx.commit().await?;
         Ok(())
     }
@@ -108,34 +116,72 @@ impl Store {
         let mut tx = self.write().await?;
         let old = load(&mut tx, id).await?;
         check_version(version, old.workflow.version)?;
-        let version = old.workflow.version + 1;
-        let loaded = old.workflow.boot.clone();
-        let mut kept = change(old)?;
-        let workflow = &mut kept.workflow;
-        (workflow.version, workflow.updated_at) = (version, now);
-        check_name(&mut tx, workflow).await?;
-        if !allows_missing && workflow.boot != loaded {
-            content::check_loaded(&mut tx, &workflow.boot).await?;
-        }
-        templates::check_exist(&mut tx, workflow.templates.values()).await?;
-        sqlx::query(
-            "UPDATE workflows SET name = $2, description = $3, boot = $4, updated_at = $5, version = $6, timeout_minutes = $7,
-                templates = $8
-             WHERE id = $1",
-        )
-        .bind(id.to_string())
-        .bind(&workflow.name)
-        .bind(&workflow.description)
-        .bind(to_json(&workflow.boot))
-        .bind(now.unix_ms())
-        .bind(int(version))
-        .bind(i64::from(kept.timeout_minutes))
-        .bind(to_json(&workflow.templates))
-        .execute(&mut *tx)
-        .await
-        .map_err(StoreError::from)?;
-        records::renumber(&mut tx, Reach::Workflow(id)).await?;
+        let kept = change(old.clone())?;
+        let kept = replace(&mut tx, &old, kept, allows_missing, now).await?;
         tx.commit().await.map_err(StoreError::from)?;
+        Ok(kept)
+    }
+
+    /// The workflow with `id` as it was in `version`.
+    ///
+    /// # Errors
+    /// There is no such workflow, or the version is not kept.
+    pub(crate) async fn workflow_version(
+        &self,
+        id: WorkflowId,
+        version: u64,
+    ) -> Result<KeptWorkflow, StoreError> {
+        load_version(&mut *self.reader.acquire().await?, id, version).await
+    }
+
+    /// The versions of a workflow that are kept, the newest first.
+    ///
+    /// # Errors
+    /// There is no such workflow.
+    pub(crate) async fn workflow_versions(
+        &self,
+        id: WorkflowId,
+        paging: &Paging,
+    ) -> Result<Page<KeptWorkflow>, StoreError> {
+        let mut tx = self.reader.begin().await?;
+        load(&mut tx, id).await?;
+        let (below, rows) = paging.falling();
+        let rows = sqlx::query(AssertSqlSafe(format!(
+            "{VERSIONS} WHERE w.id = $1 AND v.version < $2 ORDER BY v.version DESC LIMIT $3"
+        )))
+        .bind(id.to_string())
+        .bind(below)
+        .bind(rows)
+        .fetch_all(&mut *tx)
+        .await?;
+        let total =
+            sqlx::query("SELECT count(*) AS total FROM workflow_versions WHERE workflow_id = $1");
+        let total = total.bind(id.to_string()).fetch_one(&mut *tx).await?;
+        let versions = rows.iter().map(read).collect::<Result<_, _>>()?;
+        Ok(paging.page(versions, count(&total, "total")?, |kept: &KeptWorkflow| {
+            Cursor::numbered(kept.workflow.version)
+        }))
+    }
+
+    /// Makes an older version of a workflow the next one. The name stays as it is.
+    ///
+    /// # Errors
+    /// As [`Store::update_workflow`], and the older version is not kept.
+    pub(crate) async fn restore_workflow(
+        &self,
+        id: WorkflowId,
+        older: u64,
+        version: Option<u64>,
+        allows_missing: bool,
+        now: Timestamp,
+    ) -> Result<KeptWorkflow, StoreError> {
+        let mut tx = self.write().await?;
+        let old = load(&mut tx, id).await?;
+        check_version(version, old.workflow.version)?;
+        let mut kept = load_version(&mut tx, id, older).await?;
+        kept.workflow.name.clone_from(&old.workflow.name);
+        let kept = replace(&mut tx, &old, kept, allows_missing, now).await?;
+        tx.commit().await?;
         Ok(kept)
     }
 
@@ -167,6 +213,83 @@ impl Store {
         tx.commit().await?;
         Ok(kept)
     }
+}
+
+/// Puts `kept` in the place of `old`, as the next version.
+async fn replace(
+    db: &mut DbConnection,
+    old: &KeptWorkflow,
+    mut kept: KeptWorkflow,
+    allows_missing: bool,
+    now: Timestamp,
+) -> Result<KeptWorkflow, StoreError> {
+    let workflow = &mut kept.workflow;
+    (workflow.version, workflow.updated_at) = (old.workflow.version + 1, now);
+    check_name(db, workflow).await?;
+    if !allows_missing && workflow.boot != old.workflow.boot {
+        content::check_loaded(db, &workflow.boot).await?;
+    }
+    templates::check_exist(db, workflow.templates.values()).await?;
+    sqlx::query(
+        "UPDATE workflows SET name = $2, description = $3, boot = $4, updated_at = $5, version = $6, timeout_minutes = $7,
+            templates = $8
+         WHERE id = $1",
+    )
+    .bind(workflow.id.to_string())
+    .bind(&workflow.name)
+    .bind(&workflow.description)
+    .bind(to_json(&workflow.boot))
+    .bind(now.unix_ms())
+    .bind(int(workflow.version))
+    .bind(i64::from(kept.timeout_minutes))
+    .bind(to_json(&workflow.templates))
+    .execute(&mut *db)
+    .await?;
+    keep(db, &kept).await?;
+    records::renumber(db, Reach::Workflow(kept.workflow.id)).await?;
+    Ok(kept)
+}
+
+/// Writes a version down, and forgets the oldest.
+async fn keep(db: &mut DbConnection, kept: &KeptWorkflow) -> Result<(), StoreError> {
+    let workflow = &kept.workflow;
+    sqlx::query(
+        "INSERT INTO workflow_versions (workflow_id, version, name, description, boot, timeout_minutes, templates, updated_at)
+         VALUES ($1, $2, $3, $4, $5, $6, $7, $8)",
+    )
+    .bind(workflow.id.to_string())
+    .bind(int(workflow.version))
+    .bind(&workflow.name)
+    .bind(&workflow.description)
+    .bind(to_json(&workflow.boot))
+    .bind(i64::from(kept.timeout_minutes))
+    .bind(to_json(&workflow.templates))
+    .bind(workflow.updated_at.unix_ms())
+    .execute(&mut *db)
+    .await?;
+    sqlx::query("DELETE FROM workflow_versions WHERE workflow_id = $1 AND version <= $2")
+        .bind(workflow.id.to_string())
+        .bind(int(workflow.version.saturating_sub(VERSIONS_MAX)))
+        .execute(db)
+        .await?;
+    Ok(())
+}
+
+async fn load_version(
+    db: &mut DbConnection,
+    id: WorkflowId,
+    version: u64,
+) -> Result<KeptWorkflow, StoreError> {
+    let row = sqlx::query(AssertSqlSafe(format!("{VERSIONS} WHERE w.id = $1 AND v.version = $2")))
+        .bind(id.to_string())
+        .bind(int(version))
+        .fetch_optional(db)
+        .await?;
+    let missing = || StoreError::Missing {
+        what: "kept version of the workflow",
+        id: format!("{id}/{version}"),
+    };
+    read(&row.ok_or_else(missing)?)
 }
 
 /// The workflow with `id`, if there is one.
