@@ -18,6 +18,7 @@ pub mod evict;
 mod files;
 mod fill;
 mod index;
+mod lent;
 pub mod manage;
 mod names;
 mod object;
@@ -48,6 +49,7 @@ use store::Store;
 
 pub use arrival::{Arrival, Failure};
 pub use fill::{Added, Expected, FillError};
+pub use lent::{LENT_LEN_MAX, Lent};
 pub use object::{Object, Reading};
 pub use part::{ChunkHashes, Part, Wanted};
 pub use pins::PINNED_BYTES_MAX;

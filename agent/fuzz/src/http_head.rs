@@ -11,10 +11,11 @@ use std::task::{Context, Poll};
 use hyper::body::Incoming;
 use hyper::{Method, Request, StatusCode};
 use pureboot_agent::boot::request;
+use pureboot_agent::cache::Lent;
 use pureboot_agent::clock;
 use pureboot_agent::http::{
     Connection, CorrelationId, Limits, Listener, Representation, Response, Selection, Service,
-    Target, problem, select, serve, text,
+    Sink, Target, problem, select, serve, text,
 };
 use smol::LocalExecutor;
 use smol::io::{AsyncRead, AsyncWrite};
@@ -150,6 +151,13 @@ impl Listener for OneConnection {
             }
             None => future::pending().await,
         }
+    }
+}
+
+/// Nothing that is asked here is a file's.
+impl Sink for Stream {
+    fn poll_send(&self, _: &mut Lent, _: &mut Context<'_>) -> Poll<io::Result<usize>> {
+        Poll::Ready(Err(io::ErrorKind::Unsupported.into()))
     }
 }
 

@@ -12,6 +12,8 @@ use pureboot_protocol::{ContentHash, Timestamp};
 use rustix::io::{Errno, ReadWriteFlags, preadv2};
 use smol::lock::Semaphore;
 
+use super::lent::Lent;
+
 /// Reads that block at a time, over all objects of a cache: as many threads at most wait for the disk.
 const READS_MAX: usize = 8;
 
@@ -93,6 +95,15 @@ impl Object {
                 Ok(None)
             }
             Err(error) => Err(error.into()),
+        }
+    }
+
+    /// Up to `len` bytes at `offset` to be sent from the kernel's memory; nothing where they are not there, or where they are in this
+    /// program's already.
+    pub fn lend(&self, offset: u64, len: usize) -> Option<Lent> {
+        match &self.content {
+            Content::File(file) => Lent::new(file, offset, len),
+            Content::Memory(_) => None,
         }
     }
 

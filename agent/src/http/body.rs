@@ -8,11 +8,12 @@ use std::time::{Duration, Instant};
 
 use http_body_util::BodyExt;
 use hyper::StatusCode;
-use hyper::body::{Body as _, Bytes, Frame, Incoming, SizeHint};
+use hyper::body::{Body as _, Bytes, Incoming};
 use smol::Timer;
 use smol::future::FutureExt;
 use smol::stream::{self, Stream};
 
+use super::loan::Chunk;
 use super::object::{ObjectBody, Sent};
 use super::{CorrelationId, Response, problem};
 
@@ -65,31 +66,21 @@ impl From<String> for Body {
     }
 }
 
-impl hyper::body::Body for Body {
-    type Data = Bytes;
-    type Error = io::Error;
-
-    fn poll_frame(
-        mut self: Pin<&mut Self>,
+impl Body {
+    /// What comes next; none at the end.
+    pub(super) fn poll_chunk(
+        &mut self,
         context: &mut Context<'_>,
-    ) -> Poll<Option<io::Result<Frame<Bytes>>>> {
-        match &mut *self {
+    ) -> Poll<Option<io::Result<Chunk>>> {
+        match self {
             Self::Empty => Poll::Ready(None),
             Self::Full(bytes) => {
                 let bytes = std::mem::take(bytes);
                 *self = Self::Empty;
-                Poll::Ready((!bytes.is_empty()).then(|| Ok(Frame::data(bytes))))
+                Poll::Ready((!bytes.is_empty()).then(|| Ok(Chunk::Bytes(bytes))))
             }
-            Self::Object(object) => object.poll_chunk(context).map_ok(Frame::data),
+            Self::Object(object) => object.poll_chunk(context),
         }
-    }
-
-    fn is_end_stream(&self) -> bool {
-        self.is_empty()
-    }
-
-    fn size_hint(&self) -> SizeHint {
-        SizeHint::with_exact(self.len())
     }
 }
 

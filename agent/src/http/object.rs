@@ -23,12 +23,16 @@ use crate::cache::PINNED_BYTES_MAX;
 use crate::cache::{Arrival, Object, Reading};
 use crate::clock;
 
+use super::loan::Chunk;
 use super::pacing::Pacer;
 use super::range::http_date;
 use super::{Body, CorrelationId, Representation, Response, Selection, problem, select};
 
 /// How long the first byte of an answer is waited for where an object is still coming.
 const FIRST_BYTE_TIME: Duration = Duration::from_secs(10);
+
+/// What is not longer is copied into this program and leaves together with its head, in bytes.
+const COPIED_LEN_MAX: usize = 64 << 10;
 
 /// When to come back for content that cannot be given, in seconds.
 const RETRY_AFTER_S: &str = "5";
@@ -266,9 +270,9 @@ enum Next {
     /// Nobody asked yet.
     Unread,
     /// A thread reads the next chunk.
-    Pending(Pin<Box<dyn Future<Output = io::Result<Bytes>>>>),
+    Pending(Pin<Box<dyn Future<Output = io::Result<Chunk>>>>),
     /// The chunk is here.
-    Ready(Bytes),
+    Ready(Chunk),
 }
 
 impl ObjectBody {
@@ -328,7 +332,7 @@ impl ObjectBody {
     pub(super) fn poll_chunk(
         &mut self,
         context: &mut Context<'_>,
-    ) -> Poll<Option<io::Result<Bytes>>> {
+    ) -> Poll<Option<io::Result<Chunk>>> {
         if self.len() == 0 {
             return Poll::Ready(None);
         }
@@ -347,7 +351,7 @@ impl ObjectBody {
         }
     }
 
-    fn poll_hand_out(&mut self, mut chunk: Bytes, context: &mut Context<'_>) -> Poll<Bytes> {
+    fn poll_hand_out(&mut self, mut chunk: Chunk, context: &mut Context<'_>) -> Poll<Chunk> {
         let Some(pacer) = &mut self.pacer else { return Poll::Ready(self.hand_out(chunk)) };
         let burst = pacer.poll_burst(&mut chunk, context);
         if !chunk.is_empty() {
@@ -356,7 +360,7 @@ impl ObjectBody {
         burst.map(|burst| self.hand_out(burst))
     }
 
-    fn hand_out(&mut self, chunk: Bytes) -> Bytes {
+    fn hand_out(&mut self, chunk: Chunk) -> Chunk {
         self.rest.start += chunk.len() as u64;
         if self.len() == 0 {
             self.tell_end();
@@ -364,7 +368,7 @@ impl ObjectBody {
         chunk
     }
 
-    fn read_chunk(&self) -> Pin<Box<dyn Future<Output = io::Result<Bytes>>>> {
+    fn read_chunk(&self) -> Pin<Box<dyn Future<Output = io::Result<Chunk>>>> {
         let rest = self.rest.clone();
         match &self.feed {
             Feed::Held { object, arrival, reading } => {
@@ -374,28 +378,39 @@ impl ObjectBody {
                 let stream = Rc::clone(stream);
                 Box::pin(async move {
                     let next = stream.lock().await.next().await;
-                    next.unwrap_or_else(|| Err(io::ErrorKind::UnexpectedEof.into()))
+                    let next = next.unwrap_or_else(|| Err(io::ErrorKind::UnexpectedEof.into()));
+                    next.map(Chunk::Bytes)
                 })
             }
         }
     }
 }
 
-/// The first bytes of `rest`, at most `len_max`.
+/// The first bytes of `rest`: from the kernel's memory where they are there, else read, at most `len_max` of them.
 async fn read_held(
     object: Object,
     arrival: Option<Arrival>,
     rest: Range<u64>,
     len_max: usize,
-) -> io::Result<Bytes> {
+) -> io::Result<Chunk> {
     let end = match arrival {
         Some(arrival) => arrival.beyond(rest.start).await?.min(rest.end),
         None => rest.end,
     };
-    let len = usize::try_from(end - rest.start).unwrap_or(usize::MAX).min(len_max);
-    let chunk = object.read_at(rest.start, len).await?;
+    let len = usize::try_from(end - rest.start).unwrap_or(usize::MAX);
+    if len > COPIED_LEN_MAX
+        && let Some(lent) = object.lend(rest.start, len)
+    {
+        return Ok(Chunk::Lent(lent));
+    }
+    let len = len.min(len_max);
+    let at_once = object.read_now(rest.start, len.min(COPIED_LEN_MAX))?;
+    let chunk = match at_once.filter(|chunk| chunk.len() == len) {
+        Some(chunk) => chunk,
+        None => object.read_at(rest.start, len).await?,
+    };
     if chunk.len() == len {
-        return Ok(Bytes::from(chunk));
+        return Ok(Chunk::Bytes(chunk.into()));
     }
     let end = rest.start + chunk.len() as u64;
     let text = format!("object {} ends at byte {end}, before its length", object.sha256);

@@ -6,8 +6,9 @@ use std::pin::Pin;
 use std::task::{Context, Poll, ready};
 use std::time::Duration;
 
-use hyper::body::Bytes;
 use smol::Timer;
+
+use super::loan::Chunk;
 
 /// How many bytes leave at once, whatever the speed: six packets of Ethernet, where the driver that this is for (`bnxt` of iPXE) has
 /// room for eight.
@@ -30,13 +31,13 @@ impl Pacer {
     /// Takes the next burst off `chunk` once the one before it has had its time.
     pub(super) fn poll_burst(
         &mut self,
-        chunk: &mut Bytes,
+        chunk: &mut Chunk,
         context: &mut Context<'_>,
-    ) -> Poll<Bytes> {
+    ) -> Poll<Chunk> {
         if let Some(rest) = &mut self.rest {
             ready!(Pin::new(rest).poll(context));
         }
-        let burst = chunk.split_to(chunk.len().min(BURST_LEN));
+        let burst = chunk.split_to(BURST_LEN);
         self.rest = Some(Timer::after(self.time_of(burst.len())));
         Poll::Ready(burst)
     }
@@ -59,7 +60,7 @@ mod tests {
     fn bursts_are_short_and_take_their_time() {
         run(async |_| {
             let mut pacer = Pacer::new(NonZeroU32::new(200_000).expect("not zero"));
-            let mut chunk = Bytes::from(vec![7; 2 * BURST_LEN + 5]);
+            let mut chunk = Chunk::Bytes(vec![7; 2 * BURST_LEN + 5].into());
             let began = monotonic();
             for len in [BURST_LEN, BURST_LEN, 5] {
                 let burst = poll_fn(|context| pacer.poll_burst(&mut chunk, context)).await;

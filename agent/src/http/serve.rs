@@ -7,10 +7,10 @@ use std::io;
 use std::net::SocketAddr;
 use std::pin::Pin;
 use std::rc::Rc;
-use std::task::{Context, Poll};
+use std::task::{Context, Poll, ready};
 use std::time::Duration;
 
-use hyper::body::{Body as _, Bytes, Frame, Incoming, SizeHint};
+use hyper::body::{Body as _, Frame, Incoming, SizeHint};
 use hyper::header::{self, HeaderValue};
 use hyper::server::conn::http1;
 use hyper::service::service_fn;
@@ -25,6 +25,7 @@ use smol_hyper::rt::FuturesIo;
 use super::answer::finish;
 use super::head::{Refusal, vet};
 use super::limits::{BUFFER_LEN_MAX, HEAD_LEN_MAX, Occupancy};
+use super::loan::{Piece, Sink};
 use super::wire::{Exchange, Wire};
 use super::{Body, CorrelationId, Limits, Response, problem};
 
@@ -58,7 +59,7 @@ pub struct Connection {
 /// Where connections come from.
 pub trait Listener {
     /// One connection; its clones are the same connection.
-    type Stream: AsyncRead + AsyncWrite + Clone + Unpin + 'static;
+    type Stream: AsyncRead + AsyncWrite + Sink + Clone + Unpin + 'static;
 
     /// The next connection.
     fn accept(&self) -> impl Future<Output = io::Result<(Self::Stream, Connection)>>;
@@ -157,7 +158,7 @@ impl Drop for Seat {
 /// Serves one connection to its end.
 async fn converse<T, S>(mut stream: T, connection: Connection, limits: Limits, service: &S)
 where
-    T: AsyncRead + AsyncWrite + Clone + Unpin + 'static,
+    T: AsyncRead + AsyncWrite + Sink + Clone + Unpin + 'static,
     S: Service,
 {
     let exchange = Exchange::new(limits);
@@ -167,7 +168,7 @@ where
         let turn = Turn(Rc::clone(&exchange));
         async move {
             let response = respond(service, request, connection).await;
-            Ok::<_, Infallible>(response.map(|body| Outgoing { body, _turn: turn }))
+            Ok::<_, Infallible>(response.map(|body| Outgoing { body, turn }))
         }
     });
     let mut http = http1::Builder::new();
@@ -284,26 +285,28 @@ impl Drop for Turn {
 /// A body that ends its service's turn when hyper has taken the last of it.
 struct Outgoing {
     body: Body,
-    _turn: Turn,
+    turn: Turn,
 }
 
 impl hyper::body::Body for Outgoing {
-    type Data = Bytes;
+    type Data = Piece;
     type Error = io::Error;
 
     fn poll_frame(
         mut self: Pin<&mut Self>,
         context: &mut Context<'_>,
-    ) -> Poll<Option<io::Result<Frame<Bytes>>>> {
-        Pin::new(&mut self.body).poll_frame(context)
+    ) -> Poll<Option<io::Result<Frame<Piece>>>> {
+        let chunk = ready!(self.body.poll_chunk(context));
+        let loans = &mut self.turn.0.borrow_mut().loans;
+        Poll::Ready(chunk.map(|chunk| Ok(Frame::data(loans.exchange(chunk?)))))
     }
 
     fn is_end_stream(&self) -> bool {
-        self.body.is_end_stream()
+        self.body.is_empty()
     }
 
     fn size_hint(&self) -> SizeHint {
-        self.body.size_hint()
+        SizeHint::with_exact(self.body.len())
     }
 }
 

@@ -19,11 +19,14 @@ use crate::clock;
 
 use super::Limits;
 use super::head::{HeadScan, Refusal};
+use super::loan::{Loans, Sink, is_stand_in};
 use super::patience::Patience;
 
 /// What the wire and the service's side of one connection both know.
 pub(super) struct Exchange {
     pub(super) patience: Patience,
+    /// What the kernel is to send of files in place of stand-ins.
+    pub(super) loans: Loans,
     scan: HeadScan,
     /// Whether heads are looked at; after a request with a body it is no longer certain where the next one begins.
     is_scanning: bool,
@@ -35,6 +38,7 @@ impl Exchange {
     pub(super) fn new(limits: Limits) -> Rc<RefCell<Self>> {
         Rc::new(RefCell::new(Self {
             patience: Patience::new(limits, clock::monotonic()),
+            loans: Loans::default(),
             scan: HeadScan::default(),
             is_scanning: true,
             refusal: None,
@@ -125,6 +129,13 @@ impl<T> Wire<T> {
     }
 }
 
+impl<T: Sink> Wire<T> {
+    fn poll_send(&mut self, context: &mut Context<'_>) -> Poll<io::Result<usize>> {
+        let result = self.exchange.borrow_mut().loans.poll_send(&self.stream, context);
+        self.written(result, context)
+    }
+}
+
 impl<T: AsyncRead + Unpin> AsyncRead for Wire<T> {
     fn poll_read(
         mut self: Pin<&mut Self>,
@@ -142,7 +153,7 @@ impl<T: AsyncRead + Unpin> AsyncRead for Wire<T> {
     }
 }
 
-impl<T: AsyncWrite + Unpin> AsyncWrite for Wire<T> {
+impl<T: AsyncWrite + Sink + Unpin> AsyncWrite for Wire<T> {
     fn poll_write(
         mut self: Pin<&mut Self>,
         context: &mut Context<'_>,
@@ -150,6 +161,9 @@ impl<T: AsyncWrite + Unpin> AsyncWrite for Wire<T> {
     ) -> Poll<io::Result<usize>> {
         if self.is_quiet() {
             return Poll::Ready(Ok(bytes.len()));
+        }
+        if is_stand_in(bytes) {
+            return self.poll_send(context);
         }
         let result = Pin::new(&mut self.stream).poll_write(context, bytes);
         self.written(result, context)
@@ -163,12 +177,20 @@ impl<T: AsyncWrite + Unpin> AsyncWrite for Wire<T> {
         if self.is_quiet() {
             return Poll::Ready(Ok(slices.iter().map(|slice| slice.len()).sum()));
         }
-        let result = Pin::new(&mut self.stream).poll_write_vectored(context, slices);
+        let plain = slices.iter().take_while(|slice| !is_stand_in(slice)).count();
+        let (plain, lent) = slices.split_at_checked(plain).unwrap_or((slices, &[]));
+        if plain.is_empty() && !lent.is_empty() {
+            return self.poll_send(context);
+        }
+        let result = Pin::new(&mut self.stream).poll_write_vectored(context, plain);
         self.written(result, context)
     }
 
     fn poll_flush(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<io::Result<()>> {
         ready!(Pin::new(&mut self.stream).poll_flush(context))?;
+        if !self.exchange.borrow().loans.is_empty() {
+            return Poll::Ready(Err(io::Error::other("a loan that nothing stood in for")));
+        }
         self.exchange.borrow_mut().patience.handle_flushed(clock::monotonic());
         // hyper does not read again before it is woken, so the time between requests begins here.
         match self.poll_deadline(context) {

@@ -4,6 +4,7 @@ use std::cell::Cell;
 use std::net::Ipv4Addr;
 
 use hyper::StatusCode;
+use hyper::body::Bytes;
 use pureboot_protocol::ContentKey;
 use smol::stream;
 
