@@ -2,6 +2,7 @@
 
 mod controller;
 mod fleet;
+mod http;
 mod idle;
 mod load;
 mod peers;
@@ -28,6 +29,7 @@ pub(crate) struct Bench {
 #[argh(subcommand)]
 enum What {
     Tftp(tftp::Tftp),
+    Http(http::Http),
     Controller(controller::Bench),
     Idle(idle::Idle),
 }
@@ -44,6 +46,7 @@ impl Bench {
         cargo::build("release")?;
         match self.what {
             What::Tftp(bench) => bench.run(),
+            What::Http(bench) => bench.run(),
             What::Controller(bench) => bench.run(),
             What::Idle(bench) => bench.run(),
         }?;

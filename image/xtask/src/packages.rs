@@ -23,6 +23,7 @@ const NEEDED: &[Needed] = &[
     ("ip", "iproute2"),
     (INITDB, "postgresql"),
     ("qemu-system-x86_64", "qemu-system-x86"),
+    ("nginx", "nginx-light"),
     ("sqlite3", "sqlite3"),
     ("tftp", "tftp-hpa"),
     ("/boot/ipxe.efi", "ipxe"),
