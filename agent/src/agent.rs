@@ -39,7 +39,7 @@ use crate::sync::demand::Demand;
 use crate::sync::flights::Flights;
 use crate::sync::housekeeper::Housekeeper;
 use crate::sync::keeper::Keeper;
-use crate::sync::pace::Pace;
+use crate::sync::line::Line;
 use crate::sync::run::{Sync, Wishes};
 use crate::sync::through::Bypass;
 use crate::tftp::refusals::Refusals;
@@ -124,20 +124,20 @@ impl Content {
         ));
         let housekeeper =
             Rc::new(Housekeeper::new(cache.clone(), Rc::clone(&keeper), Rc::clone(standing)));
-        let pace = Rc::new(RefCell::new(Pace::new(config.sync.bytes_per_second())));
+        let line = Rc::new(Line::new(&config.sync));
         let flights = Flights::new(
             Rc::clone(executor),
             cache.clone(),
             Rc::clone(controller),
             Rc::clone(&housekeeper),
-            Rc::clone(&pace),
+            Rc::clone(&line),
         );
         let (flights, wishes) = (Rc::new(flights), Wishes::default());
         let demand = Demand::new(
             cache.clone(),
             Rc::clone(&keeper),
             Rc::clone(&flights),
-            Bypass::new(Rc::clone(controller), pace),
+            Bypass::new(cache.clone(), Rc::clone(controller), line),
             Rc::clone(standing),
             wishes.clone(),
         );

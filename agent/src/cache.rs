@@ -2,6 +2,7 @@
 //!
 //! ```text
 //! <data_dir>/cache/objects/ab/abcd…   one file an object, named by its SHA-256
+//!                  chunks/            of each longer object, the list that its pieces are verified by
 //!                  tmp/               what is being filled; swept at every start, but for parts of objects known by hash
 //!                  quarantine/        objects that were found damaged
 //!                  index.db           what is held, and under which names
@@ -14,6 +15,7 @@
 
 mod arrival;
 mod check;
+mod chunks;
 pub mod evict;
 mod files;
 mod fill;
@@ -24,11 +26,11 @@ mod names;
 mod object;
 mod part;
 mod pins;
+mod sound;
 mod store;
 mod upkeep;
 
 use std::collections::{BTreeMap, HashMap, HashSet};
-use std::fs::File;
 use std::io;
 use std::path::Path;
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -37,6 +39,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
 use anyhow::Result;
 use nix::errno::Errno;
 use pureboot_protocol::{Category, ContentKey, Timestamp};
+use smol::channel::{Receiver, Sender, bounded};
 use smol::lock::Semaphore;
 
 use crate::clock;
@@ -45,13 +48,15 @@ use files::Files;
 use index::{Index, Row};
 use object::{Content, Readers};
 use pins::Pins;
+use sound::{SoundFile, Soundness};
 use store::Store;
 
 pub use arrival::{Arrival, Failure};
+pub use chunks::{Chunk, ChunkList, LIST_LEN_MAX};
 pub use fill::{Added, Expected, FillError};
 pub use lent::{LENT_LEN_MAX, Lent};
 pub use object::{Object, Reading};
-pub use part::{ChunkHashes, Part, Wanted};
+pub use part::{Part, Wanted};
 pub use pins::PINNED_BYTES_MAX;
 pub use pureboot_protocol::ContentHash;
 pub use upkeep::Standing;
@@ -61,6 +66,9 @@ const FILLS_MAX: usize = 8;
 
 /// Objects that are opened at a time: as many threads at most wait for the disk. More of them wait.
 const OPENS_MAX: usize = 16;
+
+/// Damaged objects that nobody has looked after yet; what is more is found damaged again.
+const DAMAGED_MAX: usize = 64;
 
 /// The handle of the cache. Its clones are the same cache.
 #[derive(Clone)]
@@ -78,7 +86,11 @@ struct Shared {
     /// Held for moments only, so that the executor may lock it too.
     index: Mutex<Index>,
     /// Open files of objects that somebody reads.
-    opened: Mutex<HashMap<ContentHash, Weak<File>>>,
+    opened: Mutex<HashMap<ContentHash, Weak<SoundFile>>>,
+    /// What has been verified since the start, of objects that are held.
+    soundness: Mutex<HashMap<ContentHash, Arc<Soundness>>>,
+    /// Objects that were found damaged when somebody read them.
+    damage: (Sender<ContentHash>, Receiver<ContentHash>),
     /// Loaders in memory.
     pins: Mutex<Pins>,
     /// Objects that could not be opened: each is complained about once.
@@ -91,12 +103,12 @@ struct Shared {
 
 impl Shared {
     /// The open file of an object, if somebody reads it. It holds what its name says whatever has become of the name.
-    fn opened(&self, hash: ContentHash) -> Option<Arc<File>> {
-        lock(&self.opened).get(&hash)?.upgrade()
+    fn opened(&self, hash: ContentHash) -> Option<Arc<SoundFile>> {
+        lock(&self.opened).get(&hash)?.upgrade().filter(|file| file.is_untouched())
     }
 
     /// Lets others that want an object have its open file too.
-    fn share(&self, hash: ContentHash, file: File) -> Arc<File> {
+    fn share(&self, hash: ContentHash, file: SoundFile) -> Arc<SoundFile> {
         let file = Arc::new(file);
         let mut opened = lock(&self.opened);
         opened.retain(|_, file| file.strong_count() > 0);
@@ -106,6 +118,12 @@ impl Shared {
 
     fn index(&self) -> MutexGuard<'_, Index> {
         lock(&self.index)
+    }
+
+    /// Removes the file of an object that the index does not know any more. Blocks.
+    fn remove_object(&self, hash: ContentHash) -> io::Result<()> {
+        lock(&self.soundness).remove(&hash);
+        self.files.remove_object(hash)
     }
 }
 
@@ -178,6 +196,8 @@ impl Cache {
             files,
             index: Mutex::new(index),
             opened: Mutex::default(),
+            soundness: Mutex::default(),
+            damage: bounded(DAMAGED_MAX),
             pins: Mutex::default(),
             broken: Mutex::default(),
             unverified: Mutex::new(unverified),
@@ -261,8 +281,8 @@ impl Cache {
         }
         let shared = Arc::clone(&self.shared);
         let open = move || {
-            let opened = shared.files.open_object(hash, Some(row.size_bytes));
-            let opened = opened.map(|(file, _)| shared.share(hash, file));
+            let opened = SoundFile::open(&shared, hash, row);
+            let opened = opened.map(|file| shared.share(hash, file));
             drop(permit);
             opened
         };
@@ -343,7 +363,7 @@ impl Cache {
             if let Some(orphan) = orphan {
                 index.remove(orphan);
                 drop(index);
-                shared.files.remove_object(orphan)?;
+                shared.remove_object(orphan)?;
             } else {
                 drop(index);
             }

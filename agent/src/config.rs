@@ -5,7 +5,6 @@
 use std::net::{Ipv4Addr, SocketAddr};
 use std::ops::RangeInclusive;
 use std::path::PathBuf;
-use std::time::Duration;
 
 use anyhow::{Context as _, bail};
 use pureboot_protocol::SiteId;
@@ -15,6 +14,7 @@ use crate::data_dir::{self, DataDir};
 use crate::dhcp::DhcpConfig;
 use crate::dhcp::quirks::operator;
 use crate::rate::Rate;
+use crate::sync::config::SyncConfig;
 use crate::tftp::limits::Limits;
 use crate::tftp::options::{BLOCK_LEN_DEFAULT, BLOCK_LEN_MAX};
 use crate::tftp::sources::Network;
@@ -116,37 +116,6 @@ impl TftpConfig {
     }
 }
 
-/// `[sync]`
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(default, deny_unknown_fields)]
-pub struct SyncConfig {
-    /// Seconds between questions whether the controller has other content for the site.
-    pub interval_s: u32,
-    /// How fast content may come from the controller, in KiB per second; 0: as fast as the line.
-    pub rate_max_kib_s: u32,
-}
-
-impl SyncConfig {
-    /// The seconds between questions that are allowed.
-    const INTERVAL_S: std::ops::RangeInclusive<u32> = 5..=86_400;
-
-    /// The time between questions.
-    pub fn interval(&self) -> Duration {
-        Duration::from_secs(self.interval_s.into())
-    }
-
-    /// The limit in bytes per second, if there is one.
-    pub fn bytes_per_second(&self) -> Option<u64> {
-        (self.rate_max_kib_s > 0).then_some(u64::from(self.rate_max_kib_s) * 1_024)
-    }
-}
-
-impl Default for SyncConfig {
-    fn default() -> Self {
-        Self { interval_s: 60, rate_max_kib_s: 0 }
-    }
-}
-
 impl Default for BootConfig {
     fn default() -> Self {
         Self { listen: (Ipv4Addr::UNSPECIFIED, 8080).into() }
@@ -226,10 +195,7 @@ impl Config {
             bail!("dhcp.interfaces names '{twice}' twice: name it once");
         }
         self.tftp.check()?;
-        if !SyncConfig::INTERVAL_S.contains(&self.sync.interval_s) {
-            let (min, max) = SyncConfig::INTERVAL_S.into_inner();
-            bail!("sync.interval_s is {}: take {min} to {max}", self.sync.interval_s);
-        }
+        self.sync.check(self.site_id)?;
         operator::check(&self.dhcp.quirks)?;
         for (key, listen) in [("boot", self.boot.listen), ("tftp", self.tftp.listen)] {
             if listen.ip().is_multicast() || listen.ip() == Ipv4Addr::BROADCAST {
@@ -255,6 +221,17 @@ const HEADER: &str = r#"# Settings of the PureBoot agent, written by `pureboot-a
 #   blksize_max = 1380                   longest block, where a tunnel on the way is narrower than this host can see
 #   single_port = true                   answers from the port that was asked, where NAT or a container lets nothing else back
 #   ignore_case = true                   finds files also where only the case of letters differs
+#
+# [sync] asks the controller every interval_s seconds what the site is to hold, and fetches it at once, as fast as the line. Times are
+# the host's.
+#   schedule = "0 2 * * *"               images are fetched ahead every night at two (cron); what a machine asks for comes at once
+#   schedule_jitter_s = 600              each site begins by a part of its own later
+#   rate_max_kib_s = 2000                limit in KiB per second, over all content
+#   [[sync.rate]]                        another limit at a time of the day; 0 is none
+#   from = "08:00"
+#   to = "18:00"
+#   days = ["mon", "tue", "wed", "thu", "fri"]
+#   max_kib_s = 500
 
 "#;
 
@@ -307,18 +284,6 @@ mod tests {
         let lines = format!("{url}[dhcp]\nenabled = true\ninterfaces = [\"br0\", \"br0\"]");
         let error = Config::parse(&settings(&lines)).expect_err("named twice");
         assert!(format!("{error:#}").contains("'br0' twice"), "{error:#}");
-    }
-
-    #[test]
-    fn content_is_asked_for_neither_all_the_time_nor_never() {
-        let url = "central_url = \"https://boot.example.org\"\n";
-        let sync = |lines: &str| {
-            Config::parse(&settings(&format!("{url}[sync]\n{lines}"))).map(|config| config.sync)
-        };
-        let told = sync("rate_max_kib_s = 100").expect("a config");
-        assert_eq!((told.interval().as_secs(), told.bytes_per_second()), (60, Some(102_400)));
-        let error = format!("{:#}", sync("interval_s = 0").expect_err("too often"));
-        assert!(error.contains("interval_s is 0: take 5 to 86400"), "{error}");
     }
 
     #[test]

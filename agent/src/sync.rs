@@ -1,16 +1,20 @@
 //! Content comes by itself: the controller's signed manifest, what is missing of it, and one fetch for all who ask.
 
+pub mod config;
 pub mod demand;
 pub mod fetch;
 pub mod flights;
 pub mod housekeeper;
 pub mod keeper;
+pub mod line;
 pub mod manifest;
 mod obedience;
 pub mod pace;
+pub mod pieces;
 pub mod plan;
 pub mod report;
 pub mod run;
+pub mod schedule;
 #[cfg(test)]
 mod testing;
 #[cfg(test)]

@@ -39,6 +39,10 @@ pub(super) fn open(directory: &Path) -> Result<(Files, Store, Index, Unverified)
         }
         Found::Names(names) => rebuild(&files, &mut store, names)?,
     };
+    let is_of_use = |hash| {
+        index.object(&hash).is_some() || files.has_part(hash) || unverified.hashes.contains(&hash)
+    };
+    files.sweep_lists(is_of_use).context("cannot sweep the cache's chunks/")?;
     Ok((files, store, index, unverified))
 }
 

@@ -4,7 +4,7 @@
 //! second name for a file is refused (FAULTS D15).
 
 use std::fs::{self, DirBuilder, File, Metadata};
-use std::io::{self, Read};
+use std::io::{self, Read, Write as _};
 use std::os::fd::OwnedFd;
 use std::os::unix::fs::{DirBuilderExt, MetadataExt};
 use std::path::{Path, PathBuf};
@@ -18,6 +18,7 @@ use nix::unistd::{UnlinkatFlags, fsync, unlinkat};
 use sha2::{Digest, Sha256};
 
 use super::ContentHash;
+use super::chunks::{ChunkList, LIST_LEN_MAX};
 
 /// How many damaged objects are kept for somebody to look at.
 const QUARANTINED_MAX: usize = 16;
@@ -52,10 +53,11 @@ impl Space {
     }
 }
 
-/// The directories `objects/`, `tmp/` and `quarantine/`.
+/// The directories `objects/`, `chunks/`, `tmp/` and `quarantine/`.
 pub(super) struct Files {
     path: PathBuf,
     objects: OwnedFd,
+    lists: OwnedFd,
     temps: OwnedFd,
     quarantine: OwnedFd,
     temps_made: AtomicU64,
@@ -69,6 +71,7 @@ impl Files {
         Ok(Self {
             path: path.to_owned(),
             objects: open_directory(&root, "objects")?,
+            lists: open_directory(&root, "chunks")?,
             temps: open_directory(&root, "tmp")?,
             quarantine: open_directory(&root, "quarantine")?,
             temps_made: AtomicU64::new(0),
@@ -152,13 +155,7 @@ impl Files {
     ) -> io::Result<(File, Metadata)> {
         let name = hash.to_string();
         let shard = openat(&self.objects, shard_name(&name), DIRECTORY, Mode::empty())?;
-        // O_NONBLOCK: to open a FIFO would wait for its writer for ever.
-        let flags = OFlag::O_RDONLY | OFlag::O_NOFOLLOW | OFlag::O_CLOEXEC | OFlag::O_NONBLOCK;
-        let file = File::from(openat(&shard, name.as_str(), flags, Mode::empty())?);
-        let metadata = file.metadata()?;
-        if !metadata.is_file() || metadata.nlink() != 1 {
-            return Err(io::Error::other("it is not a plain file with one name"));
-        }
+        let (file, metadata) = open_plain(&shard, &name)?;
         match size_bytes {
             Some(expected) if expected != metadata.len() => {
                 let text = format!("it has {} bytes instead of {expected}", metadata.len());
@@ -177,6 +174,7 @@ impl Files {
     /// Removes an object. One that is not there is removed already.
     pub(super) fn remove_object(&self, hash: ContentHash) -> io::Result<()> {
         let name = hash.to_string();
+        remove(&self.lists, &name)?;
         match openat(&self.objects, shard_name(&name), DIRECTORY, Mode::empty()) {
             Ok(shard) => remove(&shard, &name),
             Err(Errno::ENOENT) => Ok(()),
@@ -190,6 +188,8 @@ impl Files {
             return self.remove_object(hash);
         }
         let name = hash.to_string();
+        // Whatever makes a list anew reads the object whole, so one that has come to harm itself is not believed for ever.
+        remove(&self.lists, &name)?;
         let shard = openat(&self.objects, shard_name(&name), DIRECTORY, Mode::empty())?;
         renameat(&shard, name.as_str(), &self.quarantine, name.as_str())?;
         Ok(())
@@ -209,6 +209,43 @@ impl Files {
             }
         }
         Ok(hashes)
+    }
+
+    /// Keeps the list of an object's chunks, behind its own hash. It is of use, but nothing is lost with it.
+    pub(super) fn save_list(&self, hash: ContentHash, chunks: &ChunkList) -> io::Result<()> {
+        let list = chunks.emit();
+        let (temp, mut file) = self.create_temp()?;
+        let written = file.write_all(&Sha256::digest(&list)).and_then(|()| file.write_all(&list));
+        let kept = written.and_then(|()| {
+            Ok(renameat(&self.temps, temp.as_str(), &self.lists, hash.to_string().as_str())?)
+        });
+        kept.inspect_err(|_| _ = self.remove_temp(&temp))
+    }
+
+    /// The list that is kept of an object; none if there is none that can be believed.
+    pub(super) fn load_list(&self, hash: ContentHash, size_bytes: u64) -> Option<ChunkList> {
+        let (file, _) = open_plain(&self.lists, &hash.to_string()).ok()?;
+        let mut text = Vec::new();
+        file.take((LIST_LEN_MAX + DIGEST_LEN + 1) as u64).read_to_end(&mut text).ok()?;
+        let (digest, list) = text.split_at_checked(DIGEST_LEN)?;
+        (Sha256::digest(list)[..] == *digest).then(|| ChunkList::parse(list, size_bytes))?
+    }
+
+    /// Removes lists of objects that `is_wanted` does not know.
+    pub(super) fn sweep_lists(&self, is_wanted: impl Fn(ContentHash) -> bool) -> io::Result<()> {
+        for entry in fs::read_dir(self.path.join("chunks"))? {
+            if let Ok(name) = entry?.file_name().into_string()
+                && !name.parse().is_ok_and(&is_wanted)
+            {
+                remove(&self.lists, &name)?;
+            }
+        }
+        Ok(())
+    }
+
+    /// Whether something has come of an object.
+    pub(super) fn has_part(&self, hash: ContentHash) -> bool {
+        self.path.join("tmp").join(Self::part_name(hash)).exists()
     }
 
     /// How full the file system is.
@@ -238,6 +275,20 @@ impl Files {
 /// The object that a file in `tmp/` is a part of.
 fn part_hash(name: &str) -> Option<ContentHash> {
     name.strip_prefix(PART)?.parse().ok()
+}
+
+const DIGEST_LEN: usize = 32;
+
+/// Opens a file, which must be a plain one with one name.
+fn open_plain(directory: &OwnedFd, name: &str) -> io::Result<(File, Metadata)> {
+    // O_NONBLOCK: to open a FIFO would wait for its writer for ever.
+    let flags = OFlag::O_RDONLY | OFlag::O_NOFOLLOW | OFlag::O_CLOEXEC | OFlag::O_NONBLOCK;
+    let file = File::from(openat(directory, name, flags, Mode::empty())?);
+    let metadata = file.metadata()?;
+    if !metadata.is_file() || metadata.nlink() != 1 {
+        return Err(io::Error::other("it is not a plain file with one name"));
+    }
+    Ok((file, metadata))
 }
 
 /// What a file hashes to.

@@ -6,13 +6,14 @@ use std::sync::Arc;
 
 use hyper::body::Bytes;
 use pureboot_protocol::{ContentKey, Timestamp};
-use sha2::{Digest, Sha256};
 use smol::stream::{Stream, StreamExt};
 
 use crate::clock;
 
+use super::chunks::{ChunkList, ListMaker};
 use super::files::{Files, Space};
 use super::index::Row;
+use super::sound::{Identity, Soundness};
 use super::{Cache, ContentHash, Shared, lock, pins};
 
 /// How much is collected before a thread writes it.
@@ -146,7 +147,7 @@ impl Cache {
     ) -> Result<Added, FillError> {
         let mut store = self.store.lock_arc().await;
         smol::unblock(move || {
-            let Filled { temp, sha256, size_bytes, modified } = filled;
+            let Filled { temp, sha256, size_bytes, modified, identity, chunks } = filled;
             let shared = Arc::clone(&temp.shared);
             let (known, orphan) = {
                 let index = shared.index();
@@ -155,13 +156,19 @@ impl Cache {
             };
             let row = known.unwrap_or(Row { size_bytes, modified });
             temp.publish(sha256)?;
+            lock(&shared.soundness).insert(sha256, Soundness::whole(identity));
+            if let Some(chunks) = chunks
+                && let Err(error) = shared.files.save_list(sha256, &chunks)
+            {
+                log::warn!(error:%; "object {sha256} is read whole again after the next start");
+            }
             let kept = match &key {
                 Some(key) => store.put(key, sha256, row, orphan),
                 None => store.adopt(sha256, row, &[]),
             };
             if let Err(error) = kept {
                 if known.is_none() {
-                    shared.files.remove_object(sha256)?;
+                    shared.remove_object(sha256)?;
                 }
                 return Err(error.into());
             }
@@ -179,7 +186,7 @@ impl Cache {
             // What is open may be a damaged file that this one takes the place of.
             lock(&shared.opened).remove(&sha256);
             if let Some(orphan) = orphan
-                && let Err(error) = shared.files.remove_object(orphan)
+                && let Err(error) = shared.remove_object(orphan)
             {
                 log::warn!(error:%; "object {orphan} has no name left and stays until the next start");
             }
@@ -229,7 +236,7 @@ impl Drop for Temp {
 struct Filling {
     temp: Temp,
     file: File,
-    hasher: Sha256,
+    maker: ListMaker,
     size_bytes: u64,
 }
 
@@ -239,6 +246,10 @@ pub(super) struct Filled {
     pub(super) sha256: ContentHash,
     pub(super) size_bytes: u64,
     pub(super) modified: Timestamp,
+    /// Of the file whose content was hashed.
+    pub(super) identity: Identity,
+    /// The list of its chunks, where that is not kept already.
+    pub(super) chunks: Option<ChunkList>,
 }
 
 impl Filling {
@@ -246,12 +257,12 @@ impl Filling {
         check_space(shared.files.space()?, size_bytes)?;
         let (name, file) = shared.files.create_temp()?;
         let temp = Temp { shared, name: Some(name) };
-        Ok(Self { temp, file, hasher: Sha256::new(), size_bytes: 0 })
+        Ok(Self { temp, file, maker: ListMaker::default(), size_bytes: 0 })
     }
 
     fn write(mut self, bytes: &[u8]) -> Result<Self, FillError> {
         check_space(self.temp.shared.files.space()?, bytes.len() as u64)?;
-        self.hasher.update(bytes);
+        self.maker.update(bytes);
         self.file.write_all(bytes)?;
         self.size_bytes += bytes.len() as u64;
         Ok(self)
@@ -259,9 +270,12 @@ impl Filling {
 
     fn end(self) -> Result<Filled, FillError> {
         self.file.sync_all()?;
-        let sha256 = ContentHash::from_digest(self.hasher.finalize().into());
-        let modified = clock::now();
-        Ok(Filled { temp: self.temp, sha256, size_bytes: self.size_bytes, modified })
+        let identity = Identity::of(&self.file.metadata()?);
+        let (sha256, chunks) = self.maker.finish();
+        // Of what is one chunk the name says all.
+        let chunks = chunks.filter(|_| ChunkList::whole(sha256, self.size_bytes).is_none());
+        let (temp, size_bytes, modified) = (self.temp, self.size_bytes, clock::now());
+        Ok(Filled { temp, sha256, size_bytes, modified, identity, chunks })
     }
 }
 

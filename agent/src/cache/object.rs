@@ -3,7 +3,7 @@
 use std::fmt;
 use std::fs::File;
 use std::io::{self, IoSliceMut};
-use std::os::unix::fs::FileExt;
+use std::os::unix::fs::FileExt as _;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 
@@ -12,7 +12,8 @@ use pureboot_protocol::{ContentHash, Timestamp};
 use rustix::io::{Errno, ReadWriteFlags, preadv2};
 use smol::lock::Semaphore;
 
-use super::lent::Lent;
+use super::lent::{LENT_LEN_MAX, Lent};
+use super::sound::SoundFile;
 
 /// Reads that block at a time, over all objects of a cache: as many threads at most wait for the disk.
 const READS_MAX: usize = 8;
@@ -26,7 +27,7 @@ const CHUNKS_LEN_MAX: usize = 16 << 20;
 #[derive(Clone)]
 pub(super) enum Content {
     /// On disk.
-    File(Arc<File>),
+    File(Arc<SoundFile>),
     /// Here: a pinned loader.
     Memory(Bytes),
 }
@@ -55,10 +56,10 @@ impl Object {
         Self { sha256, size_bytes, modified, content, readers: Arc::clone(readers) }
     }
 
-    /// Reads `len` bytes at `offset`; fewer only where the file ends.
+    /// Reads `len` bytes at `offset`; fewer only where the file ends. What has not been read since the start is verified first.
     ///
     /// # Errors
-    /// The disk's.
+    /// The disk's, or what was asked for is damaged ([`InvalidData`](io::ErrorKind::InvalidData)); it goes into quarantine then.
     pub async fn read_at(&self, offset: u64, len: usize) -> io::Result<Vec<u8>> {
         let file = match &self.content {
             Content::File(file) => Arc::clone(file),
@@ -66,25 +67,28 @@ impl Object {
         };
         let permit = self.readers.permits.acquire_arc().await;
         smol::unblock(move || {
-            let bytes = read_fully_at(&file, offset, len);
+            let bytes = file.read(offset, len);
             drop(permit);
             bytes
         })
         .await
     }
 
-    /// Reads up to `len` bytes at `offset` that are in memory, or nothing if that would mean to wait for the disk.
+    /// Reads up to `len` bytes at `offset` that are in memory and verified, or nothing if that would mean to wait for the disk.
     ///
     /// # Errors
     /// The disk's.
     pub fn read_now(&self, offset: u64, len: usize) -> io::Result<Option<Vec<u8>>> {
         let file = match &self.content {
-            Content::File(file) => file,
+            Content::File(file) if file.is_sound(offset..offset.saturating_add(len as u64)) => {
+                file.file()
+            }
+            Content::File(_) => return Ok(None),
             Content::Memory(bytes) => return Ok(Some(part(bytes, offset, len).to_vec())),
         };
         let mut bytes = vec![0; len];
         let mut buffers = [IoSliceMut::new(&mut bytes)];
-        match preadv2(&**file, &mut buffers, offset, ReadWriteFlags::NOWAIT) {
+        match preadv2(file, &mut buffers, offset, ReadWriteFlags::NOWAIT) {
             Ok(0) => Ok(None),
             Ok(read_len) => {
                 bytes.truncate(read_len);
@@ -98,12 +102,15 @@ impl Object {
         }
     }
 
-    /// Up to `len` bytes at `offset` to be sent from the kernel's memory; nothing where they are not there, or where they are in this
-    /// program's already.
+    /// Up to `len` bytes at `offset`, verified, to be sent from the kernel's memory; nothing where they are not there, or where they
+    /// are in this program's already.
     pub fn lend(&self, offset: u64, len: usize) -> Option<Lent> {
+        let len = len.min(LENT_LEN_MAX);
         match &self.content {
-            Content::File(file) => Lent::new(file, offset, len),
-            Content::Memory(_) => None,
+            Content::File(file) if file.is_sound(offset..offset.saturating_add(len as u64)) => {
+                Lent::new(file.file(), offset, len)
+            }
+            Content::File(_) | Content::Memory(_) => None,
         }
     }
 

@@ -14,9 +14,11 @@ use sha2::{Digest, Sha256};
 
 use crate::clock;
 
+use super::chunks::ChunkList;
 use super::files::Files;
 use super::fill::{FillError, Filled, Temp, check_space};
 use super::object::{Content, read_fully_at};
+use super::sound::{Identity, SoundFile};
 use super::{Cache, Object, Shared};
 
 /// How much of a part is read at a time when it is hashed again.
@@ -30,57 +32,7 @@ pub struct Wanted {
     /// Its length.
     pub size_bytes: u64,
     /// How it can be believed before all of it is there.
-    pub chunks: Option<ChunkHashes>,
-}
-
-/// The SHA-256 of each chunk of an object.
-#[derive(Debug, Clone)]
-pub struct ChunkHashes {
-    chunk_len: u64,
-    list: Arc<[u8]>,
-}
-
-const HASH_LEN: usize = 32;
-
-impl ChunkHashes {
-    /// The list that belongs to an object of `size_bytes`; none if it is not of the right length.
-    pub fn new(list: Vec<u8>, chunk_len: u64, size_bytes: u64) -> Option<Self> {
-        let is_right = Self::list_len(chunk_len, size_bytes) == Some(list.len());
-        is_right.then(|| Self { chunk_len, list: list.into() })
-    }
-
-    /// The length of the list of an object of `size_bytes`.
-    pub fn list_len(chunk_len: u64, size_bytes: u64) -> Option<usize> {
-        let chunks = size_bytes.checked_add(chunk_len.checked_sub(1)?)? / chunk_len;
-        usize::try_from(chunks).ok()?.checked_mul(HASH_LEN)
-    }
-
-    /// As if the object were a chunk.
-    pub fn whole(wanted: &Wanted) -> Self {
-        let list = wanted.sha256.as_bytes().as_slice();
-        Self { chunk_len: wanted.size_bytes.max(1), list: list.into() }
-    }
-
-    /// Whether `bytes` are the chunk that begins at `offset`.
-    pub fn is_chunk(&self, offset: u64, bytes: &[u8]) -> bool {
-        self.holds(offset, &Sha256::digest(bytes))
-    }
-
-    /// Where the chunk begins that `offset` lies in.
-    pub fn start_of(&self, offset: u64) -> u64 {
-        offset / self.chunk_len * self.chunk_len
-    }
-
-    /// Whether the chunk that begins at `offset` hashes to `digest`.
-    fn holds(&self, offset: u64, digest: &[u8]) -> bool {
-        let at = usize::try_from(offset / self.chunk_len).unwrap_or(usize::MAX);
-        self.list.chunks(HASH_LEN).nth(at) == Some(digest)
-    }
-
-    /// Where the chunk ends that `offset` lies in, of an object of `size_bytes`.
-    pub fn end_of(&self, offset: u64, size_bytes: u64) -> u64 {
-        (offset / self.chunk_len + 1).saturating_mul(self.chunk_len).min(size_bytes)
-    }
+    pub chunks: Option<ChunkList>,
 }
 
 /// An object that grows. Dropping it keeps what has come, for whoever goes on with it.
@@ -105,7 +57,7 @@ impl Cache {
         })
         .await?;
         let Wanted { sha256, size_bytes, .. } = filling.wanted;
-        let content = Content::File(Arc::new(file));
+        let content = Content::File(Arc::new(SoundFile::growing(file, sha256)?));
         let object = Object::new(sha256, size_bytes, filling.modified, content, &self.readers);
         Ok(Part { filling: Some(Box::new(filling)), object, cache: self.clone() })
     }
@@ -204,6 +156,9 @@ impl Growing {
             chunk_hasher: Sha256::new(),
             believed: Believed::default(),
         };
+        if let Some(chunks) = &growing.wanted.chunks {
+            growing.shared.files.save_list(growing.wanted.sha256, chunks)?;
+        }
         if found_len <= growing.wanted.size_bytes {
             growing.read_again(found_len)?;
         }
@@ -247,22 +202,19 @@ impl Growing {
             self.len += bytes.len() as u64;
             return Ok(());
         };
-        while !bytes.is_empty() {
-            let end = chunks.end_of(self.len, self.wanted.size_bytes);
-            let left = usize::try_from(end - self.len).unwrap_or(usize::MAX);
+        while let Some(chunk) = chunks.at(self.len).filter(|_| !bytes.is_empty()) {
+            let left = usize::try_from(chunk.end - self.len).unwrap_or(usize::MAX);
             let (now, later) = bytes.split_at(left.min(bytes.len()));
             self.hasher.update(now);
             self.chunk_hasher.update(now);
             self.len += now.len() as u64;
             bytes = later;
-            if self.len < end {
+            if self.len < chunk.end {
                 continue;
             }
-            let digest = self.chunk_hasher.finalize_reset();
-            if !chunks.holds(self.believed.len, &digest) {
-                let at = self.believed.len;
+            if self.chunk_hasher.finalize_reset()[..] != chunk.digest {
                 self.return_to_believed();
-                return Err(FillError::Chunk { sha256: self.wanted.sha256, at });
+                return Err(FillError::Chunk { sha256: self.wanted.sha256, at: chunk.start });
             }
             self.believed = Believed { len: self.len, hasher: self.hasher.clone() };
         }
@@ -286,11 +238,13 @@ impl Growing {
             return Err(FillError::Size { expected: size_bytes, received: self.len });
         }
         self.file.sync_all()?;
+        let identity = Identity::of(&self.file.metadata()?);
         let temp = Temp::part(self.shared, sha256);
         let computed = ContentHash::from_digest(self.hasher.finalize().into());
         if computed != sha256 {
             return Err(FillError::Hash { expected: sha256, computed });
         }
-        Ok(Filled { temp, sha256, size_bytes, modified: self.modified })
+        let modified = self.modified;
+        Ok(Filled { temp, sha256, size_bytes, modified, identity, chunks: None })
     }
 }

@@ -14,6 +14,8 @@ use crate::http::testing::run;
 
 use super::*;
 
+mod sound;
+
 const LOADER: &str = "bootloaders/a.efi";
 const IMAGE: &str = "images/a.img";
 

@@ -1,5 +1,6 @@
 //! What a sync does with the cache beside filling it: names that change together, and objects that are read again.
 
+use std::cmp::Reverse;
 use std::collections::{BTreeSet, HashSet};
 use std::sync::Arc;
 
@@ -7,7 +8,8 @@ use anyhow::Result;
 use pureboot_protocol::{Category, ContentHash, ContentKey};
 
 use super::evict::{Candidate, Room};
-use super::{Cache, is_exhausted, lock, pins};
+use super::sound::{Identity, Soundness};
+use super::{Cache, ChunkList, is_exhausted, lock, pins};
 
 /// What the manifest says of an object that it names.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
@@ -27,6 +29,28 @@ impl Cache {
     /// Whether an object is held.
     pub fn holds(&self, hash: &ContentHash) -> bool {
         self.shared.index().object(hash).is_some()
+    }
+
+    /// The list of an object's chunks, if one is kept.
+    pub async fn chunk_list(&self, hash: ContentHash, size_bytes: u64) -> Option<ChunkList> {
+        let shared = Arc::clone(&self.shared);
+        smol::unblock(move || shared.files.load_list(hash, size_bytes)).await
+    }
+
+    /// Objects that content of this name is likely to have pieces in common with, and their lengths: what the name stands for
+    /// now, and the latest of those whose names end alike. At most `most`.
+    pub fn relatives(&self, key: &ContentKey, most: usize) -> Vec<(ContentHash, u64)> {
+        fn last(key: &ContentKey) -> &str {
+            key.path().rsplit('/').next().unwrap_or_default()
+        }
+        let index = self.shared.index();
+        let is_alike =
+            |other: &ContentKey| other.category() == key.category() && last(other) == last(key);
+        let mut alike: Vec<_> = index.entries().filter(|(other, ..)| is_alike(other)).collect();
+        alike.sort_by_key(|(other, _, row)| (*other != key, Reverse(row.modified)));
+        let mut seen = HashSet::new();
+        alike.retain(|(_, hash, _)| seen.insert(*hash));
+        alike.into_iter().take(most).map(|(_, hash, row)| (hash, row.size_bytes)).collect()
     }
 
     /// Every object.
@@ -65,7 +89,7 @@ impl Cache {
             drop(index);
             pins::refresh(&shared);
             for orphan in orphans {
-                if let Err(error) = shared.files.remove_object(orphan) {
+                if let Err(error) = shared.remove_object(orphan) {
                     log::warn!(error:%; "object {orphan} has no name left and stays until the next start");
                 }
             }
@@ -85,24 +109,58 @@ impl Cache {
         }
         let shared = Arc::clone(&self.shared);
         match smol::unblock(move || shared.files.verify(hash)).await {
-            Ok((true, _)) => return Ok(Some(true)),
+            Ok((true, metadata)) => {
+                let sound = Soundness::whole(Identity::of(&metadata));
+                lock(&self.shared.soundness).insert(hash, sound);
+                Ok(Some(true))
+            }
             // Which says nothing of the object.
-            Err(error) if is_exhausted(&error) => return Err(error.into()),
-            Err(error) => log::error!(error:%; "object {hash} cannot be read"),
+            Err(error) if is_exhausted(&error) => Err(error.into()),
+            Err(error) => {
+                log::error!(error:%; "object {hash} cannot be read");
+                self.forget(hash).await?;
+                Ok(Some(false))
+            }
             Ok((false, _)) => {
-                log::error!("object {hash} is damaged, it goes into quarantine");
-                let shared = Arc::clone(&self.shared);
-                smol::unblock(move || shared.files.quarantine(hash)).await?;
+                self.set_aside(hash).await?;
+                Ok(Some(false))
             }
         }
+    }
+
+    /// The next object that was found damaged when somebody read it.
+    pub async fn damaged(&self) -> ContentHash {
+        match self.shared.damage.1.recv().await {
+            Ok(hash) => hash,
+            // The sender lives as long as the receiver.
+            Err(_) => std::future::pending().await,
+        }
+    }
+
+    /// Moves a damaged object into quarantine; it is a miss from then on.
+    ///
+    /// # Errors
+    /// The disk's.
+    pub async fn set_aside(&self, hash: ContentHash) -> Result<()> {
+        if !self.holds(&hash) {
+            return Ok(());
+        }
+        log::error!("object {hash} is damaged, it goes into quarantine");
+        let shared = Arc::clone(&self.shared);
+        smol::unblock(move || shared.files.quarantine(hash)).await?;
+        self.forget(hash).await
+    }
+
+    async fn forget(&self, hash: ContentHash) -> Result<()> {
         let mut store = self.store.lock_arc().await;
         let shared = Arc::clone(&self.shared);
         smol::unblock(move || {
             store.remove(hash)?;
             shared.index().remove(hash);
             lock(&shared.opened).remove(&hash);
+            lock(&shared.soundness).remove(&hash);
             pins::refresh(&shared);
-            Ok(Some(false))
+            Ok(())
         })
         .await
     }
@@ -169,7 +227,7 @@ impl Cache {
                 // The row goes first, as everywhere (FAULTS K14).
                 store.remove(hash)?;
                 shared.index().remove(hash);
-                shared.files.remove_object(hash)?;
+                shared.remove_object(hash)?;
             }
             pins::refresh(&shared);
             Ok(())

@@ -2,6 +2,7 @@
 //!
 //! Feed it what happens; each input returns what to do next. It knows no socket, no file and no clock.
 
+use std::ops::Range;
 use std::time::Duration;
 
 use hyper::StatusCode;
@@ -61,33 +62,38 @@ pub struct Fetch {
     size_bytes: u64,
     vain_tries: u32,
     mismatches: u32,
-    /// What was here when the last try began.
-    had: u64,
+    /// What the last try is to bring: from the end of what is here.
+    range: Range<u64>,
 }
 
 impl Fetch {
     /// A fetch of an object that is known by the manifest.
     pub fn new(sha256: ContentHash, size_bytes: u64) -> Self {
-        Self { sha256, size_bytes, vain_tries: 0, mismatches: 0, had: 0 }
+        Self { sha256, size_bytes, vain_tries: 0, mismatches: 0, range: 0..size_bytes }
     }
 
-    /// A try begins; the first `here` bytes are here.
-    pub fn handle_start(&mut self, here: u64) {
-        self.had = here;
+    /// A try begins that is to bring these bytes; what is before them is here.
+    pub fn handle_start(&mut self, range: Range<u64>) {
+        self.range = range;
+    }
+
+    /// What to ask for; none: the whole.
+    pub fn range(&self) -> Option<Range<u64>> {
+        Some(self.range.clone()).filter(|range| *range != (0..self.size_bytes))
     }
 
     /// The head of an answer has come. Only an answer about this object, of this length, is one.
     pub fn handle_head(&self, head: &Head) -> Use {
         let is_this =
             head.etag.as_deref() == Some(&crate::uplink::controller::object_etag(self.sha256));
-        let (had, size_bytes) = (self.had, self.size_bytes);
-        let rest = || format!("bytes {had}-{}/{size_bytes}", size_bytes.saturating_sub(1));
+        let (Range { start, end }, size_bytes) = (self.range.clone(), self.size_bytes);
+        let part = || format!("bytes {start}-{}/{size_bytes}", end.saturating_sub(1));
         match head.status {
             // A range that was not obeyed is no reason to fetch twice.
             StatusCode::OK if is_this && head.content_length == Some(size_bytes) => {
-                Use::TakeBehind(had)
+                Use::TakeBehind(start)
             }
-            StatusCode::PARTIAL_CONTENT if is_this && head.content_range == Some(rest()) => {
+            StatusCode::PARTIAL_CONTENT if is_this && head.content_range == Some(part()) => {
                 Use::TakeBehind(0)
             }
             StatusCode::OK | StatusCode::PARTIAL_CONTENT if is_this => Use::Mismatch,
@@ -98,7 +104,7 @@ impl Fetch {
 
     /// The try ended before the object was whole; `here` bytes are here now.
     pub fn handle_break(&mut self, here: u64, retry_after: Option<Duration>) -> Next {
-        self.vain_tries = if here > self.had { 0 } else { self.vain_tries + 1 };
+        self.vain_tries = if here > self.range.start { 0 } else { self.vain_tries + 1 };
         if self.vain_tries >= VAIN_TRIES_MAX {
             return Next::GiveUp;
         }
@@ -123,7 +129,7 @@ mod tests {
 
     fn fetch(had: u64) -> Fetch {
         let mut fetch = Fetch::new(hash(), 100);
-        fetch.handle_start(had);
+        fetch.handle_start(had..100);
         fetch
     }
 
@@ -142,6 +148,17 @@ mod tests {
         let rest = head(206, Some("bytes 40-99/100"), 60);
         assert_eq!(fetch(40).handle_head(&rest), Use::TakeBehind(0));
         assert_eq!(fetch(40).handle_head(&head(200, None, 100)), Use::TakeBehind(40));
+        assert_eq!((fetch(0).range(), fetch(40).range()), (None, Some(40..100)));
+    }
+
+    #[test]
+    fn a_stretch_in_the_middle_is_taken_as_it_was_asked_for() {
+        let mut fetch = fetch(0);
+        fetch.handle_start(40..60);
+        assert_eq!(fetch.range(), Some(40..60));
+        assert_eq!(fetch.handle_head(&head(206, Some("bytes 40-59/100"), 20)), Use::TakeBehind(0));
+        let longer = head(206, Some("bytes 40-99/100"), 60);
+        assert_eq!(fetch.handle_head(&longer), Use::Mismatch);
     }
 
     #[test]
@@ -176,7 +193,7 @@ mod tests {
         }
         assert_eq!(fetch.handle_break(1, None), Next::Again(PAUSE_MIN));
         for _ in 0..3 {
-            fetch.handle_start(1);
+            fetch.handle_start(1..100);
             assert_ne!(fetch.handle_break(1, None), Next::GiveUp);
         }
         assert_eq!(fetch.handle_break(1, None), Next::GiveUp);

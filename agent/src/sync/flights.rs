@@ -2,6 +2,7 @@
 
 use std::cell::{Cell, RefCell};
 use std::collections::BTreeMap;
+use std::ops::Range;
 use std::rc::Rc;
 use std::time::Duration;
 
@@ -14,25 +15,30 @@ use smol::lock::Semaphore;
 use smol::{LocalExecutor, Timer};
 
 use crate::cache::evict::Need;
-use crate::cache::{Arrival, Cache, ChunkHashes, Failure, FillError, Object, Part, Wanted};
-use crate::clock;
+use crate::cache::{
+    Arrival, Cache, ChunkList, Failure, FillError, LIST_LEN_MAX, Object, Part, Wanted,
+};
 use crate::uplink::controller::{CallError, Controller, Download};
 
 use super::fetch::{Fetch, Head, Next, Use};
 use super::housekeeper::Housekeeper;
-use super::pace::Pace;
+use super::line::Line;
+use super::pieces::{Pieces, Place as Piece, Stretch};
 
-/// Objects that are fetched at a time. More of them wait.
+/// Objects that are fetched at a time because a machine asked for them; one more is fetched ahead. More of them wait.
 const FETCHES_MAX: usize = 4;
 
 /// Objects that are fetched or wait for it; more are refused.
 const FLIGHTS_MAX: usize = 64;
 
+/// How often content that is fetched ahead looks whether machines still wait for other content.
+const YIELD_TIME: Duration = Duration::from_millis(200);
+
+/// The most objects whose pieces are looked through for those of a new one.
+const RELATIVES_MAX: usize = 4;
+
 /// How much is collected before a thread writes it, in bytes.
 const WRITE_LEN: usize = 256 << 10;
-
-/// The longest list of chunk hashes that is held in memory, in bytes: that of 128 GiB.
-const CHUNK_LIST_LEN_MAX: usize = 4 << 20;
 
 /// Fetches objects.
 pub struct Flights {
@@ -40,10 +46,20 @@ pub struct Flights {
     cache: Cache,
     controller: Rc<Controller>,
     housekeeper: Rc<Housekeeper>,
-    pace: Rc<RefCell<Pace>>,
-    under_way: RefCell<BTreeMap<ContentHash, Arrival>>,
+    line: Rc<Line>,
+    under_way: RefCell<BTreeMap<ContentHash, Flight>>,
     slots: Semaphore,
+    stock_slot: Semaphore,
     received_bytes: Cell<u64>,
+    reused_bytes: Cell<u64>,
+}
+
+/// An object on its way.
+#[derive(Clone)]
+struct Flight {
+    arrival: Arrival,
+    /// For whose sake; more than at first where a machine has asked meanwhile.
+    need: Rc<Cell<Need>>,
 }
 
 /// Why a try has ended before the object was whole.
@@ -54,26 +70,30 @@ pub(super) enum Stop {
     Mismatch(Failure),
     /// No further try would help.
     Final(Failure),
+    /// Machines wait for other content.
+    Yield,
 }
 
 impl Flights {
-    /// Fetches from `controller` into `cache`, all together not faster than `pace`.
+    /// Fetches from `controller` into `cache`, all together not faster than `line` allows.
     pub fn new(
         executor: Rc<LocalExecutor<'static>>,
         cache: Cache,
         controller: Rc<Controller>,
         housekeeper: Rc<Housekeeper>,
-        pace: Rc<RefCell<Pace>>,
+        line: Rc<Line>,
     ) -> Self {
         Self {
             executor,
             cache,
             controller,
             housekeeper,
-            pace,
+            line,
             under_way: RefCell::default(),
             slots: Semaphore::new(FETCHES_MAX),
+            stock_slot: Semaphore::new(1),
             received_bytes: Cell::new(0),
+            reused_bytes: Cell::new(0),
         }
     }
 
@@ -81,26 +101,27 @@ impl Flights {
     /// take the room of others as `need` says. None if too many objects are on their way.
     pub fn join(self: &Rc<Self>, entry: &ManifestEntry, need: Need) -> Option<Arrival> {
         let mut under_way = self.under_way.borrow_mut();
-        if let Some(arrival) = under_way.get(&entry.sha256) {
-            return Some(arrival.clone());
+        if let Some(flight) = under_way.get(&entry.sha256) {
+            flight.need.set(flight.need.get().max(need));
+            return Some(flight.arrival.clone());
         }
         if under_way.len() >= FLIGHTS_MAX {
             return None;
         }
-        let arrival = Arrival::default();
-        under_way.insert(entry.sha256, arrival.clone());
-        let (flights, entry, coming) = (Rc::clone(self), entry.clone(), arrival.clone());
-        let flight = async move {
-            let outcome = flights.bring(&entry, need, &coming).await;
+        let flight = Flight { arrival: Arrival::default(), need: Rc::new(Cell::new(need)) };
+        under_way.insert(entry.sha256, flight.clone());
+        let (flights, entry, arrival) = (Rc::clone(self), entry.clone(), flight.arrival.clone());
+        let bringing = async move {
+            let outcome = flights.bring(&entry, &flight).await;
             match &outcome {
                 Ok(_) => log::info!(bytes = entry.size_bytes; "{} is here", entry.key),
                 Err(failure) => log::warn!("{} did not come: {failure}", entry.key),
             }
             // Before those who wait are told: who asks anew from then on begins anew.
             flights.under_way.borrow_mut().remove(&entry.sha256);
-            coming.end(outcome);
+            flight.arrival.end(outcome);
         };
-        self.executor.spawn(flight).detach();
+        self.executor.spawn(bringing).detach();
         Some(arrival)
     }
 
@@ -109,23 +130,38 @@ impl Flights {
         self.received_bytes.get()
     }
 
-    async fn bring(
-        &self,
-        entry: &ManifestEntry,
-        need: Need,
-        arrival: &Arrival,
-    ) -> Result<Object, Failure> {
-        let _slot = self.slots.acquire().await;
+    /// Bytes of objects on their way that were here already in others, since the start.
+    pub fn reused_bytes(&self) -> u64 {
+        self.reused_bytes.get()
+    }
+
+    /// Whether this flight has to leave the line to machines that wait for other content.
+    fn has_to_yield(&self, flight: &Flight) -> bool {
+        let is_stock = flight.need.get() < Need::Machine;
+        let under_way = self.under_way.borrow();
+        is_stock && under_way.values().any(|other| other.need.get() == Need::Machine)
+    }
+
+    async fn bring(&self, entry: &ManifestEntry, flight: &Flight) -> Result<Object, Failure> {
+        let slots = match flight.need.get() {
+            Need::Machine => &self.slots,
+            Need::Stock | Need::Tidiness => &self.stock_slot,
+        };
+        let _slot = slots.acquire().await;
         // Whoever asked may have looked before the last fetch of it ended.
         if let Some(object) = self.cache.held(entry.sha256).await {
             return Ok(object);
         }
-        self.housekeeper.make_room(entry.size_bytes, need).await?;
+        self.housekeeper.make_room(entry.size_bytes, flight.need.get()).await?;
         let mut fetch = Fetch::new(entry.sha256, entry.size_bytes);
-        let mut place = Place { wanted: None, part: None };
+        let mut place = Place::default();
         loop {
-            let stop = match self.attempt(entry, &mut place, &mut fetch, arrival).await {
+            while self.has_to_yield(flight) {
+                Timer::after(YIELD_TIME).await;
+            }
+            let stop = match self.attempt(entry, &mut place, &mut fetch, flight).await {
                 Ok(object) => return Ok(object),
+                Err(Stop::Yield) => continue,
                 Err(stop) => stop,
             };
             let here = place.part.as_ref().map_or(0, Part::received_len);
@@ -157,19 +193,39 @@ impl Flights {
         entry: &ManifestEntry,
         place: &mut Place,
         fetch: &mut Fetch,
-        arrival: &Arrival,
+        flight: &Flight,
     ) -> Result<Object, Stop> {
         let wanted = match &place.wanted {
             Some(wanted) => wanted.clone(),
-            None => place.wanted.insert(wanted(&self.controller, entry).await?).clone(),
+            None => {
+                let wanted = wanted(&self.cache, &self.controller, entry).await?;
+                place.pieces = self.pieces(entry, &wanted).await;
+                place.wanted.insert(wanted).clone()
+            }
         };
         let mut part = match place.part.take() {
             Some(part) => part,
-            None => self.cache.part(wanted).await?,
+            None => self.cache.part(wanted.clone()).await?,
         };
-        if part.received_len() < entry.size_bytes {
-            let received = self.receive(entry, &mut part, fetch, arrival).await;
-            if let Err(stop) = received {
+        while part.received_len() < entry.size_bytes {
+            let here = part.received_len();
+            let next = match &wanted.chunks {
+                Some(chunks) => place.pieces.next(chunks, here, entry.size_bytes),
+                None => Stretch::Missing(here..entry.size_bytes),
+            };
+            let came = match next {
+                Stretch::Here(chunk, piece) => {
+                    if !self.copy(&mut part, piece, chunk.len()).await? {
+                        place.pieces = Pieces::default();
+                    }
+                    tell(&flight.arrival, &part);
+                    Ok(())
+                }
+                Stretch::Missing(range) => {
+                    self.receive(entry, &mut part, fetch, flight, range).await
+                }
+            };
+            if let Err(stop) = came {
                 place.part = Some(part);
                 return Err(stop);
             }
@@ -177,18 +233,54 @@ impl Flights {
         Ok(part.end().await?)
     }
 
+    /// What is here already of an object, in those that it is likely to be a successor of.
+    async fn pieces(&self, entry: &ManifestEntry, wanted: &Wanted) -> Pieces {
+        if wanted.chunks.as_ref().is_none_or(|chunks| chunks.count() < 2) {
+            return Pieces::default();
+        }
+        let mut lists = Vec::new();
+        for (sha256, size_bytes) in self.cache.relatives(&entry.key, RELATIVES_MAX) {
+            if sha256 != entry.sha256
+                && let Some(chunks) = self.cache.chunk_list(sha256, size_bytes).await
+            {
+                lists.push((sha256, chunks));
+            }
+        }
+        Pieces::of(lists.iter().map(|(sha256, chunks)| (*sha256, chunks)))
+    }
+
+    /// Copies a piece that is here; returns whether it was what it should be.
+    async fn copy(&self, part: &mut Part, piece: Piece, len: usize) -> Result<bool, Stop> {
+        let Some(source) = self.cache.held(piece.sha256).await else { return Ok(false) };
+        let Ok(bytes) = source.read_at(piece.offset, len).await else { return Ok(false) };
+        let copied = bytes.len() as u64;
+        match part.write(Bytes::from(bytes)).await {
+            Ok(()) => {
+                self.reused_bytes.set(self.reused_bytes.get() + copied);
+                Ok(true)
+            }
+            Err(FillError::Chunk { .. }) => Ok(false),
+            Err(error) => Err(error.into()),
+        }
+    }
+
+    /// Fetches what of an object lies in `range`; it goes on to the end where the controller does not send parts.
     async fn receive(
         &self,
         entry: &ManifestEntry,
         part: &mut Part,
         fetch: &mut Fetch,
-        arrival: &Arrival,
+        flight: &Flight,
+        range: Range<u64>,
     ) -> Result<(), Stop> {
-        let here = part.received_len();
-        fetch.handle_start(here);
-        tell(arrival, part);
+        let mut end = range.end;
+        fetch.handle_start(range);
+        tell(&flight.arrival, part);
         let Begun { mut download, mut behind } =
-            begin(&self.controller, fetch, entry.sha256, here).await?;
+            begin(&self.controller, fetch, entry.sha256).await?;
+        if behind > 0 {
+            end = entry.size_bytes;
+        }
         let mut collected = Vec::new();
         loop {
             let next = download.next().await;
@@ -197,49 +289,51 @@ impl Flights {
                 let known = usize::try_from(behind).unwrap_or(usize::MAX).min(bytes.len());
                 behind -= known as u64;
                 collected.extend_from_slice(bytes.get(known..).unwrap_or_default());
-                if collected.len() < WRITE_LEN {
+                self.line.take(bytes.len()).await;
+                if collected.len() < WRITE_LEN && !self.has_to_yield(flight) {
                     continue;
                 }
             }
             if !collected.is_empty() {
-                let bytes = Bytes::from(std::mem::take(&mut collected));
-                let pause = self.pace.borrow_mut().handle_bytes(bytes.len(), clock::monotonic());
-                part.write(bytes).await?;
-                tell(arrival, part);
-                if !pause.is_zero() {
-                    Timer::after(pause).await;
-                }
+                part.write(Bytes::from(std::mem::take(&mut collected))).await?;
+                tell(&flight.arrival, part);
             }
             if next?.is_none() {
                 break;
             }
+            if self.has_to_yield(flight) {
+                return Err(Stop::Yield);
+            }
         }
-        if part.received_len() < entry.size_bytes {
+        if part.received_len() < end {
             return Err(Stop::ended_after(part.received_len()));
         }
         Ok(())
     }
 }
 
-/// What is known of an object before it comes; where its chunks can be verified, their hashes have come before it.
+/// What is known of an object before it comes; where its chunks can be verified, their list has come before it.
 pub(super) async fn wanted(
+    cache: &Cache,
     controller: &Rc<Controller>,
     entry: &ManifestEntry,
 ) -> Result<Wanted, Stop> {
     let ManifestEntry { sha256, size_bytes, .. } = *entry;
-    let is_ours = |chunks: &Chunks| chunks.size_bytes == Chunks::SIZE_BYTES;
-    let Some(chunks) = entry.chunks.filter(is_ours) else {
-        return Ok(Wanted { sha256, size_bytes, chunks: None });
+    let list_len = |chunks: &Chunks| (chunks.count as usize).saturating_mul(Chunks::ROW_LEN);
+    let is_ours =
+        |chunks: &Chunks| chunks.format == Chunks::FORMAT && list_len(chunks) <= LIST_LEN_MAX;
+    let Some(named) = entry.chunks.filter(is_ours) else {
+        return Ok(Wanted { sha256, size_bytes, chunks: ChunkList::whole(sha256, size_bytes) });
     };
-    let list_len = ChunkHashes::list_len(chunks.size_bytes, size_bytes);
-    let Some(list_len) = list_len.filter(|len| *len <= CHUNK_LIST_LEN_MAX) else {
-        return Ok(Wanted { sha256, size_bytes, chunks: None });
-    };
-    let list = controller.object_chunks(sha256, list_len).await?;
-    let computed = ContentHash::from_digest(Sha256::digest(&list).into());
-    let hashes = ChunkHashes::new(list, chunks.size_bytes, size_bytes);
-    match hashes.filter(|_| computed == chunks.sha256) {
-        Some(hashes) => Ok(Wanted { sha256, size_bytes, chunks: Some(hashes) }),
+    let is_named = |list: &[u8]| Sha256::digest(list)[..] == named.sha256.as_bytes()[..];
+    if let Some(kept) = cache.chunk_list(sha256, size_bytes).await
+        && is_named(&kept.emit())
+    {
+        return Ok(Wanted { sha256, size_bytes, chunks: Some(kept) });
+    }
+    let list = controller.object_chunks(sha256, list_len(&named)).await?;
+    match ChunkList::parse(&list, size_bytes).filter(|_| is_named(&list)) {
+        Some(chunks) => Ok(Wanted { sha256, size_bytes, chunks: Some(chunks) }),
         None => {
             let text = "the list of its chunks is not the one that the manifest names".to_owned();
             Err(Stop::Mismatch(Failure::Corrupt(text)))
@@ -254,14 +348,13 @@ pub(super) struct Begun {
     pub(super) behind: u64,
 }
 
-/// Asks for an object without its first `here` bytes.
+/// Asks for what `fetch` is to bring of an object.
 pub(super) async fn begin(
     controller: &Rc<Controller>,
     fetch: &Fetch,
     sha256: ContentHash,
-    here: u64,
 ) -> Result<Begun, Stop> {
-    let download = controller.object(sha256, here).await?;
+    let download = controller.object(sha256, fetch.range()).await?;
     match fetch.handle_head(&head(&download.head)) {
         Use::TakeBehind(behind) => Ok(Begun { download, behind }),
         Use::Refusal => Err(download.refusal().await.into()),
@@ -291,6 +384,7 @@ impl Stop {
             }
             Self::Mismatch(failure) => (failure, fetch.handle_mismatch()),
             Self::Final(failure) => (failure, Next::GiveUp),
+            Self::Yield => (yielded(), Next::Again(YIELD_TIME)),
         }
     }
 
@@ -298,13 +392,20 @@ impl Stop {
     pub(super) fn into_failure(self) -> Failure {
         match self {
             Self::Break { failure, .. } | Self::Mismatch(failure) | Self::Final(failure) => failure,
+            Self::Yield => yielded(),
         }
     }
 }
 
+fn yielded() -> Failure {
+    Failure::Line("machines wait for other content".to_owned())
+}
+
 /// Where an object is being put together, from try to try.
+#[derive(Default)]
 struct Place {
     wanted: Option<Wanted>,
+    pieces: Pieces,
     part: Option<Part>,
 }
 

@@ -3,6 +3,7 @@
 use std::cell::{Cell, RefCell};
 use std::collections::HashMap;
 use std::net::SocketAddr;
+use std::ops::Range;
 use std::path::Path;
 use std::rc::Rc;
 use std::time::Duration;
@@ -25,11 +26,12 @@ use crate::uplink::controller::Controller;
 use crate::uplink::standing::Standing;
 use crate::uplink::tls;
 
+use super::config::SyncConfig;
 use super::demand::Demand;
 use super::flights::Flights;
 use super::housekeeper::Housekeeper;
 use super::keeper::Keeper;
-use super::pace::Pace;
+use super::line::Line;
 use super::run::{Sync, Wishes};
 use super::through::Bypass;
 
@@ -37,12 +39,23 @@ pub(super) fn hash_of(bytes: &[u8]) -> ContentHash {
     ContentHash::from_digest(Sha256::digest(bytes).into())
 }
 
-/// [`Chunks::SIZE_BYTES`]
-const CHUNK_LEN: usize = 1 << 20;
+/// How much is sent at once, in bytes.
+const PIECE_LEN: usize = 1 << 20;
 
-/// The list of chunk hashes, as the controller serves it.
+/// The list of chunks, as the controller serves it. The content says where it is cut: behind every 32 KiB that end with two
+/// bytes which are alike, and at 512 KiB.
 pub(super) fn chunk_list(bytes: &[u8]) -> Vec<u8> {
-    bytes.chunks(CHUNK_LEN).flat_map(Sha256::digest).collect()
+    let mut list = Vec::new();
+    let mut start = 0;
+    while start < bytes.len() {
+        let is_cut = |end: &usize| bytes[end - 1] == bytes[end - 2];
+        let last = (start + Chunks::LEN_MAX).min(bytes.len());
+        let end = (start + Chunks::LEN_MIN..last).find(is_cut).unwrap_or(last);
+        list.extend_from_slice(&u32::try_from(end - start).expect("short").to_be_bytes());
+        list.extend_from_slice(&Sha256::digest(&bytes[start..end]));
+        start = end;
+    }
+    list
 }
 
 pub(super) fn site() -> SiteId {
@@ -50,15 +63,17 @@ pub(super) fn site() -> SiteId {
 }
 
 pub(super) fn entry(name: &str, bytes: &[u8]) -> ManifestEntry {
-    let has_chunks = bytes.len() as u64 > Chunks::SIZE_BYTES;
+    let list = chunk_list(bytes);
+    let count = u32::try_from(list.len() / Chunks::ROW_LEN).expect("few");
     ManifestEntry {
         key: name.parse().expect("a name"),
         size_bytes: bytes.len() as u64,
         sha256: hash_of(bytes),
         pinned: name.starts_with("bootloaders/"),
-        chunks: has_chunks.then(|| Chunks {
-            size_bytes: Chunks::SIZE_BYTES,
-            sha256: hash_of(&chunk_list(bytes)),
+        chunks: (count > 1).then(|| Chunks {
+            format: Chunks::FORMAT,
+            count,
+            sha256: hash_of(&list),
         }),
     }
 }
@@ -250,7 +265,9 @@ impl State {
                     let object = self.objects.borrow()[hash].clone();
                     self.objects_asked.set(self.objects_asked.get() + 1);
                     let range = field("range").and_then(|range| {
-                        range.strip_prefix("bytes=")?.strip_suffix('-')?.parse().ok()
+                        let (from, last) = range.strip_prefix("bytes=")?.split_once('-')?;
+                        let last: Option<usize> = last.parse().ok();
+                        Some(from.parse().ok()?..last.map_or(object.len(), |last| last + 1))
                     });
                     self.send(&mut stream, hash, &object, range, fault).await?;
                 }
@@ -264,10 +281,10 @@ impl State {
         stream: &mut TcpStream,
         hash: &str,
         object: &[u8],
-        from: Option<usize>,
+        range: Option<Range<usize>>,
         fault: Fault,
     ) -> std::io::Result<()> {
-        let mut body = object[from.unwrap_or(0)..].to_vec();
+        let mut body = object[range.clone().unwrap_or(0..object.len())].to_vec();
         match fault {
             Fault::PortalForObjects => return stream.write_all(&page()).await,
             Fault::WrongBytes => {
@@ -278,9 +295,9 @@ impl State {
             Fault::Shorter => _ = body.pop(),
             _ => {}
         }
-        let (status, place) = match from {
-            Some(from) => {
-                let (last, len) = (object.len() - 1, object.len());
+        let (status, place) = match range {
+            Some(Range { start: from, end }) => {
+                let (last, len) = (end - 1, object.len());
                 ("206 Partial Content", format!("content-range: bytes {from}-{last}/{len}\r\n"))
             }
             None => ("200 OK", String::new()),
@@ -301,7 +318,7 @@ impl State {
             Fault::CutAfter(len) => len.min(body.len()),
             _ => body.len(),
         };
-        for piece in body[..cut_at].chunks(CHUNK_LEN) {
+        for piece in body[..cut_at].chunks(PIECE_LEN) {
             stream.write_all(piece).await?;
             self.sent_bytes.set(self.sent_bytes.get() + piece.len() as u64);
             if !self.pause.get().is_zero() {
@@ -356,11 +373,31 @@ impl Site {
         Self { directory: Some(directory), ..site }
     }
 
+    /// A site with other settings.
+    pub(super) fn with(
+        executor: &Rc<LocalExecutor<'static>>,
+        upstream: &Upstream,
+        config: &SyncConfig,
+    ) -> Self {
+        let directory = tempfile::tempdir().expect("a directory");
+        let site = Self::assemble(executor, upstream, directory.path(), config);
+        Self { directory: Some(directory), ..site }
+    }
+
     /// A site whose data are in `directory`, from its last life or from none.
     pub(super) fn at(
         executor: &Rc<LocalExecutor<'static>>,
         upstream: &Upstream,
         directory: &Path,
+    ) -> Self {
+        Self::assemble(executor, upstream, directory, &SyncConfig::default())
+    }
+
+    fn assemble(
+        executor: &Rc<LocalExecutor<'static>>,
+        upstream: &Upstream,
+        directory: &Path,
+        config: &SyncConfig,
     ) -> Self {
         let data_dir = DataDir::create(&directory.join("data")).expect("made");
         std::fs::create_dir_all(data_dir.root().join("state")).expect("made");
@@ -373,20 +410,20 @@ impl Site {
         let keeper = Rc::new(keeper);
         let housekeeper =
             Rc::new(Housekeeper::new(cache.clone(), Rc::clone(&keeper), Rc::clone(&standing)));
-        let pace = Rc::new(RefCell::new(Pace::new(None)));
+        let line = Rc::new(Line::new(config));
         let flights = Flights::new(
             Rc::clone(executor),
             cache.clone(),
             Rc::clone(&controller),
             Rc::clone(&housekeeper),
-            Rc::clone(&pace),
+            Rc::clone(&line),
         );
         let (flights, wishes) = (Rc::new(flights), Wishes::default());
         let demand = Demand::new(
             cache.clone(),
             Rc::clone(&keeper),
             Rc::clone(&flights),
-            Bypass::new(controller, pace),
+            Bypass::new(cache.clone(), controller, line),
             Rc::clone(&standing),
             wishes.clone(),
         );

@@ -7,12 +7,12 @@ use std::time::Duration;
 
 use pureboot_protocol::{Category, ContentKey};
 
-use crate::cache::{Cache, Expected};
+use crate::cache::{Cache, ChunkList, Expected};
 use crate::data_dir;
 use crate::http::testing::run;
 
 use super::report::{Eviction, EvictionOrder, Order, Status};
-use super::testing::{Fault, Site, Upstream, hash_of};
+use super::testing::{Fault, Site, Upstream, chunk_list, hash_of};
 
 const LOADER: &str = "bootloaders/a.efi";
 const KERNEL: &str = "images/debian/linux";
@@ -31,6 +31,12 @@ fn noise(len: usize) -> Vec<u8> {
         .collect();
     bytes.truncate(len);
     bytes
+}
+
+/// Where the chunk begins that the byte at `at` is in.
+fn chunk_start(bytes: &[u8], at: u64) -> usize {
+    let chunks = ChunkList::parse(&chunk_list(bytes), bytes.len() as u64).expect("a list");
+    usize::try_from(chunks.at(at).expect("it is within").start).expect("a test's length")
 }
 
 async fn read(cache: &Cache, name: &str) -> Option<Vec<u8>> {
@@ -208,7 +214,7 @@ fn k11_half_a_download_of_an_earlier_life_is_hashed_and_gone_on_with() {
     too_long.push(0);
     for (left, fetched) in [
         (content[..half].to_vec(), content.len() - half),
-        (damaged, content.len() - (1 << 20)),
+        (damaged, content.len() - chunk_start(&content, 1_500_000)),
         (too_long, content.len()),
         (noise(half), content.len()),
         (content.clone(), 0),

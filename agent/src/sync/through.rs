@@ -1,40 +1,39 @@
 //! Content for one machine past a cache that has no room for it (FAULTS D2): fetched for it alone, and given piece by piece as
 //! each has been verified. Nothing of it is kept.
 
-use std::cell::RefCell;
 use std::io;
 use std::ops::Range;
 use std::rc::Rc;
 use std::sync::Arc;
 
 use hyper::body::Bytes;
-use pureboot_protocol::{Chunks, ManifestEntry};
+use pureboot_protocol::ManifestEntry;
 use smol::Timer;
 use smol::lock::{Semaphore, SemaphoreGuardArc};
 use smol::stream::{self, Stream};
 
-use crate::cache::{ChunkHashes, Failure, Wanted};
-use crate::clock;
+use crate::cache::{Cache, ChunkList, Failure, Wanted};
 use crate::uplink::controller::{Controller, Download};
 
 use super::fetch::{Fetch, Next};
 use super::flights::{Stop, begin, wanted};
-use super::pace::Pace;
+use super::line::Line;
 
 /// Machines that are served so at a time: each costs a chunk of memory and its own transfer over the line.
 const THROUGH_MAX: usize = 4;
 
 /// Serves machines past the cache.
 pub struct Bypass {
+    cache: Cache,
     controller: Rc<Controller>,
-    pace: Rc<RefCell<Pace>>,
+    line: Rc<Line>,
     slots: Arc<Semaphore>,
 }
 
 impl Bypass {
-    /// Fetches from `controller`, not faster than `pace`.
-    pub fn new(controller: Rc<Controller>, pace: Rc<RefCell<Pace>>) -> Self {
-        Self { controller, pace, slots: Arc::new(Semaphore::new(THROUGH_MAX)) }
+    /// Fetches from `controller` past `cache`, not faster than `line` allows.
+    pub fn new(cache: Cache, controller: Rc<Controller>, line: Rc<Line>) -> Self {
+        Self { cache, controller, line, slots: Arc::new(Semaphore::new(THROUGH_MAX)) }
     }
 
     /// Content for one machine; none while as many are served so as may be.
@@ -43,26 +42,23 @@ impl Bypass {
     /// The controller does not answer, or the content is too long to be verified in memory.
     pub async fn open(&self, entry: &ManifestEntry) -> Result<Option<Through>, Failure> {
         let Some(slot) = self.slots.try_acquire_arc() else { return Ok(None) };
-        let wanted = wanted(&self.controller, entry).await.map_err(Stop::into_failure)?;
-        let chunks = match wanted.chunks.clone() {
-            Some(chunks) => chunks,
-            None if entry.size_bytes <= Chunks::SIZE_BYTES => ChunkHashes::whole(&wanted),
-            None => {
-                let text = "there is no room for it, and no list of its chunks to verify it by";
-                return Err(Failure::NoSpace(text.to_owned()));
-            }
+        let wanted = wanted(&self.cache, &self.controller, entry).await;
+        let wanted = wanted.map_err(Stop::into_failure)?;
+        let Some(chunks) = wanted.chunks.clone() else {
+            let text = "there is no room for it, and no list of its chunks to verify it by";
+            return Err(Failure::NoSpace(text.to_owned()));
         };
-        let (controller, pace) = (Rc::clone(&self.controller), Rc::clone(&self.pace));
-        Ok(Some(Through { controller, pace, wanted, chunks, _slot: slot }))
+        let (controller, line) = (Rc::clone(&self.controller), Rc::clone(&self.line));
+        Ok(Some(Through { controller, line, wanted, chunks, _slot: slot }))
     }
 }
 
 /// Content that passes by the cache.
 pub struct Through {
     controller: Rc<Controller>,
-    pace: Rc<RefCell<Pace>>,
+    line: Rc<Line>,
     wanted: Wanted,
-    chunks: ChunkHashes,
+    chunks: ChunkList,
     _slot: SemaphoreGuardArc,
 }
 
@@ -76,7 +72,7 @@ impl Through {
     pub fn bytes(self, range: Range<u64>) -> impl Stream<Item = io::Result<Bytes>> {
         let passing = Passing {
             fetch: Fetch::new(self.wanted.sha256, self.wanted.size_bytes),
-            at: self.chunks.start_of(range.start),
+            at: self.chunks.at(range.start).map_or(0, |chunk| chunk.start),
             collected: Vec::new(),
             download: None,
             through: self,
@@ -126,12 +122,16 @@ impl Passing {
     }
 
     async fn attempt(&mut self) -> Result<Bytes, Stop> {
-        let Wanted { sha256, size_bytes, .. } = self.through.wanted;
+        let sha256 = self.through.wanted.sha256;
+        let Some(expected) = self.through.chunks.at(self.at) else {
+            return Err(Stop::ended_after(self.at));
+        };
         let download = match &mut self.download {
             Some(download) => download,
             None => {
-                self.fetch.handle_start(self.at);
-                let begun = begin(&self.through.controller, &self.fetch, sha256, self.at).await?;
+                let rest = self.at..self.through.wanted.size_bytes;
+                self.fetch.handle_start(rest);
+                let begun = begin(&self.through.controller, &self.fetch, sha256).await?;
                 // A controller that does not know ranges sends what is not asked for, too; it is not worth the line.
                 if begun.behind > 0 {
                     let text = "the controller does not send parts of content".to_owned();
@@ -140,28 +140,22 @@ impl Passing {
                 self.download.insert(begun.download)
             }
         };
-        let end = self.through.chunks.end_of(self.at, size_bytes);
-        let chunk_len = usize::try_from(end - self.at).unwrap_or(usize::MAX);
-        while self.collected.len() < chunk_len {
+        while self.collected.len() < expected.len() {
             match download.next().await? {
                 Some(bytes) => {
-                    let now = clock::monotonic();
-                    let pause = self.through.pace.borrow_mut().handle_bytes(bytes.len(), now);
+                    self.through.line.take(bytes.len()).await;
                     self.collected.extend_from_slice(&bytes);
-                    if !pause.is_zero() {
-                        Timer::after(pause).await;
-                    }
                 }
                 None => return Err(Stop::ended_after(self.at + self.collected.len() as u64)),
             }
         }
-        let later = self.collected.split_off(chunk_len);
+        let later = self.collected.split_off(expected.len());
         let chunk = Bytes::from(std::mem::replace(&mut self.collected, later));
-        if !self.through.chunks.is_chunk(self.at, &chunk) {
+        if !expected.is(&chunk) {
             let text = format!("object {sha256} is not what it should be at byte {}", self.at);
             return Err(Stop::Mismatch(Failure::Corrupt(text)));
         }
-        self.at = end;
+        self.at = expected.end;
         Ok(chunk)
     }
 }

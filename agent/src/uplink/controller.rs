@@ -3,6 +3,7 @@
 use std::cell::{Cell, RefCell};
 use std::fmt;
 use std::io::Write;
+use std::ops::Range;
 use std::rc::Rc;
 use std::time::Duration;
 
@@ -349,18 +350,21 @@ impl Controller {
         Ok(Some(Issue { etag, signed: answer.data }))
     }
 
-    /// Content by its hash, without its first `from` bytes. What the controller makes of that is in the answer's head.
+    /// The bytes in `range` of content by its hash; all of it where none is given. What the controller makes of that is in the
+    /// answer's head.
     ///
     /// # Errors
     /// No answer.
     pub async fn object(
         self: &Rc<Self>,
         hash: ContentHash,
-        from: u64,
+        range: Option<Range<u64>>,
     ) -> Result<Download, CallError> {
-        let rest =
-            (from > 0).then(|| [(RANGE, format!("bytes={from}-")), (IF_RANGE, object_etag(hash))]);
-        self.open(&format!("/api/v1/agents/objects/{hash}"), rest.into_iter().flatten()).await
+        let part = range.map(|Range { start, end }| {
+            let range = format!("bytes={start}-{}", end.saturating_sub(1));
+            [(RANGE, range), (IF_RANGE, object_etag(hash))]
+        });
+        self.open(&format!("/api/v1/agents/objects/{hash}"), part.into_iter().flatten()).await
     }
 
     /// The list of an object's chunk hashes, of at most `len_max` bytes.

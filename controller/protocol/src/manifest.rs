@@ -78,20 +78,33 @@ pub struct ManifestEntry {
     pub chunks: Option<Chunks>,
 }
 
-/// How content is verified before all of it has come: a list of the SHA-256 of each of its chunks, as 32 bytes each without
-/// anything between them. The list is fetched beside the object and is itself known by its hash.
+/// How content is verified piece by piece, and how a piece is known again that other content has too: by a list of its chunks,
+/// in their order, with [`Chunks::ROW_LEN`] bytes for each: its length as 32 bits, the highest first, and its SHA-256. The list
+/// is fetched beside the object and is itself known by its hash.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 #[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 pub struct Chunks {
-    /// The length of every chunk but the last.
-    pub size_bytes: u64,
+    /// How the content was cut and how the list is written: [`Chunks::FORMAT`]. A list of another format is of no use to a
+    /// receiver, who can still verify the whole.
+    pub format: u32,
+    /// How many chunks there are.
+    pub count: u32,
     /// The SHA-256 of the list.
     pub sha256: ContentHash,
 }
 
 impl Chunks {
-    /// The length of a chunk: one is what a reader has to hold before it can believe it.
-    pub const SIZE_BYTES: u64 = 1 << 20;
+    /// Cut where the content says so, by FastCDC (the "2020" variant, normalisation level 1) with the lengths below: a change
+    /// moves the cuts near it and no others. Whoever changes one of them, or the rows, gives this another number.
+    pub const FORMAT: u32 = 1;
+    /// The shortest chunk but the last, in bytes.
+    pub const LEN_MIN: usize = 32 << 10;
+    /// What most chunks are about as long as, in bytes.
+    pub const LEN_AVERAGE: usize = 128 << 10;
+    /// The longest chunk, in bytes: one is what a reader has to hold before it can believe it.
+    pub const LEN_MAX: usize = 512 << 10;
+    /// The length of a row of the list, in bytes.
+    pub const ROW_LEN: usize = 36;
 }
 
 /// A manifest as it travels.
@@ -151,7 +164,8 @@ mod tests {
             sha256: ContentHash::from_digest([1; 32]),
             pinned: false,
             chunks: Some(Chunks {
-                size_bytes: Chunks::SIZE_BYTES,
+                format: Chunks::FORMAT,
+                count: 24,
                 sha256: ContentHash::from_digest([2; 32]),
             }),
         };

@@ -208,7 +208,7 @@ pub(crate) async fn object(
     send(&app, object, progress, &method, &headers).await
 }
 
-/// `GET /agents/objects/{sha256}/chunks`: the SHA-256 of each MiB, 32 bytes each.
+/// `GET /agents/objects/{sha256}/chunks`: the list of its chunks, 36 bytes each.
 pub(crate) async fn chunks(
     State(app): State<App>,
     Id(sha256): Id<ContentHash>,

@@ -49,7 +49,7 @@ fn of_content() -> Vec<Operation> {
             .refuses(404),
         file(get("/api/v1/agents/content/{category}/{*path}", "Fetch a file by its name")),
         file(get("/api/v1/agents/objects/{sha256}", "Fetch a file by its hash")),
-        get("/api/v1/agents/objects/{sha256}/chunks", "The SHA-256 of each MiB of a file")
+        get("/api/v1/agents/objects/{sha256}/chunks", "The chunks of a file, each its length (4 bytes, big-endian) and its SHA-256 (32 bytes)")
             .bytes(BYTES),
     ]
 }

@@ -79,7 +79,7 @@ impl Store {
         row.map(|row| read_object(&row)).transpose()
     }
 
-    /// The hashes of the chunks of the bytes that hash to `sha256`, 32 bytes each.
+    /// The list of the chunks of the bytes that hash to `sha256`, as the manifest's [`Chunks`](pureboot_protocol::Chunks) says.
     ///
     /// # Errors
     /// The database fails.
@@ -152,7 +152,7 @@ impl Store {
         check(condition, key, before.as_ref())?;
         let kept = sqlx::query(
             "INSERT INTO objects (sha256, size_bytes, location, chunks, chunks_sha256) VALUES ($1, $2, $3, $4, $5)
-             ON CONFLICT (sha256) DO UPDATE SET unreferenced_at = NULL,
+             ON CONFLICT (sha256) DO UPDATE SET unreferenced_at = NULL, chunks = $4, chunks_sha256 = $5,
                 location = CASE WHEN $6 THEN objects.location ELSE $3 END
              RETURNING location",
         )

@@ -212,7 +212,7 @@ async fn entries(db: &mut DbConnection, site: SiteId) -> Result<Vec<ManifestEntr
     let selection =
         Selection::new(settings.cache_policy, &settings.cache_patterns, needed, assigned);
     let rows = sqlx::query(
-        "SELECT c.category, c.path, c.sha256, o.size_bytes, o.chunks_sha256
+        "SELECT c.category, c.path, c.sha256, o.size_bytes, o.chunks_sha256, CAST(length(o.chunks) AS BIGINT) AS chunks_len
          FROM content c JOIN objects o ON o.sha256 = c.sha256 ORDER BY c.category, c.path",
     );
     let mut entries = Vec::new();
@@ -221,13 +221,19 @@ async fn entries(db: &mut DbConnection, site: SiteId) -> Result<Vec<ManifestEntr
         if !selection.holds(&key) {
             continue;
         }
+        let list_len: usize = count(&row, "chunks_len")?;
+        let chunk_count = u32::try_from(list_len / Chunks::ROW_LEN).unwrap_or(u32::MAX);
         let list = word_opt(&row, "chunks_sha256")?;
         entries.push(ManifestEntry {
             pinned: is_pinned(&key),
             key,
             size_bytes: count(&row, "size_bytes")?,
             sha256: word(&row, "sha256")?,
-            chunks: list.map(|sha256| Chunks { size_bytes: Chunks::SIZE_BYTES, sha256 }),
+            chunks: list.map(|sha256| Chunks {
+                format: Chunks::FORMAT,
+                count: chunk_count,
+                sha256,
+            }),
         });
     }
     Ok(entries)

@@ -250,7 +250,7 @@ fn without_the_controller_what_is_here_is_served_and_what_is_not_is_told_at_once
 
 #[test]
 fn d2_what_the_cache_has_no_room_for_is_given_past_it_and_verified_all_the_same() {
-    let (image, kernel) = (noise((12 << 20) + 5), noise(300_000));
+    let (image, kernel) = (noise((12 << 20) + 5), noise(30_000));
     run(async |executor| {
         let upstream = Upstream::start(&executor).await;
         upstream.issue(1, &[(IMAGE, &image), (KERNEL, &kernel)]);

@@ -1,6 +1,6 @@
 //! What a site is to hold, and the manifest that says so.
 
-use pureboot_protocol::{Manifest, PublicKey, Secret, SignedManifest, SiteId};
+use pureboot_protocol::{Chunks, ContentHash, Manifest, PublicKey, Secret, SignedManifest, SiteId};
 use ring::signature::{ED25519, UnparsedPublicKey};
 use serde_json::{Value, json};
 
@@ -54,7 +54,9 @@ async fn a_manifest_is_signed_by_the_key_that_the_agent_was_given_when_it_joined
     let path = format!("/api/v1/agents/objects/{}/chunks", large.sha256);
     let (_, _, list) = centre.exchange(request(Some(&agent.credential), "GET", &path, None)).await;
     let hash = <[u8; 32]>::from(<sha2::Sha256 as sha2::Digest>::digest(&list));
-    assert_eq!(large.chunks.map(|chunks| *chunks.sha256.as_bytes()), Some(hash));
+    let count = u32::try_from(list.len() / Chunks::ROW_LEN).expect("few");
+    let sha256 = ContentHash::from_digest(hash);
+    assert_eq!(large.chunks, Some(Chunks { format: Chunks::FORMAT, count, sha256 }));
 }
 
 #[tokio::test]
