@@ -28,7 +28,7 @@ use crate::dhcp::answer::Answerer;
 use crate::dhcp::loaders::STOCK_CURE;
 use crate::dhcp::scribe::{self, Notes, Scribe};
 use crate::dhcp::serve::LogObserver;
-use crate::http::Limits;
+use crate::http::{DESCRIPTORS_WANTED, Limits};
 use crate::manage::Management;
 use crate::outbox::{Counts, Flusher, Outbox};
 use crate::rng::Rng;
@@ -48,7 +48,7 @@ use crate::uplink::run::Uplink;
 use crate::uplink::standing::Standing;
 use crate::uplink::tls;
 use crate::vitals::Vitals;
-use crate::{clock, dhcp, http, manage, store, tftp};
+use crate::{clock, descriptors, dhcp, http, manage, store, tftp};
 
 /// Machines that have asked for a script and that ProxyDHCP has not taken note of yet; more are not told to it.
 const SIGHTINGS_MAX: usize = 64;
@@ -338,9 +338,8 @@ impl Shared {
             recorder: Rc::clone(&self.recorder),
         });
         let executor = Rc::clone(&self.executor);
-        self.spawn(
-            async move { http::serve(&executor, listener, Limits::default(), service).await },
-        );
+        let limits = Limits::for_machines(descriptors::ask_for(DESCRIPTORS_WANTED));
+        self.spawn(async move { http::serve(&executor, listener, limits, service).await });
     }
 
     fn serve_tftp(&self, listener: tftp::serve::Listener, booter: &Rc<Booter>, http_port: u16) {

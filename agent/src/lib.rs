@@ -25,6 +25,7 @@ pub mod cli;
 pub mod clock;
 pub mod config;
 pub mod data_dir;
+pub mod descriptors;
 pub mod dhcp;
 pub mod doctor;
 pub mod exchange;

@@ -9,8 +9,8 @@ use std::sync::Arc;
 use rustix::fs::sendfile;
 use rustix::io::{Errno, ReadWriteFlags, preadv2};
 
-/// The most bytes of one loan.
-pub const LENT_LEN_MAX: usize = 2 << 20;
+/// The most bytes of one loan: what a fast peer may take before others have their turn.
+pub const LENT_LEN_MAX: usize = 1 << 20;
 
 /// Where a loan is looked at: one byte in so many. The kernel reads ahead and forgets in larger pieces than a page.
 const PROBE_STEP: usize = 64 << 10;

@@ -269,6 +269,8 @@ pub struct Sent {
 enum Next {
     /// Nobody asked yet.
     Unread,
+    /// The last chunk was lent, which takes no waiting: the other connections come first.
+    Yielding,
     /// A thread reads the next chunk.
     Pending(Pin<Box<dyn Future<Output = io::Result<Chunk>>>>),
     /// The chunk is here.
@@ -340,6 +342,10 @@ impl ObjectBody {
             Next::Ready(chunk) => return self.poll_hand_out(chunk, context).map(Ok).map(Some),
             Next::Pending(read) => read,
             Next::Unread => self.read_chunk(),
+            Next::Yielding => {
+                context.waker().wake_by_ref();
+                return Poll::Pending;
+            }
         };
         match read.as_mut().poll(context) {
             Poll::Ready(Ok(chunk)) => self.poll_hand_out(chunk, context).map(Ok).map(Some),
@@ -364,6 +370,8 @@ impl ObjectBody {
         self.rest.start += chunk.len() as u64;
         if self.len() == 0 {
             self.tell_end();
+        } else if matches!((&self.next, &chunk), (Next::Unread, Chunk::Lent(_))) {
+            self.next = Next::Yielding;
         }
         chunk
     }

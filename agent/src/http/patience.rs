@@ -91,6 +91,14 @@ impl Patience {
         matches!(self.phase, Phase::Idle { .. } | Phase::Head { .. })
     }
 
+    /// Until when the peer may be idle; none while it is not.
+    pub(super) fn idle_until(&self) -> Option<Instant> {
+        match self.phase {
+            Phase::Idle { until } => Some(until),
+            Phase::Head { .. } | Phase::Answering | Phase::Flushing => None,
+        }
+    }
+
     /// Whether a request began and its head is not whole.
     pub(super) fn awaits_head(&self) -> bool {
         matches!(self.phase, Phase::Head { .. })

@@ -93,7 +93,7 @@ pub async fn serve<L: Listener, S: Service + 'static>(
     limits: Limits,
     service: Rc<S>,
 ) {
-    let occupancy = Rc::new(RefCell::new(Occupancy::default()));
+    let occupancy = House::default();
     let mut failures: u64 = 0;
     loop {
         match listener.accept().await {
@@ -102,10 +102,11 @@ pub async fn serve<L: Listener, S: Service + 'static>(
                     log::info!(failures; "connections are accepted again");
                     failures = 0;
                 }
-                if let Some(seat) = Seat::take(&occupancy, connection, &limits) {
+                let exchange = Exchange::new(limits);
+                if let Some(seat) = Seat::take(&occupancy, connection, &exchange, &limits) {
                     let service = Rc::clone(&service);
                     let answering = async move {
-                        converse(stream, connection, limits, &*service).await;
+                        converse(stream, connection, exchange, limits, &*service).await;
                         drop(seat);
                     };
                     executor.spawn(answering).detach();
@@ -129,39 +130,47 @@ pub async fn serve<L: Listener, S: Service + 'static>(
     }
 }
 
+type House = Rc<RefCell<Occupancy<Rc<RefCell<Exchange>>>>>;
+
 /// One connection's place among [`Limits::connections_max`].
 struct Seat {
-    occupancy: Rc<RefCell<Occupancy>>,
-    connection: Connection,
+    house: House,
+    number: u64,
 }
 
 impl Seat {
     fn take(
-        occupancy: &Rc<RefCell<Occupancy>>,
+        house: &House,
         connection: Connection,
+        exchange: &Rc<RefCell<Exchange>>,
         limits: &Limits,
     ) -> Option<Self> {
         let address = connection.peer.map(|peer| peer.ip());
-        occupancy
-            .borrow_mut()
-            .enter(address, limits)
-            .then(|| Self { occupancy: Rc::clone(occupancy), connection })
+        let entered = house.borrow_mut().enter(address, Rc::clone(exchange), limits)?;
+        if let Some(dismissed) = entered.dismissed {
+            dismissed.borrow_mut().dismiss();
+        }
+        Some(Self { house: Rc::clone(house), number: entered.number })
     }
 }
 
 impl Drop for Seat {
     fn drop(&mut self) {
-        self.occupancy.borrow_mut().leave(self.connection.peer.map(|peer| peer.ip()));
+        self.house.borrow_mut().leave(self.number);
     }
 }
 
 /// Serves one connection to its end.
-async fn converse<T, S>(mut stream: T, connection: Connection, limits: Limits, service: &S)
-where
+async fn converse<T, S>(
+    mut stream: T,
+    connection: Connection,
+    exchange: Rc<RefCell<Exchange>>,
+    limits: Limits,
+    service: &S,
+) where
     T: AsyncRead + AsyncWrite + Sink + Clone + Unpin + 'static,
     S: Service,
 {
-    let exchange = Exchange::new(limits);
     let wire = FuturesIo::new(Wire::new(stream.clone(), Rc::clone(&exchange)));
     let answer = service_fn(|request: Request<Incoming>| {
         exchange.borrow_mut().handle_request(!request.body().is_end_stream());
@@ -178,6 +187,10 @@ where
     let ended = http.serve_connection(wire, answer).await;
     if let Err(error) = &ended {
         log::debug!(error:%, connection:?; "a connection ended before its time");
+    }
+    if exchange.borrow().is_dismissed {
+        // Its place is another's: it may not keep a descriptor any longer.
+        return;
     }
     // The wire's reason comes first: hyper takes it for a failure of the socket, or for its end.
     let refusal = exchange.borrow().refusal;

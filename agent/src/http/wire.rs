@@ -9,7 +9,7 @@ use std::future::Future;
 use std::io;
 use std::pin::Pin;
 use std::rc::Rc;
-use std::task::{Context, Poll, ready};
+use std::task::{Context, Poll, Waker, ready};
 use std::time::Instant;
 
 use smol::Timer;
@@ -19,6 +19,7 @@ use crate::clock;
 
 use super::Limits;
 use super::head::{HeadScan, Refusal};
+use super::limits::Guest;
 use super::loan::{Loans, Sink, is_stand_in};
 use super::patience::Patience;
 
@@ -32,6 +33,16 @@ pub(super) struct Exchange {
     is_scanning: bool,
     /// Why the wire ended the connection, if the peer is to be told.
     pub(super) refusal: Option<Refusal>,
+    /// Whether an idle peer has had to make room for another.
+    pub(super) is_dismissed: bool,
+    /// The connection's task.
+    waker: Option<Waker>,
+}
+
+impl Guest for Rc<RefCell<Exchange>> {
+    fn idle_until(&self) -> Option<Instant> {
+        self.borrow().patience.idle_until()
+    }
 }
 
 impl Exchange {
@@ -42,6 +53,8 @@ impl Exchange {
             scan: HeadScan::default(),
             is_scanning: true,
             refusal: None,
+            is_dismissed: false,
+            waker: None,
         }))
     }
 
@@ -50,6 +63,20 @@ impl Exchange {
         self.patience.handle_request();
         self.is_scanning &= !has_body;
         self.scan.restart();
+    }
+
+    /// Has the wire end the connection, in which nothing is under way.
+    pub(super) fn dismiss(&mut self) {
+        self.is_dismissed = true;
+        if let Some(waker) = self.waker.take() {
+            waker.wake();
+        }
+    }
+
+    fn note_waker(&mut self, waker: &Waker) {
+        if !self.waker.as_ref().is_some_and(|known| known.will_wake(waker)) {
+            self.waker = Some(waker.clone());
+        }
     }
 
     fn handle_input(&mut self, bytes: &[u8]) -> io::Result<()> {
@@ -142,6 +169,13 @@ impl<T: AsyncRead + Unpin> AsyncRead for Wire<T> {
         context: &mut Context<'_>,
         buffer: &mut [u8],
     ) -> Poll<io::Result<usize>> {
+        {
+            let mut exchange = self.exchange.borrow_mut();
+            if exchange.is_dismissed {
+                return Poll::Ready(Ok(0));
+            }
+            exchange.note_waker(context.waker());
+        }
         match Pin::new(&mut self.stream).poll_read(context, buffer) {
             Poll::Ready(Ok(len)) => {
                 let bytes = buffer.get(..len).unwrap_or_default();

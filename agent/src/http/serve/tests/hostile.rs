@@ -15,24 +15,39 @@ fn h1_the_connection_that_is_one_too_many_is_closed_at_once() {
         let mut held = vec![];
         for _ in 0..3 {
             let mut client = Client::connect(address).await;
-            assert_eq!(client.get("/script", "").await.status, 200);
+            client.send("GET /script HTTP/1.1\r\n").await;
             held.push(client);
         }
         let mut refused = Client::connect(address).await;
         assert_eq!(refused.receive_to_end().await, b"");
-        assert_eq!(held[0].get("/script", "").await.status, 200, "those inside are not disturbed");
-        let mut left = held.pop().unwrap();
-        left.send("GET /script HTTP/1.1\r\nConnection: close\r\n\r\n").await;
-        left.receive_to_end().await;
-        drop(left);
-        // The server sees the end of a connection a moment after the peer.
-        loop {
+        held[0].send("\r\n").await;
+        let answer = held[0].receive(true).await.expect("those inside are not disturbed");
+        assert_eq!(answer.status, 200);
+        // It asks for nothing any more, so there is a place again.
+        assert_serves(address).await;
+    });
+}
+
+#[test]
+fn h1_whoever_is_idle_for_longest_gives_way_to_who_comes() {
+    let limits = limits(|limits| {
+        limits.connections_max = 3;
+        limits.connections_per_address_max = 3;
+    });
+    check(limits, async |address| {
+        let mut held = vec![];
+        for _ in 0..3 {
             let mut client = Client::connect(address).await;
-            _ = client.stream.write_all(b"GET /script HTTP/1.1\r\n\r\n").await;
-            match client.receive(true).await {
-                Some(answer) => break assert_eq!(answer.status, 200),
-                None => smol::future::yield_now().await,
-            }
+            assert_eq!(client.get("/script", "").await.status, 200);
+            held.push(client);
+        }
+        // The first was idle for longest until now.
+        assert_eq!(held[0].get("/script", "").await.status, 200);
+        assert_serves(address).await;
+        assert_eq!(held[1].receive_to_end().await, b"", "closed without a word");
+        assert_eq!(held[0].get("/script", "").await.status, 200);
+        for _ in 0..20 {
+            assert_serves(address).await;
         }
     });
 }
