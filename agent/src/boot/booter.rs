@@ -1,7 +1,9 @@
 //! From one machine's question to its script: asks who may know, decides, remembers, renders.
 
+mod begun;
 mod question;
 
+use std::cell::RefCell;
 use std::net::IpAddr;
 use std::rc::Rc;
 use std::time::{Duration, Instant};
@@ -14,6 +16,7 @@ use pureboot_templates::BaseUrl;
 use smol::Timer;
 use smol::channel::Sender;
 
+use self::begun::Begun;
 use self::question::Questions;
 use crate::boot::decide::{Boot, Decision, Effect, Facts, Freshness, Knowledge, Mode, decide};
 use crate::boot::render::{Renderer, Scene};
@@ -42,6 +45,8 @@ pub struct Booter {
     /// Who has come as far as asking for a script; nobody needs to listen.
     sightings: Sender<Mac>,
     recorder: Rc<Recorder>,
+    /// Whose beginning need not be written again.
+    begun: RefCell<Begun>,
 }
 
 /// What was found out about a machine.
@@ -84,7 +89,8 @@ impl Booter {
         recorder: Rc<Recorder>,
     ) -> Self {
         let questions = Questions::new(controller, Rc::clone(&standing));
-        Self { store, outbox, standing, questions, renderer, sightings, recorder }
+        let begun = RefCell::default();
+        Self { store, outbox, standing, questions, renderer, sightings, recorder, begun }
     }
 
     /// The first script of a boot session, which has the machine ask again and say more about itself; before that it tries to
@@ -245,7 +251,12 @@ impl Booter {
         session: BootId,
         address: Option<IpAddr>,
     ) -> Result<(), Unkept> {
-        let now = clock::now();
+        if decision.effects.is_empty()
+            && self.begun.borrow().has(session, &request, clock::monotonic())
+        {
+            return Ok(());
+        }
+        let (now, asked) = (clock::now(), request.clone());
         let before = self.store.node(decision.mac).map(|node| node.facts);
         let node = self.store.begin_session(session, request, new_node(), now).await?;
         for effect in &decision.effects {
@@ -263,6 +274,7 @@ impl Booter {
         if is_discovered || node.known.is_some() {
             let event = ChangePayload::Event(NodeEvent::new(NodeEventKind::BootStarted));
             self.record(node.node_id, session, now, event, |_| {}).await?;
+            self.begun.borrow_mut().note(session, asked, clock::monotonic());
         }
         Ok(())
     }
