@@ -21,7 +21,7 @@ mod wire;
 
 pub use answer::{CorrelationId, Response, invalid, json, problem, script, success, text};
 pub use body::{Body, BodyError, chunks, read_body};
-pub use limits::{CONTENT_STREAMS_MAX, Limits};
+pub use limits::{CONTENT_STREAMS_MAX, DESCRIPTORS_WANTED, Limits};
 pub use loan::{Chunk, Sink};
 pub use object::{
     Content, Sent, content_type, not_now, object_response, on_its_way, unread_status,

@@ -14,6 +14,7 @@ use crate::http::testing::run;
 
 use super::*;
 
+mod flips;
 mod sound;
 
 const LOADER: &str = "bootloaders/a.efi";
