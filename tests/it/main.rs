@@ -11,6 +11,7 @@ mod content;
 mod controllers;
 mod credentials;
 mod doctor;
+mod faults;
 mod hostile;
 mod http;
 mod join;
@@ -99,6 +100,7 @@ fn main() {
         cli::cases(),
         tour::cases(),
         sync::cases(),
+        faults::cases(),
         openapi::cases(),
         metrics::cases(),
         hostile::cases(),

@@ -35,7 +35,7 @@ const FILL_LIMIT: Duration = Duration::from_secs(120);
 const LOADER: &str = "undionly.kpxe";
 
 /// Assigns these names, and nothing else, to the site.
-fn assign(site: &Site, names: &[&str]) -> Result<()> {
+pub(crate) fn assign(site: &Site, names: &[&str]) -> Result<()> {
     site.controller
         .patch(&format!("/sites/{}", site.id), &json!({ "cache_policy": "assigned" }))?;
     let two_fields = |name: &&str| {
@@ -49,7 +49,7 @@ fn assign(site: &Site, names: &[&str]) -> Result<()> {
 }
 
 /// `pureboot-agent sync`, to its end.
-fn sync(site: &Site) -> Result<Value> {
+pub(crate) fn sync(site: &Site) -> Result<Value> {
     let output = site.agent.run(&["sync", "--json"])?;
     serde_json::from_slice(&output.stdout)
         .with_context(|| String::from_utf8_lossy(&output.stderr).into_owned())
@@ -291,7 +291,7 @@ fn forward(mut from: TcpStream, mut to: TcpStream, counted: &AtomicUsize) {
 }
 
 /// The most memory that the agent has had, in KiB.
-fn peak_kib(site: &mut Site) -> Result<u64> {
+pub(crate) fn peak_kib(site: &mut Site) -> Result<u64> {
     let path = PathBuf::from(format!("/proc/{}/status", site.agent.program()?.pid()));
     let status = fs::read_to_string(path)?;
     let line = status.lines().find_map(|line| line.strip_prefix("VmHWM:")).context("no VmHWM")?;

@@ -5,9 +5,12 @@ use std::fs::{self, File};
 use std::io::Write;
 use std::path::{Path, PathBuf};
 
-use anyhow::{Context, Result};
+use anyhow::{Context, Result, ensure};
 
 use crate::process;
+
+/// The files that fit on a small disk.
+const INODES_MAX: usize = 2_000;
 
 /// A file system of a few MiB, until it is dropped.
 #[derive(Debug)]
@@ -23,7 +26,7 @@ impl SmallDisk {
     pub fn mount(root: &Path, mebibytes: u32) -> Result<Self> {
         fs::create_dir(root)?;
         let mut command = process::system("mount")?;
-        let options = format!("size={mebibytes}m,mode=700");
+        let options = format!("size={mebibytes}m,nr_inodes={INODES_MAX},mode=700");
         command.args(["-t", "tmpfs", "-o", &options, "pureboot-test"]).arg(root);
         process::succeed(command)?;
         Ok(Self { root: root.to_owned() })
@@ -43,6 +46,27 @@ impl SmallDisk {
             while file.write_all(&vec![0; len]).is_ok() {}
         }
         Ok(())
+    }
+
+    /// Takes all inodes that are left: files of no length, for which there is always room.
+    ///
+    /// # Errors
+    /// The disk has more of them than are tried.
+    pub fn fill_inodes(&self) -> Result<()> {
+        let dir = self.filling();
+        fs::create_dir(&dir)?;
+        let is_full =
+            (0..INODES_MAX).any(|number| File::create(dir.join(number.to_string())).is_err());
+        ensure!(is_full, "{INODES_MAX} files fit on the disk");
+        Ok(())
+    }
+
+    /// Gives back what [`SmallDisk::fill_inodes`] took.
+    ///
+    /// # Errors
+    /// Nothing was taken.
+    pub fn free_inodes(&self) -> Result<()> {
+        fs::remove_dir_all(self.filling()).context("the disk was not filled")
     }
 
     /// Gives back what [`SmallDisk::fill`] took.

@@ -10,6 +10,7 @@ pub mod disguise;
 pub mod disk;
 pub mod dnsmasq;
 pub mod http;
+pub mod line;
 pub mod namespace;
 pub mod postgres;
 pub mod process;

@@ -1,0 +1,395 @@
+//! Content through disks that fill or fail, lines that stop and readers that do not read (FAULTS §3, §7 and §11).
+
+use std::fs::{self, File};
+use std::io::{Read, Write};
+use std::net::{Ipv4Addr, SocketAddr, TcpStream};
+use std::time::Duration;
+
+use anyhow::{Context, Result, ensure};
+use pureboot_tests::disk::SmallDisk;
+use pureboot_tests::line::Line;
+use pureboot_tests::process::{self, Program};
+use pureboot_tests::site::{ARRIVAL_LIMIT, Ports, Site, boot_of};
+use pureboot_tests::tftp::Client;
+use pureboot_tests::{http, is_long, noise, random_mac, sha256, wait};
+use socket2::{Domain, Socket, Type};
+
+use crate::need::Need;
+use crate::sync::{assign, peak_kib, sync};
+use crate::{Case, case};
+
+pub(crate) fn cases() -> Vec<Case> {
+    vec![
+        case!(d2_a_full_disk_is_served_past_and_leaves_room_for_what_is_precious, Need::Root),
+        case!(d11_a_disk_without_inodes_is_served_past_and_recovers, Need::Root),
+        case!(d6_a_fill_survives_every_call_that_fails, Need::Root, STRACE),
+        case!(d12_a_machine_that_asks_again_in_its_session_needs_no_disk, Need::Root, STRACE),
+        case!(d18_a_lost_index_costs_no_content_and_loaders_come_first),
+        case!(n10_the_first_byte_comes_before_the_last_and_reports_pass_a_line_full_of_content),
+        case!(h9_readers_that_stop_cost_nobody_else_a_script),
+        case!(i7_memory_does_not_grow_with_the_size_of_an_image),
+    ]
+}
+
+const STRACE: Need = Need::Program("strace", "strace");
+
+/// What a fill may take on a busy machine.
+const FILL_LIMIT: Duration = Duration::from_secs(120);
+/// What 10 GB may take there.
+const LONG_LIMIT: Duration = Duration::from_secs(600);
+
+/// A site whose agent has a disk of its own of so many MiB.
+fn site_on_a_disk(mebibytes: u32) -> Result<(Site, SmallDisk)> {
+    let mut site = Site::prepare("agent")?;
+    let disk = SmallDisk::mount(site.agent.data_dir(), mebibytes)?;
+    let token = site.make_token()?;
+    site.agent.init(&site.id, &site.controller.url(), &token, Ports::LOOPBACK)?;
+    site.agent.start()?;
+    site.wait_until_online()?;
+    Ok((site, disk))
+}
+
+/// A file from the agent, once it is neither on its way nor refused for the moment.
+fn file(site: &Site, name: &str) -> Result<Vec<u8>> {
+    let url = site.agent.url(&format!("/files/{name}"));
+    wait::until(&format!("{name} is given"), FILL_LIMIT, || {
+        let answer = http::get(&url)?;
+        ensure!(matches!(answer.status, 200 | 404 | 503), "{}: {}", answer.status, answer.text());
+        Ok((answer.status == 200).then_some(answer.body))
+    })
+}
+
+/// A machine boots and reports, and the controller hears of it: at once, or when the database is open again.
+fn boots_and_reports(site: &Site) -> Result<()> {
+    let mac = random_mac();
+    wait::until("a machine's boot is written down", FILL_LIMIT, || {
+        site.agent.script(&mac)?;
+        site.controller.node(&mac)
+    })?;
+    wait::until("a machine's report is taken", FILL_LIMIT, || {
+        let boot = boot_of(&site.agent.script(&mac)?)?;
+        Ok(site.agent.report(&mac, &boot, "first_boot", None).ok())
+    })
+}
+
+fn d2_a_full_disk_is_served_past_and_leaves_room_for_what_is_precious() -> Result<()> {
+    // The cache leaves 64 MiB of it alone.
+    let (site, disk) = site_on_a_disk(96)?;
+    let (small, large) = (noise(20 << 20), noise(24 << 20));
+    site.controller.upload("images/small", &small)?;
+    site.controller.upload("images/large", &large)?;
+    assign(&site, &["images/small"])?;
+    sync(&site)?;
+    assign(&site, &["images/small", "images/large"])?;
+    for _ in 0..2 {
+        ensure!(file(&site, "images/large")? == large, "another file is given past the cache");
+        ensure!(file(&site, "images/small")? == small, "what was there is another file");
+    }
+    let objects = site.agent.data_dir().join("cache/objects");
+    let held = |bytes: &[u8]| {
+        let hash = sha256(bytes);
+        objects.join(hash.get(..2).unwrap_or_default()).join(hash).exists()
+    };
+    ensure!(held(&small) && !held(&large), "the disk holds what it has no room for");
+    boots_and_reports(&site)?;
+    // Somebody else takes the rest of it: what is there is served on, and machines get their scripts.
+    disk.fill()?;
+    ensure!(file(&site, "images/small")? == small, "another file on a full disk");
+    ensure!(file(&site, "images/large")? == large, "another file past a full disk");
+    site.agent.script(&random_mac())?;
+    disk.free()?;
+    boots_and_reports(&site)
+}
+
+fn d11_a_disk_without_inodes_is_served_past_and_recovers() -> Result<()> {
+    let (site, disk) = site_on_a_disk(128)?;
+    let content = noise(3_000_000);
+    site.controller.upload("images/one", &content)?;
+    assign(&site, &["images/one"])?;
+    sync(&site)?;
+    let evicted = site.agent.run(&["cache", "evict", "--policy", "all"])?;
+    ensure!(evicted.status.success(), "{}", String::from_utf8_lossy(&evicted.stderr));
+    disk.fill_inodes()?;
+    ensure!(file(&site, "images/one")? == content, "another file is given past the cache");
+    // The database needs no new file.
+    boots_and_reports(&site)?;
+    disk.free_inodes()?;
+    wait::until("the file comes into the cache", FILL_LIMIT, || {
+        let outcome = sync(&site)?;
+        let is_complete = outcome.get("status").is_some_and(|status| status == "completed");
+        Ok(is_complete.then_some(()))
+    })?;
+    ensure!(file(&site, "images/one")? == content, "another file is held");
+    Ok(())
+}
+
+/// Makes system calls of a running program fail until it is dropped.
+struct Injection(#[expect(dead_code, reason = "ends with this")] Program);
+
+impl Injection {
+    /// Attaches to every thread of `pid`; `fault` is what strace calls an injection.
+    fn begin(pid: u32, call: &str, fault: &str, site: &Site) -> Result<Self> {
+        let mut command = process::system("strace")?;
+        command.args(["--follow-forks", "--quiet=all", "--output=/dev/null"]);
+        command.arg(format!("--trace={call}")).arg(format!("--inject={call}:{fault}"));
+        command.args(["--attach", &pid.to_string()]);
+        let strace = Program::spawn("strace", command, site.dir())?;
+        wait::until("strace holds every thread", ARRIVAL_LIMIT, || {
+            for task in fs::read_dir(format!("/proc/{pid}/task"))? {
+                let status = fs::read_to_string(task?.path().join("status")).unwrap_or_default();
+                if status.contains("TracerPid:\t0\n") {
+                    return Ok(None);
+                }
+            }
+            Ok(Some(()))
+        })?;
+        Ok(Self(strace))
+    }
+}
+
+/// What comes of one look at a file while the disk fails: it may be refused or break off, and it is never another one.
+fn is_harmless(answer: Result<http::Answer>, content: &[u8]) -> Result<()> {
+    match answer {
+        Ok(answer) if answer.status == 200 => {
+            ensure!(answer.body == content, "another file came while the disk failed");
+        }
+        Ok(answer) => {
+            let is_refusal = matches!(answer.status, 404 | 500 | 503);
+            ensure!(is_refusal, "status {}: {}", answer.status, answer.text());
+        }
+        Err(_) => {}
+    }
+    Ok(())
+}
+
+fn d6_a_fill_survives_every_call_that_fails() -> Result<()> {
+    const CALLS: [(&str, &str); 4] = [
+        ("/^p?write", "error=EIO"),
+        ("/^f(data)?sync", "error=EIO"),
+        ("/^openat", "error=EIO"),
+        ("/^renameat", "error=EIO"),
+    ];
+    // Once at this call, or at it and all that follow.
+    let whens: Vec<String> = if is_long() {
+        (1..=24).flat_map(|number| [format!("{number}"), format!("{number}+")]).collect()
+    } else {
+        ["1", "4", "2+"].map(ToOwned::to_owned).to_vec()
+    };
+    let mut site = Site::start()?;
+    let mut files = 0;
+    for (call, error) in CALLS {
+        for when in &whens {
+            let (name, content) = (format!("images/d6-{files}"), noise(300_000));
+            files += 1;
+            let step = || format!("{call} fails, {error}, when {when}");
+            site.controller.upload(&name, &content)?;
+            assign(&site, &[&name])?;
+            let url = site.agent.url(&format!("/files/{name}"));
+            {
+                let pid = site.agent.program()?.pid();
+                let _failing = Injection::begin(pid, call, &format!("{error}:when={when}"), &site)?;
+                for _ in 0..3 {
+                    is_harmless(http::get(&url), &content).with_context(step)?;
+                }
+            }
+            // With a disk that works again everything is as it should be, in this life or the next.
+            let found = wait::until("the file is given again", FILL_LIMIT, || {
+                if !site.agent.program()?.is_running()? {
+                    site.agent.stop();
+                    site.agent.start()?;
+                }
+                let answer = http::get(&site.agent.url(&format!("/files/{name}"))).ok();
+                Ok(answer.filter(|answer| answer.status == 200))
+            });
+            ensure!(found.with_context(step)?.body == content, "{}: another file", step());
+        }
+        boots_and_reports(&site).with_context(|| format!("after {call} has failed"))?;
+    }
+    Ok(())
+}
+
+fn d12_a_machine_that_asks_again_in_its_session_needs_no_disk() -> Result<()> {
+    const UNWRITTEN: &str = "could not be written down";
+    let mut site = Site::start()?;
+    let mac = random_mac();
+    let boot = boot_of(&site.agent.script(&mac)?)?;
+    site.controller.wait_for_state(&mac, "discovered")?;
+    let path = format!("/boot/{mac}?arch=x86_64&platform=pcbios&boot={boot}");
+    let url = site.agent.url(&path);
+    // From its own record, so that nothing new comes from the controller, and what it said first is written.
+    site.controller.stop();
+    site.wait_until_offline()?;
+    http::get(&url)?.expect(200)?;
+    let pid = site.agent.program()?.pid();
+    let _failing = Injection::begin(pid, "/^f(data)?sync", "error=EIO:when=1+", &site)?;
+    let script = http::get(&url)?.expect(200)?.text();
+    ensure!(script.contains(&boot), "another session than {boot}:\n{script}");
+    ensure!(!site.agent.program()?.log().contains(UNWRITTEN), "it was to be written");
+    // A new session is to be written, and is served all the same where that fails.
+    site.agent.script(&mac)?;
+    wait::until("the log tells of the disk", ARRIVAL_LIMIT, || {
+        Ok(site.agent.program()?.log().contains(UNWRITTEN).then_some(()))
+    })
+}
+
+fn d18_a_lost_index_costs_no_content_and_loaders_come_first() -> Result<()> {
+    const LOADER: &str = "undionly.kpxe";
+    let mut site = Site::start()?;
+    let (loader, image) = (noise(70_000), noise(40 << 20));
+    site.controller.upload(&format!("bootloaders/{LOADER}"), &loader)?;
+    site.controller.upload("images/one", &image)?;
+    assign(&site, &[&format!("bootloaders/{LOADER}"), "images/one"])?;
+    sync(&site)?;
+    // What is not on the disk cannot come from elsewhere.
+    site.controller.stop();
+    for damage in ["lost", "empty", "garbage"] {
+        site.agent.stop();
+        for file in ["index.db", "index.db-wal", "index.db-shm"] {
+            _ = fs::remove_file(site.agent.data_dir().join("cache").join(file));
+        }
+        let index = site.agent.data_dir().join("cache/index.db");
+        match damage {
+            "empty" => fs::write(index, "")?,
+            "garbage" => fs::write(index, noise(20_000))?,
+            _ => {}
+        }
+        site.agent.start()?;
+        let client = Client::new(site.agent.tftp(), Ipv4Addr::LOCALHOST)?;
+        ensure!(client.read(LOADER, &[])?.bytes == loader, "{damage}: another loader, or none");
+        ensure!(file(&site, "images/one")? == image, "{damage}: another image");
+    }
+    Ok(())
+}
+
+/// A connection from a machine with an address of its own, on which a file was asked for.
+fn ask(number: u8, agent: SocketAddr, name: &str) -> Result<TcpStream> {
+    let socket = Socket::new(Domain::IPV4, Type::STREAM, None)?;
+    socket.set_recv_buffer_size(4_096)?;
+    socket.bind(&SocketAddr::from((Ipv4Addr::new(127, 0, 9, number), 0)).into())?;
+    socket.connect_timeout(&agent.into(), Duration::from_secs(10))?;
+    let mut stream: TcpStream = socket.into();
+    stream.set_read_timeout(Some(FILL_LIMIT))?;
+    write!(stream, "GET /files/{name} HTTP/1.1\r\nHost: agent\r\nConnection: close\r\n\r\n")?;
+    Ok(stream)
+}
+
+/// Reads to the end of a head; returns its first line.
+fn read_head(stream: &mut TcpStream) -> Result<String> {
+    let (mut head, mut byte) = (Vec::new(), [0]);
+    while !head.ends_with(b"\r\n\r\n") {
+        stream.read_exact(&mut byte)?;
+        head.extend_from_slice(&byte);
+    }
+    let head = String::from_utf8(head)?;
+    Ok(head.lines().next().unwrap_or_default().to_owned())
+}
+
+fn n10_the_first_byte_comes_before_the_last_and_reports_pass_a_line_full_of_content() -> Result<()>
+{
+    let mut site = Site::prepare("agent")?;
+    let line = Line::open(site.controller.address())?;
+    let token = site.make_token()?;
+    site.agent.init(&site.id, &line.url(), &token, Ports::LOOPBACK)?;
+    site.agent.start()?;
+    site.wait_until_online()?;
+    sync(&site)?;
+    let content = noise(16 << 20);
+    line.turn(Some(6 << 20));
+    site.controller.upload("images/cold", &content)?;
+    assign(&site, &["images/cold"])?;
+    // The agent may ask for a newer manifest first, and says so.
+    let (mut stream, first) = wait::until("the image begins", FILL_LIMIT, || {
+        let mut stream = ask(1, site.agent.boot(), "images/cold")?;
+        if !read_head(&mut stream)?.contains(" 200 ") {
+            return Ok(None);
+        }
+        let mut first = [0];
+        stream.read_exact(&mut first)?;
+        Ok(Some((stream, first)))
+    })?;
+    ensure!(line.content_passed() < content.len() as u64, "all of it has passed before");
+    // The rest stands in the line; what a machine reports does not stand behind it.
+    boots_and_reports(&site)?;
+    let beat = || Ok::<_, anyhow::Error>(site.agent_status()?.get("heartbeat").cloned());
+    let before = beat()?;
+    wait::until("a heartbeat passes", ARRIVAL_LIMIT, || Ok((beat()? != before).then_some(())))?;
+    ensure!(line.content_passed() < content.len() as u64, "the line was not full");
+    line.turn(None);
+    let mut rest = Vec::new();
+    stream.read_to_end(&mut rest)?;
+    ensure!([first.as_slice(), &rest].concat() == content, "another image came");
+    Ok(())
+}
+
+fn h9_readers_that_stop_cost_nobody_else_a_script() -> Result<()> {
+    const READERS: u8 = 100;
+    let mut site = Site::start()?;
+    let (image, kernel) = (noise(24 << 20), noise(100_000));
+    site.agent.cache_add("images/one", &image)?;
+    site.agent.cache_add("images/kernel", &kernel)?;
+    let before = peak_kib(&mut site)?;
+    let stopped: Vec<_> = (1..=READERS)
+        .map(|number| {
+            let mut stream = ask(number, site.agent.boot(), "images/one")?;
+            let status = read_head(&mut stream)?;
+            ensure!(status.contains(" 200 "), "reader {number}: {status}");
+            Ok(stream)
+        })
+        .collect::<Result<_>>()?;
+    boots_and_reports(&site)?;
+    ensure!(file(&site, "images/kernel")? == kernel, "another kernel");
+    let growth = peak_kib(&mut site)?.saturating_sub(before);
+    ensure!(growth < 16 << 10, "memory has grown by {growth} KiB");
+    // Whoever reads on gets the rest.
+    let mut stream = stopped.into_iter().next().context("a reader")?;
+    let mut body = Vec::new();
+    stream.read_to_end(&mut body)?;
+    ensure!(body == image, "another image");
+    Ok(())
+}
+
+/// A file of zeros with a beginning and an end of its own, which takes no room on the disk.
+fn sparse_file(site: &Site, name: &str, len: u64) -> Result<String> {
+    let path = site.dir().join(name);
+    let mut file = File::create(&path)?;
+    file.write_all(&noise(1 << 20))?;
+    file.set_len(len)?;
+    path.to_str().map(ToOwned::to_owned).context("a path of ASCII")
+}
+
+fn i7_memory_does_not_grow_with_the_size_of_an_image() -> Result<()> {
+    /// What a stream, its hash and its fill take, whatever its length.
+    const GROWTH_MAX_KIB: u64 = 12 << 10;
+    let large_len = if is_long() { 10_000_000_000 } else { 200_000_000 };
+    let mut site = Site::start()?;
+    let mut peaks = Vec::new();
+    for (name, len) in [("small", 10_000_000), ("large", large_len)] {
+        let path = sparse_file(&site, name, len)?;
+        let key = format!("images/{name}");
+        let added =
+            process::output(site.agent.command(&["cache", "add", &key, &path])?, LONG_LIMIT)?;
+        ensure!(added.status.success(), "{}", String::from_utf8_lossy(&added.stderr));
+        let mut stream = ask(1, site.agent.boot(), &key)?;
+        ensure!(read_head(&mut stream)?.contains(" 200 "), "{name} is not given");
+        let (mut buffer, mut read_len, mut expected) = (vec![0; 1 << 20], 0, vec![0; 1 << 20]);
+        let mut origin = File::open(&path)?;
+        loop {
+            let read = stream.read(&mut buffer)?;
+            let (came, wanted) = (buffer.get(..read), expected.get_mut(..read));
+            let (came, wanted) = (came.context("a part")?, wanted.context("a part")?);
+            origin.read_exact(wanted)?;
+            ensure!(came == wanted, "{name}: other bytes behind {read_len}");
+            read_len += read as u64;
+            if read == 0 {
+                break;
+            }
+        }
+        ensure!(read_len == len, "{name}: {read_len} bytes came of {len}");
+        peaks.push(peak_kib(&mut site)?);
+        fs::remove_file(path)?;
+    }
+    let (small, large) = (peaks.first().context("two peaks")?, peaks.last().context("two peaks")?);
+    let growth = large.saturating_sub(*small);
+    ensure!(growth <= GROWTH_MAX_KIB, "memory has grown by {growth} KiB");
+    Ok(())
+}
