@@ -13,6 +13,7 @@ pub(crate) mod groups;
 pub(crate) mod health;
 pub(crate) mod manifest;
 pub(crate) mod meta;
+pub(crate) mod migrations;
 pub(crate) mod nodes;
 pub(crate) mod secrets;
 pub(crate) mod session;

@@ -330,13 +330,29 @@ async fn copy(
     Ok(())
 }
 
-/// Ends a restore that was cut short after the step from which on it counts.
+/// Ends a restore that was cut short after the step from which on it counts, and removes what one that was cut short before it
+/// has left beside the `keys` and the `database`.
 ///
 /// # Errors
-/// A file cannot be moved into its place.
-pub(crate) fn finish_restore(data_dir: &Path) -> anyhow::Result<()> {
+/// A file cannot be moved into its place, or be removed.
+pub(crate) fn finish_restore(
+    data_dir: &Path,
+    keys: &[&Path],
+    database: Option<&Database>,
+) -> anyhow::Result<()> {
     if swap::finish(data_dir)? {
         tracing::warn!("a restore was cut short; its last step is done now");
+    }
+    let file = match database {
+        Some(Database::File(path)) => Some(path.clone()),
+        Some(Database::Server(_)) => None,
+        None => Some(data_dir.join("controller.db")),
+    };
+    let keys = keys.iter().map(|path| path.to_path_buf());
+    let places: Vec<_> = keys.chain(file).chain([swap::list(data_dir)]).collect();
+    for left in swap::sweep(&places)? {
+        let left = left.display();
+        tracing::warn!("a restore was killed before it counted; what it left is removed: {left}");
     }
     Ok(())
 }
@@ -367,8 +383,9 @@ pub(crate) async fn run_restore(arguments: RestoreArguments) -> anyhow::Result<(
     }
     let owned = DataDir::make(&data_dir)?;
     let _lock = owned.lock()?;
-    finish_restore(&data_dir)?;
     let database = config::database(database.as_deref())?;
+    let keys = places.keys().map(|(_, path)| path);
+    finish_restore(&data_dir, &keys, database.as_ref())?;
     let database = database.unwrap_or_else(|| Database::File(data_dir.join("controller.db")));
     let mut replaced: Vec<PathBuf> = places.keys().map(|(_, path)| path.to_owned()).to_vec();
     if let Database::File(path) = &database {

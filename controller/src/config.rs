@@ -386,6 +386,16 @@ impl TryFrom<Arguments> for Config {
     }
 }
 
+/// Every command with its verb, as the help lists them.
+#[cfg(test)]
+pub(crate) fn verbs() -> Vec<String> {
+    let mut commands = tests::below(&[]);
+    for noun in commands.clone() {
+        commands.extend(tests::below(&[&noun]).iter().map(|verb| format!("{noun} {verb}")));
+    }
+    commands
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -412,7 +422,7 @@ mod tests {
     }
 
     /// The commands below `command`, as its help lists them.
-    fn below(command: &[&str]) -> Vec<String> {
+    pub(super) fn below(command: &[&str]) -> Vec<String> {
         let help = help(command);
         let commands = help.split_once("\nCommands:\n").map_or("", |(_, commands)| commands);
         let lines = commands.lines().take_while(|line| !line.is_empty());

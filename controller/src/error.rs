@@ -189,6 +189,7 @@ impl From<StoreError> for ApiError {
             }
             StoreError::Forked { .. } => refused(StatusCode::CONFLICT, "outbox_forked"),
             StoreError::Decided { .. } => refused(StatusCode::CONFLICT, "conflict_resolved"),
+            StoreError::ClaimDecided { .. } => refused(StatusCode::CONFLICT, "claim_decided"),
             StoreError::Moved { .. } => refused(StatusCode::CONFLICT, "node_moved"),
             StoreError::NotThere { .. } => refused(StatusCode::CONFLICT, "node_missing"),
             StoreError::Busy => refused(StatusCode::SERVICE_UNAVAILABLE, "busy"),

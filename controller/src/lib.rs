@@ -16,6 +16,7 @@ mod auth;
 mod backup;
 mod beats;
 mod callers;
+mod claim;
 mod coding;
 mod conflict;
 mod content;
@@ -101,7 +102,8 @@ async fn serve_until_signal(config: ServeConfig) -> anyhow::Result<()> {
     let tls = config.tls.as_ref().map(tls::acceptor).transpose()?;
     let data_dir = DataDir::make(&config.data_dir)?;
     let _lock = data_dir.lock()?;
-    backup::finish_restore(&config.data_dir)?;
+    let keys = [config.content.signing_key_file.as_path(), &config.secrets_key_file];
+    backup::finish_restore(&config.data_dir, &keys, config.database.as_ref())?;
     let store = open(&data_dir, config.database.as_ref()).await?;
     let content = Content::open(&config.content, &store).await?;
     let vault = Vault::load(&config.secrets_key_file, config.replaces_secrets_key, &store).await?;

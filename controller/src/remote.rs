@@ -8,6 +8,7 @@ mod agent;
 mod arguments;
 mod audit;
 mod boots;
+mod claim;
 mod client;
 mod conflict;
 mod content;
@@ -48,3 +49,6 @@ pub trait Ask: Debug {
     /// Asks, and shows the answer. The future fails where the controller cannot be reached or says no.
     fn run(self: Box<Self>) -> Answer;
 }
+
+#[cfg(test)]
+mod tests;

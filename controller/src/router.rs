@@ -16,7 +16,8 @@ use tower_http::timeout::TimeoutLayer;
 
 use crate::api::{
     agents, audit, boots, bulk, changes, commands, conflicts, content, custody, groups, health,
-    manifest, meta, nodes, secrets, session, sites, templates, tokens, users, workflows,
+    manifest, meta, migrations, nodes, secrets, session, sites, templates, tokens, users,
+    workflows,
 };
 use crate::audit::Refusals;
 use crate::auth::Role;
@@ -199,6 +200,10 @@ pub(crate) fn table() -> Vec<Route> {
         route(Operator, "/api/v1/sync/conflicts", get(conflicts::all)),
         route(Operator, "/api/v1/sync/conflicts/{id}", get(conflicts::read)),
         route(Operator, "/api/v1/sync/conflicts/{id}/resolve", post(conflicts::resolve)),
+        route(Operator, "/api/v1/migrations", get(migrations::list)),
+        route(Operator, "/api/v1/migrations/{id}", get(migrations::read)),
+        route(Operator, "/api/v1/migrations/{id}/approve", post(migrations::approve)),
+        route(Operator, "/api/v1/migrations/{id}/reject", post(migrations::reject)),
         route(Operator, "/api/v1/groups", get(groups::list).post(groups::create)),
         route(
             Operator,

@@ -8,6 +8,7 @@ mod audit;
 mod beats;
 mod boots;
 mod changes;
+mod claims;
 mod commands;
 mod conflicts;
 mod content;
@@ -47,7 +48,8 @@ use std::time::Instant;
 
 use prometheus_client::metrics::histogram::Histogram;
 use pureboot_protocol::{
-    CommandId, ConflictId, ContentHash, ContentKey, GroupId, Mac, NodeId, Resolution, SiteId,
+    ClaimId, CommandId, ConflictId, ContentHash, ContentKey, GroupId, Mac, NodeId, Resolution,
+    SiteId,
 };
 use pureboot_templates::answer::AnswerError;
 use sqlx::migrate::MigrateError;
@@ -61,6 +63,7 @@ pub(crate) use answers::AnswerFacts;
 pub(crate) use audit::{AuditFilter, AuditRow};
 pub(crate) use beats::{Beat, Heard};
 pub(crate) use boots::KeptBoot;
+pub(crate) use claims::{Claim, ClaimFilter, Word as ClaimWord};
 pub(crate) use commands::{Command, CommandStatus, Enqueued};
 pub(crate) use conflicts::{Conflict, ConflictStatus, Decision, MergeFields, ResolvedAll};
 pub(crate) use content::{ContentEntry, ContentFilter, KeptObject, Named};
@@ -280,6 +283,14 @@ pub(crate) enum StoreError {
         conflict: ConflictId,
         /// How.
         resolution: Resolution,
+    },
+    /// A claim has ended in another way.
+    #[error("the claim {claim} is {decision} already; set the node's site itself to change that")]
+    ClaimDecided {
+        /// Which.
+        claim: ClaimId,
+        /// How.
+        decision: &'static str,
     },
     /// The node of a conflict is not as it was when the conflict was written down.
     #[error(

@@ -156,6 +156,10 @@ id!(
     ConflictId
 );
 id!(
+    /// A node of one site that was seen at another.
+    ClaimId
+);
+id!(
     /// A boot session: one attempt of one node, from its first packet to the operating system's call-back.
     BootId
 );

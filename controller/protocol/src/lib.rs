@@ -15,6 +15,7 @@ mod hex;
 mod id;
 mod mac;
 mod manifest;
+mod migration;
 mod node;
 mod registration;
 mod secret;
@@ -42,11 +43,12 @@ pub use feed::{NodeChange, NodeChanges, Present};
 pub use heartbeat::{Heartbeat, HeartbeatAnswer, Service};
 pub use hex::HexError;
 pub use id::{
-    AgentId, BootId, CommandId, ConflictId, GroupId, IdError, NodeId, SiteId, TemplateId, TokenId,
-    UserId, WorkflowId,
+    AgentId, BootId, ClaimId, CommandId, ConflictId, GroupId, IdError, NodeId, SiteId, TemplateId,
+    TokenId, UserId, WorkflowId,
 };
 pub use mac::{Mac, MacError};
 pub use manifest::{Chunks, Manifest, ManifestEntry, PublicKey, Signature, SignedManifest};
+pub use migration::{ForeignBoot, ForeignNode, NodeRecords};
 pub use node::{HealthStatus, Lifecycle, LifecycleError, Node, NodeEvent, NodeEventKind};
 pub use registration::{CredentialAnnouncement, RegistrationAnswer, RegistrationRequest};
 pub use secret::{CredentialHash, RegistrationToken, Secret, TokenError};

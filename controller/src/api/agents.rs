@@ -4,9 +4,9 @@ use axum::extract::State;
 use axum::http::StatusCode;
 use axum::response::Response;
 use pureboot_protocol::{
-    AgentId, AgentStatus, BootRecord, COMMAND_RESULTS_MAX, CredentialAnnouncement, Heartbeat,
-    HeartbeatAnswer, NodeChanges, Order, Page, RegistrationAnswer, RegistrationRequest,
-    RegistrationToken, Secret, SiteId, SiteOrder, Success,
+    AgentId, AgentStatus, COMMAND_RESULTS_MAX, CredentialAnnouncement, Heartbeat, HeartbeatAnswer,
+    NodeChanges, NodeRecords, Order, RegistrationAnswer, RegistrationRequest, RegistrationToken,
+    Secret, SiteId, SiteOrder, Success,
 };
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
@@ -191,7 +191,7 @@ pub(crate) enum Nodes {
     /// With `since_version`: what has changed since.
     Changed(NodeChanges),
     /// Without: the records, page by page.
-    All(Page<BootRecord>),
+    All(NodeRecords),
 }
 
 /// `GET /agents/nodes`: what decides the boots at the agent's site, or what has changed of it.
@@ -203,8 +203,12 @@ pub(crate) async fn nodes(
 ) -> Result<Response, ApiError> {
     let mac = filter.mac.as_deref().map(mac).transpose()?;
     let Some(since) = filter.since_version else {
-        let records = app.store.boot_records(agent.site_id, mac, &paging).await?;
-        return Ok(json(StatusCode::OK, &Nodes::All(records)));
+        let page = app.store.boot_records(agent.site_id, mac, &paging).await?;
+        let foreign = match mac.filter(|_| page.data.is_empty()) {
+            Some(mac) => app.store.foreign_node(agent.site_id, mac).await?,
+            None => None,
+        };
+        return Ok(json(StatusCode::OK, &Nodes::All(NodeRecords { page, foreign })));
     };
     let mut check = Check::default();
     check.require("since_version", mac.is_none(), "ask for one node or for what has changed");

@@ -11,11 +11,12 @@ use serde::{Deserialize, Serialize};
 
 use crate::api::bulk::{StateOrder, Tag};
 use crate::api::check::Check;
+use crate::auth::Operator;
 use crate::correlation::CorrelationId;
 use crate::error::ApiError;
 use crate::extract::{Id, IdAndWord, IfMatch, Json, Query, json, mac, resource};
 use crate::router::App;
-use crate::store::{Edit, NewNode, NodeFilter, NodePatch, Origin, Paging, StoreError};
+use crate::store::{ClaimWord, Edit, NewNode, NodeFilter, NodePatch, Origin, Paging, StoreError};
 use crate::{node, random};
 
 /// `POST /nodes`.
@@ -79,12 +80,14 @@ pub(crate) async fn read(State(app): State<App>, Id(id): Id<NodeId>) -> Result<R
 /// `PATCH /nodes/{id}`.
 pub(crate) async fn update(
     State(app): State<App>,
+    operator: Operator,
     Id(id): Id<NodeId>,
     IfMatch(version): IfMatch,
     Json(mut patch): Json<NodePatch>,
 ) -> Result<Response, ApiError> {
     validate(patch.hostname.as_ref().and_then(Option::as_deref), patch.tags.as_mut())?;
-    let node = app.store.update_node(id, patch, version, app.now()).await?;
+    let word = ClaimWord { name: Some(operator.name), comment: None };
+    let node = app.store.update_node(id, patch, version, &word, app.now()).await?;
     Ok(resource(StatusCode::OK, node.version, node))
 }
 

@@ -18,6 +18,7 @@ mod installs;
 mod log;
 mod manifest;
 mod metrics;
+mod migrations;
 mod model;
 mod nodes;
 mod quota;

@@ -47,7 +47,7 @@ impl Scope {
         let (resource, part) = (words.next().unwrap_or_default(), words.nth(1));
         match resource {
             "sites" if part == Some("conflicts") => Some(Self::NodesWrite),
-            "nodes" | "sync" => Some(Self::NodesWrite),
+            "nodes" | "sync" | "migrations" => Some(Self::NodesWrite),
             "sites" | "groups" | "agents" => Some(Self::SitesWrite),
             "content" | "templates" | "workflows" | "secrets" | "plugins" => {
                 Some(Self::ContentWrite)

@@ -67,9 +67,9 @@ pub(super) fn commit(data_dir: &Path, places: &[PathBuf]) -> anyhow::Result<()> 
         sync().with_context(|| format!("cannot sync {}", staged.display()))?;
     }
     let absolute = places.iter().map(std::path::absolute).collect::<io::Result<_>>()?;
-    let list = serde_json::to_vec(&List { places: absolute }).context("cannot write a list")?;
-    let path = data_dir.join(LIST);
-    stage(&path, &list)?;
+    let text = serde_json::to_vec(&List { places: absolute }).context("cannot write a list")?;
+    let path = list(data_dir);
+    stage(&path, &text)?;
     let rename = || -> io::Result<()> {
         fs::rename(staged(&path), &path)?;
         sync_parent(&path)
@@ -83,7 +83,7 @@ pub(super) fn commit(data_dir: &Path, places: &[PathBuf]) -> anyhow::Result<()> 
 /// # Errors
 /// A file cannot be moved.
 pub(super) fn finish(data_dir: &Path) -> anyhow::Result<bool> {
-    let path = data_dir.join(LIST);
+    let path = list(data_dir);
     let text = match fs::read(&path) {
         Err(error) if error.kind() == ErrorKind::NotFound => return Ok(false),
         text => text.with_context(|| format!("cannot read {}", path.display()))?,
@@ -99,6 +99,35 @@ pub(super) fn finish(data_dir: &Path) -> anyhow::Result<bool> {
     };
     end().with_context(|| format!("cannot remove {}", path.display()))?;
     Ok(true)
+}
+
+/// Removes what a restore that was killed has left beside `places`, where nothing counts on it any more; answers what it was.
+///
+/// # Errors
+/// A file cannot be removed.
+pub(super) fn sweep(places: &[PathBuf]) -> anyhow::Result<Vec<PathBuf>> {
+    let mut swept = Vec::new();
+    for place in places {
+        let staged = staged(place);
+        for suffix in SIDE_FILES.into_iter().chain([""]) {
+            let mut name = staged.clone().into_os_string();
+            name.push(suffix);
+            let left = PathBuf::from(name);
+            match fs::remove_file(&left) {
+                Ok(()) => swept.push(left),
+                Err(error) if error.kind() == ErrorKind::NotFound => {}
+                Err(error) => {
+                    return Err(error).with_context(|| format!("cannot remove {}", left.display()));
+                }
+            }
+        }
+    }
+    Ok(swept)
+}
+
+/// Where the list of a restore in `data_dir` is.
+pub(super) fn list(data_dir: &Path) -> PathBuf {
+    data_dir.join(LIST)
 }
 
 fn take(place: &Path) -> io::Result<()> {
@@ -184,6 +213,22 @@ mod tests {
             );
             assert!(!finish(dir.path()).expect("nothing to do"));
         }
+    }
+
+    #[test]
+    fn k1_what_a_killed_restore_has_left_is_swept_and_nothing_else() {
+        let (dir, places) = scene();
+        for name in ["controller.db.restored-wal", "restore.json.restored", "mine.restored"] {
+            fs::write(dir.path().join(name), "left").expect("written");
+        }
+        let mut swept = places.to_vec();
+        swept.push(list(dir.path()));
+        assert_eq!(sweep(&swept).expect("swept").len(), 4);
+        assert_eq!(sweep(&swept).expect("swept"), Vec::<PathBuf>::new());
+        for place in &places {
+            assert_eq!(read(place).as_deref(), Some("old"));
+        }
+        assert!(dir.path().join("mine.restored").exists(), "it is nobody's here");
     }
 
     #[test]

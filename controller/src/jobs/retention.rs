@@ -6,10 +6,12 @@ use std::time::Duration;
 use pureboot_protocol::Timestamp;
 
 use crate::router::App;
-use crate::store::StoreError;
+use crate::store::{Origin, StoreError};
 
 /// How often it is looked for.
 pub(super) const PERIOD: Duration = Duration::from_secs(3_600);
+/// What it does is found under, beside what requests do.
+const CORRELATION_ID: &str = "job.retention";
 const SECONDS_PER_DAY: i64 = 24 * 3_600;
 
 fn before(now: Timestamp, days: u32) -> Timestamp {
@@ -28,6 +30,15 @@ pub(crate) async fn look(app: &App) -> Result<(), StoreError> {
     let rows = app.store.forget_conflicts(before(now, conflicts)).await?;
     if rows > 0 {
         tracing::info!(rows, "{rows} conflicts had ended more than {conflicts} days ago");
+    }
+    let origin = Origin { correlation_id: CORRELATION_ID, now };
+    let rows = app.store.expire_claims(origin).await?;
+    if rows > 0 {
+        tracing::info!(rows, "{rows} claims on nodes of other sites have expired");
+    }
+    let rows = app.store.forget_claims(before(now, conflicts)).await?;
+    if rows > 0 {
+        tracing::info!(rows, "{rows} claims had ended more than {conflicts} days ago");
     }
     let rows = app.store.forget_boots(before(now, boots)).await?;
     if rows > 0 {

@@ -4,8 +4,10 @@ use axum::http::Method;
 use pureboot_protocol::Node;
 
 use super::operation::Operation;
-use crate::api::{bulk, commands, nodes, workflows};
-use crate::store::{Install, KeptBoot, KeptWorkflow, LoggedEvent, LoggedMove, NewNode, NodePatch};
+use crate::api::{bulk, commands, migrations, nodes, workflows};
+use crate::store::{
+    Claim, Install, KeptBoot, KeptWorkflow, LoggedEvent, LoggedMove, NewNode, NodePatch,
+};
 
 pub(super) fn operations() -> Vec<Operation> {
     let get = |path, summary| Operation::new(Method::GET, path, summary);
@@ -70,6 +72,22 @@ pub(super) fn operations() -> Vec<Operation> {
         post("/api/v1/nodes/bulk/change-state", "Order many nodes to another state")
             .body::<bulk::Bulk<bulk::StateOrder>>()
             .one::<bulk::Outcome>(),
+        get(
+            "/api/v1/migrations",
+            "List nodes of one site that boot at another, the oldest claim first",
+        )
+        .query::<migrations::Filter>()
+        .page::<Claim>(),
+        get("/api/v1/migrations/{id}", "Read a claim").one::<Claim>(),
+        post("/api/v1/migrations/{id}/approve", "Move the node of a claim to where it boots")
+            .body::<migrations::Reason>()
+            .one::<Claim>()
+            .versioned()
+            .refuses(409),
+        post("/api/v1/migrations/{id}/reject", "Leave the node of a claim where it is")
+            .body::<migrations::Reason>()
+            .one::<Claim>()
+            .refuses(409),
         get("/api/v1/workflows", "List workflows").page::<KeptWorkflow>(),
         post("/api/v1/workflows", "Make a workflow")
             .query::<workflows::Leniency>()

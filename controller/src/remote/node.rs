@@ -9,6 +9,7 @@ use serde_json::{Value, json};
 use crate::config::UsageError;
 use crate::remote::arguments::{asks, noun};
 use crate::remote::boots::NodeBoots;
+use crate::remote::claim::{Approve, Claims, Reject};
 use crate::remote::client::Query;
 use crate::remote::fields::Field;
 use crate::remote::meta::NodeMeta;
@@ -36,6 +37,9 @@ noun! {
         Boots(NodeBoots),
         Meta(NodeMeta),
         Bulk(Bulk),
+        Claims(Claims),
+        Approve(Approve),
+        Reject(Reject),
         Stalled(Stalled),
         Stats(Stats),
         Retire(Retire),

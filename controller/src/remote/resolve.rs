@@ -31,6 +31,13 @@ pub(crate) const WORKFLOW: Noun =
     Noun { what: "workflow", path: "workflows", names: &["name"], ls: "workflow ls" };
 pub(crate) const TEMPLATE: Noun =
     Noun { what: "template", path: "templates", names: &["name"], ls: "template ls" };
+/// Claims are known by their node.
+pub(crate) const CLAIM: Noun = Noun {
+    what: "claim",
+    path: "migrations",
+    names: &["mac_address", "hostname", "node_id"],
+    ls: "node claims",
+};
 /// Conflicts have no names; people know them by their cause.
 pub(crate) const CONFLICT: Noun =
     Noun { what: "conflict", path: "conflicts", names: &["cause"], ls: "conflict ls --all" };

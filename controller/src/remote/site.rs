@@ -62,6 +62,7 @@ const FIELDS: &[Field] = &[
     Field::number("cache_retention_days"),
     Field::word("discovery_method"),
     Field::word("migration_policy"),
+    Field::word("foreign_nodes"),
     Field::number("heartbeat_interval"),
     Field::named("workflow", "default_workflow_id", &WORKFLOW),
     Field::flag("auto_provision").or_none(),
@@ -160,7 +161,7 @@ asks! {
         note = "Fields: name, description, parent, agent_url, autonomy_level (readonly, limited, full), conflict_resolution \
                 (central_wins, last_write, site_wins, manual), cache_policy (minimal, assigned, mirror, pattern), cache_patterns, \
                 cache_max_size_gb, cache_retention_days, discovery_method (dhcp, dns, anycast, fallback), migration_policy (manual, \
-                auto_accept, auto_release, bidirectional), heartbeat_interval, workflow, auto_provision, tags.",
+                auto_accept, auto_release, bidirectional), foreign_nodes (pending, normal, refuse), heartbeat_interval, workflow, auto_provision, tags.",
         note = "FIELD= takes the value away; lists have commas between their parts."
     )]
     struct Set {

@@ -18,7 +18,7 @@ use self::taker::Taker;
 use crate::audit::{Actor, Entry};
 use crate::store::nodes::Origin;
 use crate::store::row::{DbConnection, count, flag, int};
-use crate::store::{Store, StoreError, audit};
+use crate::store::{Store, StoreError, audit, claims};
 
 impl Store {
     /// Takes `batch` of the agent of `site` into custody.
@@ -61,6 +61,7 @@ impl Store {
             results.push(result);
         }
         ledger.close(&mut tx, &outbox, origin).await?;
+        claims::settle(&mut tx, site, origin).await?;
         if acked_through > outbox.acked_through {
             sqlx::query("UPDATE outboxes SET acked_through = $2, rewound = $3 WHERE id = $1")
                 .bind(outbox.id)

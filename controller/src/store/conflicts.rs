@@ -22,6 +22,7 @@ use crate::store::{Store, StoreError, records, sites};
 
 mod resolve;
 
+pub(super) use resolve::end_mismatch;
 pub(crate) use resolve::{Decision, ResolvedAll};
 
 /// A wish of a site that met another change, with both sides. The field names are those of the HTTP surface.
@@ -86,6 +87,8 @@ pub(crate) enum Decider {
     LastWrite,
     SiteWins,
     Operator,
+    /// The claim on the node of another site was decided by policies, or has expired.
+    Claim,
 }
 
 impl Decider {
@@ -95,6 +98,7 @@ impl Decider {
             Self::LastWrite => "last_write",
             Self::SiteWins => "site_wins",
             Self::Operator => "operator",
+            Self::Claim => "claim",
         }
     }
 }
@@ -139,6 +143,17 @@ pub(crate) enum ConflictStatus {
     All,
 }
 
+impl ConflictStatus {
+    /// Whether the list has those that wait, and those that have ended.
+    pub(super) fn wants(self) -> (bool, bool) {
+        match self {
+            Self::Open => (true, false),
+            Self::Resolved => (false, true),
+            Self::All => (true, true),
+        }
+    }
+}
+
 impl Store {
     /// Conflicts of one site or of all, the oldest first.
     ///
@@ -155,11 +170,7 @@ impl Store {
             sites::load(&mut tx, id).await?;
         }
         let site = site.map(|id| id.to_string());
-        let (wants_open, wants_resolved) = match status {
-            ConflictStatus::Open => (true, false),
-            ConflictStatus::Resolved => (false, true),
-            ConflictStatus::All => (true, true),
-        };
+        let (wants_open, wants_resolved) = status.wants();
         let (position, id, rows) = paging.rising();
         let rows = sqlx::query(
             "SELECT * FROM conflicts WHERE ($1 IS NULL OR site_id = $1)

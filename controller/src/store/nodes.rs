@@ -18,7 +18,9 @@ use crate::store::row::{
     DbConnection, DbRow, count, count_opt, int, json, json_opt, time, time_opt, to_json, word,
     word_opt,
 };
-use crate::store::{Store, StoreError, check_version, groups, records, sites, workflows};
+use crate::store::{
+    ClaimWord, Store, StoreError, check_version, claims, groups, records, sites, workflows,
+};
 
 /// What an operator says of a machine before it has booted.
 #[derive(Debug, Clone, Deserialize, JsonSchema)]
@@ -202,6 +204,7 @@ impl Store {
         id: NodeId,
         patch: NodePatch,
         version: Option<u64>,
+        word: &ClaimWord,
         now: Timestamp,
     ) -> Result<Node, StoreError> {
         let mut tx = self.write().await?;
@@ -218,6 +221,9 @@ impl Store {
         node::touch(&mut node, now);
         save(&mut tx, &node, None).await?;
         records::leave(&mut tx, &node, home).await?;
+        if node.home_site_id != home {
+            claims::follow(&mut tx, &node, word, now).await?;
+        }
         tx.commit().await?;
         Ok(node)
     }

@@ -1,7 +1,7 @@
 //! Sites: places, each with its settings and the standing of its agent.
 
 use pureboot_protocol::{
-    AgentStatus, Autonomy, CachePolicy, ConflictResolution, DiscoveryMethod, GroupId,
+    AgentStatus, Autonomy, CachePolicy, ConflictResolution, DiscoveryMethod, ForeignBoot, GroupId,
     MigrationPolicy, Page, SiteConfig, SiteId, Timestamp, WorkflowId,
 };
 use schemars::JsonSchema;
@@ -49,6 +49,8 @@ pub(crate) struct Site {
     pub(crate) cache_retention_days: u32,
     pub(crate) discovery_method: DiscoveryMethod,
     pub(crate) migration_policy: MigrationPolicy,
+    /// What a node of another site boots here until it is moved.
+    pub(crate) foreign_nodes: ForeignBoot,
     /// Seconds.
     pub(crate) heartbeat_interval: u32,
     pub(crate) tags: Vec<String>,
@@ -81,6 +83,7 @@ pub(crate) struct SiteFields {
     pub(crate) cache_retention_days: Option<u32>,
     pub(crate) discovery_method: Option<DiscoveryMethod>,
     pub(crate) migration_policy: Option<MigrationPolicy>,
+    pub(crate) foreign_nodes: Option<ForeignBoot>,
     pub(crate) heartbeat_interval: Option<u32>,
     pub(crate) tags: Option<Vec<String>>,
 }
@@ -109,6 +112,7 @@ impl Site {
             cache_retention_days: 30,
             discovery_method: DiscoveryMethod::Dhcp,
             migration_policy: MigrationPolicy::Manual,
+            foreign_nodes: ForeignBoot::Pending,
             heartbeat_interval: 60,
             tags: Vec::new(),
             created_at: now,
@@ -151,6 +155,7 @@ impl Site {
         set(&mut self.cache_retention_days, fields.cache_retention_days);
         set(&mut self.discovery_method, fields.discovery_method);
         set(&mut self.migration_policy, fields.migration_policy);
+        set(&mut self.foreign_nodes, fields.foreign_nodes);
         set(&mut self.heartbeat_interval, fields.heartbeat_interval);
         set(&mut self.tags, fields.tags);
     }
@@ -178,6 +183,7 @@ impl Site {
             cache_retention_days: count(row, "cache_retention_days")?,
             discovery_method: word(row, "discovery_method")?,
             migration_policy: word(row, "migration_policy")?,
+            foreign_nodes: word(row, "foreign_nodes")?,
             heartbeat_interval: count(row, "heartbeat_interval")?,
             tags: json(row, "tags")?,
             created_at: time(row, "created_at")?,
@@ -333,12 +339,13 @@ async fn save(db: &mut DbConnection, site: &Site) -> Result<(), StoreError> {
     sqlx::query(
         "INSERT INTO sites (id, name, description, parent_id, path, depth, agent_url, autonomy_level, conflict_resolution,
             cache_policy, cache_patterns, cache_max_size_gb, cache_retention_days, discovery_method, migration_policy,
-            heartbeat_interval, tags, updated_at, version, created_at, is_site, default_workflow_id, auto_provision)
-         VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12, $13, $14, $15, $16, $17, $18, $19, $20, $21, $22, $23)
+            heartbeat_interval, tags, updated_at, version, created_at, is_site, default_workflow_id, auto_provision, foreign_nodes)
+         VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12, $13, $14, $15, $16, $17, $18, $19, $20, $21, $22, $23, $24)
          ON CONFLICT (id) DO UPDATE SET name = $2, description = $3, parent_id = $4, path = $5, depth = $6, agent_url = $7,
             autonomy_level = $8, conflict_resolution = $9, cache_policy = $10, cache_patterns = $11, cache_max_size_gb = $12,
             cache_retention_days = $13, discovery_method = $14, migration_policy = $15, heartbeat_interval = $16, tags = $17,
-            updated_at = $18, version = $19, default_workflow_id = $22, auto_provision = $23",
+            updated_at = $18, version = $19, default_workflow_id = $22, auto_provision = $23,
+            foreign_nodes = $24",
     )
     .bind(site.id.to_string())
     .bind(&site.name)
@@ -363,6 +370,7 @@ async fn save(db: &mut DbConnection, site: &Site) -> Result<(), StoreError> {
     .bind(site.is_site)
     .bind(site.default_workflow_id.map(|id| id.to_string()))
     .bind(site.auto_provision)
+    .bind(site.foreign_nodes.as_str())
     .execute(db)
     .await?;
     Ok(())

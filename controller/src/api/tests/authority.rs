@@ -102,7 +102,9 @@ impl Is {
             (Role::Operator, Is::Person(rank)) if rank >= Rank::Operator => 204,
             (Role::Admin, Is::Person(Rank::Admin) | Is::Limited(Scope::Admin)) => 204,
             (Role::Operator, Is::Limited(Scope::NodesWrite))
-                if path.contains("/v1/nodes") || path.contains("/conflicts") =>
+                if ["/v1/nodes", "/conflicts", "/v1/migrations"]
+                    .iter()
+                    .any(|it| path.contains(it)) =>
             {
                 204
             }

@@ -335,10 +335,9 @@ async fn i5_a_decision_over_a_node_that_has_changed_since_names_the_version_that
     assert_eq!(moved.problem(), (409, "node_moved".to_owned()));
     assert!(moved.detail().contains("version 4"), "{}", moved.detail());
     let stale = json!({"resolution": "keep_local", "node_version": 3});
-    assert_eq!(
-        resolve(&centre, &conflict, stale).await.problem(),
-        (412, "stale_version".to_owned())
-    );
+    let stale = resolve(&centre, &conflict, stale).await;
+    assert_eq!(stale.problem(), (412, "stale_version".to_owned()));
+    assert_eq!(stale.detail(), "you know version 3, the current version is 4; read it again");
     let id = conflict["id"].as_str().expect("an id");
     let path = format!("/api/v1/sync/conflicts/{id}/resolve");
     let with = |tag| {
@@ -369,6 +368,7 @@ async fn i8_a_node_of_another_site_is_never_taken_but_by_a_person() {
         (&conflict["type"], &conflict["site"]["changes"]),
         (&json!("site_mismatch"), &json!(3))
     );
+    assert_eq!(conflict["central"]["changed_at"], Value::Null, "only sites have changed it");
     assert!(conflicts(&centre, &berlin, "all").await.is_empty());
     let elsewhere = format!(
         "/api/v1/sites/{}/conflicts/{}/resolve",

@@ -21,7 +21,7 @@ async fn a_site_is_made_with_the_documented_defaults_read_changed_and_deleted() 
         "agent_url": null, "agent_status": null, "agent_last_seen": null, "autonomy_level": "readonly",
         "conflict_resolution": "central_wins", "cache_policy": "minimal", "cache_patterns": [],
         "cache_max_size_gb": null, "cache_retention_days": 30, "discovery_method": "dhcp",
-        "migration_policy": "manual", "heartbeat_interval": 60, "tags": ["eu"],
+        "migration_policy": "manual", "foreign_nodes": "pending", "heartbeat_interval": 60, "tags": ["eu"],
         "created_at": "2026-11-21T00:00:00.000Z", "updated_at": "2026-11-21T00:00:00.000Z", "version": 1,
     });
     expected["id"] = site["id"].clone();

@@ -14,7 +14,7 @@ use crate::store::conflicts::{self, Decider, Link, NewConflict};
 use crate::store::logs::{self, Trigger};
 use crate::store::nodes::{self, Central, Kept, Origin, Run};
 use crate::store::row::DbConnection;
-use crate::store::{StoreError, sites, tree};
+use crate::store::{StoreError, claims, sites, tree};
 
 /// The longest reason that is kept, in characters; texts of a parser may repeat what they were given.
 const REASON_LEN_MAX: usize = 300;
@@ -265,6 +265,11 @@ impl Taker<'_> {
     /// A change about a node that is at home at another site. No strategy takes it from there.
     async fn claim(&mut self, change: &Change, kept: &Kept) -> Result<Effect, StoreError> {
         let (kind, wished) = (ConflictKind::SiteMismatch, wished(change));
+        let (site, now) = (self.outbox.site, self.origin.now);
+        if wished.is_none() {
+            // The machine itself was seen there, and not only wished something.
+            claims::note(self.db, site, &kept.node, node::seen_at(change, now), now).await?;
+        }
         let cause = match &change.payload {
             ChangePayload::Registration(seen) => {
                 format!("{} belongs to node {} of another site", seen.request.mac, kept.node.id)

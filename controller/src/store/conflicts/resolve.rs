@@ -10,7 +10,7 @@ use crate::node::{self, Move};
 use crate::store::logs::{self, Trigger};
 use crate::store::nodes::{self, Origin};
 use crate::store::row::{DbConnection, count, int, to_json, word};
-use crate::store::{Store, StoreError, check_version, commands, records, sites};
+use crate::store::{ClaimWord, Store, StoreError, check_version, claims, commands, records, sites};
 
 /// Conflicts that one request resolves.
 const RESOLVED_MAX: i64 = 500;
@@ -29,6 +29,13 @@ pub(crate) struct Decision {
     pub(crate) comment: Option<String>,
     /// The operator's name.
     pub(crate) name: String,
+}
+
+impl Decision {
+    /// The same, as what it says of a claim.
+    fn word(&self) -> ClaimWord {
+        ClaimWord { name: Some(self.name.clone()), comment: self.comment.clone() }
+    }
 }
 
 /// What became of many conflicts.
@@ -137,7 +144,7 @@ async fn resolve(
     let keeps_central = decision.resolution == Resolution::KeepCentral;
     let Some((_, kept)) = kept else {
         return match keeps_central {
-            true => conclude(db, conflict, decision, None, origin).await,
+            true => conclude(db, conflict, decision, Decider::Operator, None, origin).await,
             false => Err(StoreError::NotThere { node: id }),
         };
     };
@@ -148,17 +155,46 @@ async fn resolve(
     let mut node = kept.node;
     if keeps_central && conflict.kind == ConflictKind::SiteMismatch {
         // It is none of this site's, and its own site has to hear nothing.
-        return conclude(db, conflict, decision, Some(&node), origin).await;
+        claims::refuse(db, site, id, &decision.word(), origin.now).await?;
+        return conclude(db, conflict, decision, Decider::Operator, Some(&node), origin).await;
     }
     let home = node.home_site_id;
     let moved = settle(db, &mut node, conflict, decision, origin).await?;
     nodes::save(db, &node, None).await?;
     records::leave(db, &node, home).await?;
+    if node.home_site_id != home {
+        claims::follow(db, &node, &decision.word(), origin.now).await?;
+    }
     if let Some(moved) = moved {
         let comment = decision.comment.as_deref();
         logs::log_move(db, &node, moved, Trigger::Conflict, comment, origin).await?;
     }
-    conclude(db, conflict, decision, Some(&node), origin).await
+    conclude(db, conflict, decision, Decider::Operator, Some(&node), origin).await
+}
+
+/// Ends the conflict that changes of `site` about `node`, of another site, have begun: the claim on the node is decided.
+pub(in crate::store) async fn end_mismatch(
+    db: &mut DbConnection,
+    site: SiteId,
+    node: &Node,
+    by: Decider,
+    word: &ClaimWord,
+    origin: Origin<'_>,
+) -> Result<(), StoreError> {
+    let Some(id) = super::find_open(db, site, node.id).await? else { return Ok(()) };
+    let conflict = load(db, id).await?;
+    if conflict.kind != ConflictKind::SiteMismatch {
+        return Ok(());
+    }
+    let decision = Decision {
+        resolution: Resolution::KeepCentral,
+        fields: None,
+        version: None,
+        force: false,
+        comment: word.comment.clone(),
+        name: word.name.clone().unwrap_or_else(|| by.as_str().to_owned()),
+    };
+    conclude(db, &conflict, &decision, by, Some(node), origin).await
 }
 
 /// Gives `node` what `decision` makes of both sides; its version rises by one in any case.
@@ -195,12 +231,13 @@ async fn settle(
     }
 }
 
-/// Writes down that an operator has ended `conflict` with `node` as the result, for both sides: the site reads it in the
+/// Writes down that `by` has ended `conflict` with `node` as the result, for both sides: the site reads it in the
 /// node's record, whose number has risen, and its agent is told to do so.
 async fn conclude(
     db: &mut DbConnection,
     conflict: &Conflict,
     decision: &Decision,
+    by: Decider,
     node: Option<&Node>,
     origin: Origin<'_>,
 ) -> Result<(), StoreError> {
@@ -211,8 +248,8 @@ async fn conclude(
     )
     .bind(conflict.id.to_string())
     .bind(decision.resolution.as_str())
-    .bind(Decider::Operator.as_str())
-    .bind(&decision.name)
+    .bind(by.as_str())
+    .bind((by == Decider::Operator).then_some(&decision.name))
     .bind(decision.fields.as_ref().map(to_json))
     .bind(node.map(|node| int(node.version)))
     .bind(origin.now.unix_ms())
