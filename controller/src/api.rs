@@ -1,6 +1,7 @@
 //! The handlers, one file a resource: take the request apart, check what only the request knows, ask the store, answer.
 
 pub(crate) mod agents;
+pub(crate) mod answers;
 pub(crate) mod audit;
 pub(crate) mod boots;
 pub(crate) mod bulk;

@@ -15,8 +15,8 @@ use tower_http::limit::RequestBodyLimitLayer;
 use tower_http::timeout::TimeoutLayer;
 
 use crate::api::{
-    agents, audit, boots, bulk, changes, commands, conflicts, content, custody, groups, health,
-    manifest, meta, migrations, nodes, secrets, session, sites, templates, tokens, users,
+    agents, answers, audit, boots, bulk, changes, commands, conflicts, content, custody, groups,
+    health, manifest, meta, migrations, nodes, secrets, session, sites, templates, tokens, users,
     workflows,
 };
 use crate::audit::Refusals;
@@ -293,6 +293,7 @@ pub(crate) fn table() -> Vec<Route> {
             post(agents::heartbeat).layer(limit(HEARTBEAT_LEN_MAX)),
         ),
         route(Agent, "/api/v1/agents/nodes", get(agents::nodes)),
+        route(Agent, "/api/v1/agents/answers", post(answers::sheet)),
         route(Agent, "/api/v1/agents/manifest", get(manifest::own)),
         streamed(Agent, "/api/v1/agents/content/{category}/{*path}", get(content::get)),
         streamed(Agent, "/api/v1/agents/objects/{sha256}", get(content::object)),

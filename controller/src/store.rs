@@ -59,7 +59,7 @@ use crate::node::{CommandError, OrderError, TagError};
 use crate::store::open::Kind;
 
 pub(crate) use agents::{AgentStanding, KeptHeartbeat, Silence};
-pub(crate) use answers::AnswerFacts;
+pub(crate) use answers::{AnswerFacts, AnswerKit};
 pub(crate) use audit::{AuditFilter, AuditRow};
 pub(crate) use beats::{Beat, Heard};
 pub(crate) use boots::KeptBoot;
@@ -80,7 +80,7 @@ pub(crate) use manifests::IssuedManifest;
 pub(crate) use meta::{MetaOwner, MetaView};
 pub(crate) use nodes::{NewNode, NodeFilter, NodePatch, Origin};
 pub(crate) use page::{Cursor, Paging};
-pub(crate) use secrets::{SecretView, scope as secret_scope};
+pub(crate) use secrets::{SealedSecret, SecretView, scope as secret_scope};
 pub(crate) use sessions::{NewSession, SESSION_SECONDS};
 pub(crate) use sites::{Site, SiteFields};
 pub(crate) use templates::{Template, TemplateHead};

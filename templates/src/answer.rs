@@ -31,6 +31,8 @@ pub const INCLUDES_MAX: usize = 64;
 const FUEL: u64 = 1_000_000;
 /// How deep macros may call each other; the stack of a thread bears it in a debug build.
 const RECURSION_MAX: usize = 64;
+/// What secrets are behind.
+const SECRETS: &str = "secret";
 /// Names that are suggested in place of an unknown one.
 const SUGGESTIONS_MAX: usize = 3;
 
@@ -72,6 +74,11 @@ impl Library {
         self.0.insert(name, body);
     }
 
+    /// The templates, by name.
+    pub fn texts(&self) -> impl Iterator<Item = (&str, &str)> {
+        self.0.iter().map(|(name, body)| (name.as_str(), body.as_str()))
+    }
+
     /// Whether there is a template called `name`.
     pub fn contains(&self, name: &str) -> bool {
         self.0.contains_key(name)
@@ -100,6 +107,32 @@ impl Library {
         let template = environment.get_template(name).map_err(explain)?;
         template.render_captured_to(Value::from(Serde(values)), &mut output).map_err(explain)?;
         Ok(String::from_utf8_lossy(&output.0).into_owned())
+    }
+
+    /// The secrets that `name` and all that it includes name as `secret.…`.
+    ///
+    /// # Errors
+    /// As [`Library::check`].
+    pub fn secrets(&self, name: &str) -> Result<Secrets, AnswerError> {
+        let mut seen = BTreeSet::new();
+        self.walk(name, &mut Vec::new(), &mut seen)?;
+        let environment = self.environment(&seen)?;
+        let mut named = BTreeSet::new();
+        for name in &seen {
+            let explain = |error| self.explain(name, &error, None);
+            let template = environment.get_template(name).map_err(explain)?;
+            for variable in template.undeclared_variables(true) {
+                match variable.split_once('.') {
+                    Some((SECRETS, rest)) => {
+                        let secret = rest.split('.').next().unwrap_or_default();
+                        named.insert(secret.to_owned());
+                    }
+                    None if variable == SECRETS => return Ok(Secrets::Any),
+                    _ => {}
+                }
+            }
+        }
+        Ok(Secrets::These(named))
     }
 
     /// Collects what `name` is made of; `path` is how it was reached.
@@ -251,6 +284,15 @@ fn distance(one: &str, other: &str) -> usize {
         }
     }
     row.last().copied().unwrap_or_default()
+}
+
+/// Which secrets a file may hold.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Secrets {
+    /// Those that it names.
+    These(BTreeSet<String>),
+    /// Any: it reads `secret` in another way than by a name after a full stop.
+    Any,
 }
 
 /// What is written, up to the limit.

@@ -20,6 +20,7 @@ mod node;
 mod registration;
 mod secret;
 pub mod session;
+mod sheet;
 mod site;
 mod template;
 mod text;
@@ -52,6 +53,7 @@ pub use migration::{ForeignBoot, ForeignNode, NodeRecords};
 pub use node::{HealthStatus, Lifecycle, LifecycleError, Node, NodeEvent, NodeEventKind};
 pub use registration::{CredentialAnnouncement, RegistrationAnswer, RegistrationRequest};
 pub use secret::{CredentialHash, RegistrationToken, Secret, TokenError};
+pub use sheet::{AnswerFile, AnswerSheet, AnswerValue, Nonce, SheetAnswer, SheetQuestion};
 pub use site::{
     AgentStatus, Autonomy, CachePolicy, ConflictResolution, DiscoveryMethod, MigrationPolicy,
     SiteConfig, UnknownWord,

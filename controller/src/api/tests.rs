@@ -1,6 +1,7 @@
 //! The API as its clients see it: requests through the whole router, on a database of their own.
 
 mod agents;
+mod answers;
 mod audit;
 pub(crate) mod authority;
 mod beats;

@@ -6,7 +6,7 @@ use std::os::unix::fs::{OpenOptionsExt, PermissionsExt};
 use std::path::Path;
 
 use anyhow::{Context, bail};
-use pureboot_protocol::{PublicKey, Signature, SignedManifest};
+use pureboot_protocol::{ContentHash, Nonce, PublicKey, SheetAnswer, Signature, SignedManifest};
 use ring::rand::SystemRandom;
 use ring::signature::{Ed25519KeyPair, KeyPair};
 
@@ -96,14 +96,19 @@ impl Signer {
 
     /// Puts a manifest into its envelope.
     pub(crate) fn sign_manifest(&self, payload: String) -> SignedManifest {
-        let signature = self.pair.sign(&SignedManifest::signed_bytes(&payload));
-        let bytes = <[u8; 64]>::try_from(signature.as_ref())
+        let signature = self.sign(&SignedManifest::signed_bytes(&payload));
+        SignedManifest { payload, signature, key_id: self.public.id() }
+    }
+
+    /// Signs the digest of a node's answer sheet for the one question that has `nonce`.
+    pub(crate) fn sign_sheet(&self, nonce: &Nonce, digest: &ContentHash) -> Signature {
+        self.sign(&SheetAnswer::signed_bytes(nonce, digest))
+    }
+
+    fn sign(&self, bytes: &[u8]) -> Signature {
+        let signature = <[u8; 64]>::try_from(self.pair.sign(bytes).as_ref())
             .expect("an Ed25519 signature has 64 bytes (RFC 8032 §5.1.6)");
-        SignedManifest {
-            payload,
-            signature: Signature::from_bytes(bytes),
-            key_id: self.public.id(),
-        }
+        Signature::from_bytes(signature)
     }
 }
 

@@ -4,7 +4,7 @@ use axum::http::Method;
 use pureboot_protocol::session::{BootReceipt, BootReport};
 use pureboot_protocol::{
     ChangeBatch, ChangeReceipt, CredentialAnnouncement, Heartbeat, HeartbeatAnswer,
-    RegistrationAnswer, RegistrationRequest,
+    RegistrationAnswer, RegistrationRequest, SheetAnswer, SheetQuestion,
 };
 
 use super::operation::Operation;
@@ -44,6 +44,13 @@ pub(super) fn operations() -> Vec<Operation> {
         post("/api/v1/agents/boots", "Hand over what was seen of boots; it explains and decides nothing")
             .body::<BootReport>()
             .bare::<BootReceipt>(),
+        post(
+            "/api/v1/agents/answers",
+            "What the answer files of a node are rendered by, with the secrets that its templates name",
+        )
+        .body::<SheetQuestion>()
+        .one::<SheetAnswer>()
+        .refuses(404),
         post("/api/v1/agents/changes", "Hand over what has happened at the site, in order")
             .body::<ChangeBatch>()
             .bare::<ChangeReceipt>()

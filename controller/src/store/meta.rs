@@ -7,6 +7,7 @@ use schemars::JsonSchema;
 use serde::Serialize;
 
 use crate::node;
+use crate::store::records::{self, Reach};
 use crate::store::row::{DbConnection, json, to_json};
 use crate::store::{Store, StoreError, check_version, groups, nodes, sites};
 
@@ -91,6 +92,7 @@ impl Store {
                 .bind(now.unix_ms())
                 .execute(&mut *tx)
                 .await?;
+                records::renumber(&mut tx, Reach::All).await?;
             }
         }
         let view = view(&mut tx, owner).await?;

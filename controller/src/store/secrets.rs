@@ -1,13 +1,19 @@
 //! Secrets of templates, sealed: this module sees no text of one.
 
+use std::collections::BTreeMap;
+
 use pureboot_protocol::{GroupId, Page, SiteId, Timestamp};
 use schemars::JsonSchema;
 use serde::Serialize;
+use sha2::{Digest, Sha256};
 use sqlx::Row;
 
+use crate::audit::{Actor, Entry};
+use crate::auth::Agent;
 use crate::store::page::{Cursor, Paging};
+use crate::store::records::{self, Reach};
 use crate::store::row::{DbConnection, DbRow, count, time, word_opt};
-use crate::store::{Store, StoreError, groups};
+use crate::store::{Origin, Store, StoreError, audit, groups};
 
 /// All that is ever told of a secret. The field names are those of the HTTP surface.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, JsonSchema)]
@@ -55,6 +61,7 @@ impl Store {
         .bind(now.unix_ms())
         .execute(&mut *tx)
         .await?;
+        records::renumber(&mut tx, Reach::All).await?;
         tx.commit().await?;
         let created_at = old.as_ref().map_or(now, |old| old.created_at);
         let view =
@@ -112,8 +119,57 @@ impl Store {
             .bind(name)
             .execute(&mut *tx)
             .await?;
+        records::renumber(&mut tx, Reach::All).await?;
         tx.commit().await?;
         Ok(found)
+    }
+
+    /// Writes into the audit which of `secrets`, which are about to leave for the site of `agent` for the sake of what is called `target`,
+    /// have not left for it in their present version before.
+    ///
+    /// # Errors
+    /// The database fails; then none of them may leave.
+    pub(crate) async fn note_delivery(
+        &self,
+        agent: Agent,
+        target: &str,
+        secrets: &[&SealedSecret],
+        origin: Origin<'_>,
+    ) -> Result<(), StoreError> {
+        // Most have; a reader finds that without keeping writers waiting.
+        let known = deliveries(&mut *self.reader.acquire().await?, agent.site_id).await?;
+        if secrets.iter().all(|secret| known.get(&secret.place()) == Some(&secret.version())) {
+            return Ok(());
+        }
+        let mut tx = self.write().await?;
+        let known = deliveries(&mut tx, agent.site_id).await?;
+        let mut names = Vec::new();
+        for secret in secrets {
+            if known.get(&secret.place()) == Some(&secret.version()) {
+                continue;
+            }
+            names.push(secret.name.as_str());
+            sqlx::query(
+                "INSERT INTO secret_deliveries (site_id, scope, name, sealed_sha256, delivered_at) VALUES ($1, $2, $3, $4, $5)
+                 ON CONFLICT (site_id, scope, name) DO UPDATE SET sealed_sha256 = $4, delivered_at = $5",
+            )
+            .bind(agent.site_id.to_string())
+            .bind(&secret.scope)
+            .bind(&secret.name)
+            .bind(secret.version())
+            .bind(origin.now.unix_ms())
+            .execute(&mut *tx)
+            .await?;
+        }
+        if !names.is_empty() {
+            let (actor, action) = (Actor::agent(agent.id), "secrets.delivered");
+            let mut entry = Entry::new(origin.now, actor, action, origin.correlation_id);
+            entry.target = Some(agent.site_id.to_string());
+            entry.detail = Some(serde_json::json!({"secrets": names, "node_id": target}));
+            audit::insert_new(&mut tx, &entry).await?;
+        }
+        tx.commit().await?;
+        Ok(())
     }
 
     /// One sealed secret, if there is any, with its scope and name: to try the key on.
@@ -129,23 +185,68 @@ impl Store {
     }
 }
 
-/// The names of the secrets that a node in `group` at `site` has.
-pub(super) async fn names(
+/// A secret as the database has it.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) struct SealedSecret {
+    pub(crate) scope: String,
+    pub(crate) name: String,
+    pub(crate) sealed: String,
+}
+
+impl SealedSecret {
+    fn place(&self) -> (String, String) {
+        (self.scope.clone(), self.name.clone())
+    }
+
+    /// What tells it from the secret that had its place before: each is sealed with a nonce of its own.
+    fn version(&self) -> String {
+        format!("{:x}", Sha256::digest(&self.sealed))
+    }
+}
+
+/// The secrets that a node in `group` at `site` has, by name: of its group upwards, of its site upwards, of all nodes; the nearest wins.
+pub(super) async fn effective(
     db: &mut DbConnection,
     group: Option<GroupId>,
     site: Option<SiteId>,
-) -> Result<Vec<String>, StoreError> {
-    let rows = sqlx::query(
-        "WITH RECURSIVE above (id) AS (
-            SELECT id FROM sites WHERE id = $1 OR id = $2
-            UNION SELECT s.parent_id FROM sites s JOIN above a ON s.id = a.id WHERE s.parent_id IS NOT NULL
-         ) SELECT DISTINCT name FROM secrets WHERE scope = '' OR scope IN (SELECT id FROM above) ORDER BY name",
-    )
-    .bind(group.map(|id| id.to_string()))
-    .bind(site.map(|id| id.to_string()))
-    .fetch_all(db)
-    .await?;
-    Ok(rows.iter().map(|row| row.try_get("name")).collect::<Result<_, _>>()?)
+) -> Result<BTreeMap<String, SealedSecret>, StoreError> {
+    let mut effective = BTreeMap::new();
+    let starts = [group, site.map(GroupId::from)].into_iter().flatten().map(Some);
+    for start in starts.chain([None]) {
+        let rows = sqlx::query(
+            "WITH RECURSIVE above (id, parent_id, steps) AS (
+                SELECT id, parent_id, 0 FROM sites WHERE id = $1
+                UNION ALL
+                SELECT s.id, s.parent_id, a.steps + 1 FROM sites s JOIN above a ON s.id = a.parent_id
+             ) SELECT k.scope, k.name, k.sealed, a.steps FROM secrets k JOIN above a ON k.scope = a.id
+               UNION ALL SELECT scope, name, sealed, 0 FROM secrets WHERE $1 = '' AND scope = ''
+               ORDER BY steps",
+        );
+        for row in &rows.bind(scope(start)).fetch_all(&mut *db).await? {
+            let secret = SealedSecret {
+                scope: row.try_get("scope")?,
+                name: row.try_get("name")?,
+                sealed: row.try_get("sealed")?,
+            };
+            effective.entry(secret.name.clone()).or_insert(secret);
+        }
+    }
+    Ok(effective)
+}
+
+/// The version in which each secret has last left for `site`, by scope and name.
+async fn deliveries(
+    db: &mut DbConnection,
+    site: SiteId,
+) -> Result<BTreeMap<(String, String), String>, StoreError> {
+    let rows =
+        sqlx::query("SELECT scope, name, sealed_sha256 FROM secret_deliveries WHERE site_id = $1");
+    let rows = rows.bind(site.to_string()).fetch_all(db).await?;
+    let read = |row: &DbRow| {
+        let place = (row.try_get("scope")?, row.try_get("name")?);
+        Ok((place, row.try_get("sealed_sha256")?))
+    };
+    rows.iter().map(read).collect()
 }
 
 async fn find(

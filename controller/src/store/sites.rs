@@ -316,7 +316,11 @@ pub(super) async fn change(
     save(db, &site).await?;
     tree::move_below(db, &old, &site).await?;
     let hands_down = |site: &Site| (site.parent_id, site.default_workflow_id);
-    if hands_down(&old) != hands_down(&site) {
+    // What answer files may name of it, and of what is below it.
+    let shows = |site: &Site| (site.path.clone(), site.description.clone(), site.tags.clone());
+    if shows(&old) != shows(&site) {
+        records::renumber(db, Reach::All).await?;
+    } else if hands_down(&old) != hands_down(&site) {
         records::renumber(db, Reach::Inheriting).await?;
     }
     Ok(site)

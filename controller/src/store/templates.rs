@@ -225,6 +225,16 @@ impl Store {
     }
 }
 
+/// The template with `id` in the version in use, and the templates that it needs, itself among them.
+pub(super) async fn with_library(
+    db: &mut DbConnection,
+    id: TemplateId,
+) -> Result<(TemplateHead, Library), StoreError> {
+    let Template { head, body } = load(db, id, None).await?;
+    let library = library(db, &[(&head.name, &body)]).await?;
+    Ok((head, library))
+}
+
 /// Refuses ids that name no template.
 pub(super) async fn check_exist(
     db: &mut DbConnection,

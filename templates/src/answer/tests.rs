@@ -208,6 +208,26 @@ fn h23_an_error_never_tells_a_value() {
 }
 
 #[test]
+fn h23_a_file_is_known_by_the_secrets_that_it_and_what_it_includes_name() {
+    let library = library(&[
+        (
+            "top",
+            "{% include 'part' %}{{ secret.root | quote }}{% if x %}{{ secret.wifi.x }}{% endif %}",
+        ),
+        ("part", "{% for secret in meta.list %}{{ secret.local }}{% endfor %}{{ secret.disk }}"),
+        ("none", "{# secret.a #}{{ meta.secret }} secret.b"),
+        ("index", "{{ secret['root'] }}"),
+        ("all", "{% for name, text in secret | items %}{{ text }}{% endfor %}"),
+    ]);
+    let these =
+        |names: &[&str]| Ok(Secrets::These(names.iter().map(|name| (*name).to_owned()).collect()));
+    assert_eq!(library.secrets("top"), these(&["disk", "root", "wifi"]));
+    assert_eq!(library.secrets("none"), these(&[]));
+    assert_eq!(library.secrets("index"), Ok(Secrets::Any));
+    assert_eq!(library.secrets("all"), Ok(Secrets::Any));
+}
+
+#[test]
 fn a_file_that_its_reader_would_not_understand_is_remarked_on() {
     for (kind, good, bad) in [
         (TemplateKind::CloudInit, "#cloud-config\nusers: []\n", "users: []\n"),

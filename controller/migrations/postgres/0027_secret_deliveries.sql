@@ -1,0 +1,9 @@
+-- Which version of a secret has last left for a site; `sealed_sha256` tells versions apart. It is in the audit once.
+CREATE TABLE secret_deliveries (
+    site_id TEXT COLLATE "C" NOT NULL REFERENCES sites (id) ON DELETE CASCADE,
+    scope TEXT COLLATE "C" NOT NULL,
+    name TEXT COLLATE "C" NOT NULL,
+    sealed_sha256 TEXT NOT NULL,
+    delivered_at BIGINT NOT NULL,
+    PRIMARY KEY (site_id, scope, name)
+);
