@@ -16,6 +16,7 @@ use smol::net::TcpListener;
 use smol::net::unix::UnixListener;
 use smol::stream::StreamExt as _;
 
+use crate::answers::keeper::Answers;
 use crate::boot::booter::Booter;
 use crate::boot::http::BootService;
 use crate::boot::library::BootLibrary;
@@ -98,6 +99,7 @@ struct Shared {
     /// TFTP requests that got no answer.
     refusals: Arc<Refusals>,
     recorder: Rc<Recorder>,
+    answers: Rc<Answers>,
 }
 
 /// The parts that bring content.
@@ -167,6 +169,13 @@ impl Agent {
         let (outbox, flusher) = Outbox::new(store.clone());
         let seed = getrandom::u64().context("the system has no random numbers")?;
         log::info!(seed; "starting agent {} for site {}", env!("CARGO_PKG_VERSION"), config.site_id);
+        let answers = Answers::new(
+            store.clone(),
+            data_dir.clone(),
+            config.site_id,
+            Rc::clone(&controller),
+            Rc::clone(&standing),
+        );
         let shared = Shared {
             executor: Rc::clone(executor),
             config,
@@ -180,6 +189,7 @@ impl Agent {
             transfers: Rc::default(),
             refusals: Arc::default(),
             recorder: Rc::default(),
+            answers: Rc::new(answers),
         };
         let renderer = Renderer::new().context("the templates do not compile")?;
         Ok(Self { shared, sockets, flusher, renderer, rng: Rng::from_seed(seed) })
@@ -219,7 +229,7 @@ impl Agent {
         let booter = Rc::new(shared.booter(renderer, sightings));
         shared.recover_cache();
         shared.spawn(Rc::clone(&shared.recorder).keep(Journal::new(&shared.data_dir)));
-        shared.serve_management(sockets.management, &vitals);
+        shared.serve_management(sockets.management, sockets.http_address, &vitals);
         if let Some(notes) = notes {
             shared.warn_of_loaders(&vitals);
             shared.serve_dhcp(sockets.dhcp, sockets.http_address.port(), seen, notes);
@@ -238,6 +248,7 @@ impl Agent {
             http_address: sockets.http_address,
             sync: shared.content.sync,
             recorder: shared.recorder,
+            answers: shared.answers,
             rng,
         }
     }
@@ -276,6 +287,7 @@ impl Shared {
             services,
             loaders: self.config.dhcp.files().cloned().collect(),
             recorder: Rc::clone(&self.recorder),
+            answers: Rc::clone(&self.answers),
             dhcp,
             counted: Cell::new(Counts { pending: 0, oldest_at: None }),
             started_at: clock::now(),
@@ -292,6 +304,7 @@ impl Shared {
             renderer,
             sightings,
             Rc::clone(&self.recorder),
+            Rc::clone(&self.answers),
         )
     }
 
@@ -309,7 +322,12 @@ impl Shared {
         });
     }
 
-    fn serve_management(&self, listener: UnixListener, vitals: &Rc<Vitals>) {
+    fn serve_management(
+        &self,
+        listener: UnixListener,
+        boot_address: SocketAddr,
+        vitals: &Rc<Vitals>,
+    ) {
         let service = Rc::new(Management {
             executor: Rc::clone(&self.executor),
             vitals: Rc::clone(vitals),
@@ -317,6 +335,8 @@ impl Shared {
             sync: Rc::clone(&self.content.sync),
             housekeeper: Rc::clone(&self.content.housekeeper),
             recorder: Rc::clone(&self.recorder),
+            answers: Rc::clone(&self.answers),
+            base: boot_address.into(),
         });
         let executor = Rc::clone(&self.executor);
         self.spawn(
@@ -331,6 +351,7 @@ impl Shared {
             executor: Rc::clone(&self.executor),
             booter,
             reporter: Rc::new(reporter),
+            answers: Rc::clone(&self.answers),
             demand: Rc::clone(&self.content.demand),
             cache: self.cache.clone(),
             quirks: self.config.dhcp.quirks.clone(),

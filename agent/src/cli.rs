@@ -1,5 +1,6 @@
 //! The command line: what can be typed, and where it leads.
 
+mod answers;
 mod boots;
 mod cache;
 mod check_config;
@@ -44,6 +45,7 @@ enum Command {
     Start(start::Start),
     Status(status::Status),
     Boots(boots::Boots),
+    Answers(answers::Answers),
     CheckConfig(check_config::CheckConfig),
     Cache(cache::Cache),
     Sync(sync::Sync),
@@ -57,12 +59,13 @@ pub fn run() -> ExitCode {
     let done = match arguments.command {
         _ if arguments.version => print(&format!("pureboot-agent {}\n", env!("CARGO_PKG_VERSION"))),
         None => Err(anyhow::anyhow!(
-            "say what to do: init, start, status, boots, doctor, check-config, cache, sync or dhcp-snippet (--help tells more)"
+            "say what to do: init, start, status, boots, answers, doctor, check-config, cache, sync or dhcp-snippet (--help tells more)"
         )),
         Some(Command::Init(init)) => init.run(),
         Some(Command::Start(start)) => start.run(),
         Some(Command::Status(status)) => status.run(),
         Some(Command::Boots(boots)) => boots.run(),
+        Some(Command::Answers(answers)) => answers.run(),
         Some(Command::CheckConfig(check_config)) => check_config.run(),
         Some(Command::Cache(cache)) => cache.run(),
         Some(Command::Sync(sync)) => sync.run(),

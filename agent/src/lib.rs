@@ -5,6 +5,7 @@
 //! | [`tftp`] | RFC 1350 and its options: a transfer without I/O, and the sockets around it |
 //! | [`dhcp`] | which loader a machine is told to fetch, beside the DHCP server that leases the addresses |
 //! | [`boot`] | from a machine's question to its script |
+//! | [`answers`] | what an installer reads instead of asking a person |
 //! | [`session`] | what is seen of each boot, from the first packet to the call-back |
 //! | [`cache`] | verified content, by hash on disk and by name in an index |
 //! | [`sync`] | content comes by itself: the signed manifest, what is missing, and one fetch for all who ask |
@@ -19,6 +20,7 @@
 //! | [`clock`], [`rng`], [`rate`], [`log`] | time, chance, how often something may happen, and the log |
 
 pub mod agent;
+pub mod answers;
 pub mod boot;
 pub mod cache;
 pub mod cli;

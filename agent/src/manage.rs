@@ -13,11 +13,13 @@ use std::time::Duration;
 use anyhow::Context as _;
 use hyper::body::Incoming;
 use hyper::{Method, Request, StatusCode};
+use pureboot_templates::BaseUrl;
 use serde::de::DeserializeOwned;
 use smol::LocalExecutor;
 use smol::channel::bounded;
 use smol::net::unix::UnixListener;
 
+use crate::answers::keeper::Answers;
 use crate::cache::{Cache, manage as cache_routes};
 use crate::clock;
 use crate::http::{
@@ -49,6 +51,10 @@ pub struct Management {
     pub housekeeper: Rc<Housekeeper>,
     /// What was seen of boots.
     pub recorder: Rc<Recorder>,
+    /// Answer files.
+    pub answers: Rc<Answers>,
+    /// Where machines reach the agent, as far as it knows before one does.
+    pub base: BaseUrl,
 }
 
 /// Binds the socket; one that a former life has left behind is replaced. The caller holds the data directory's lock.
@@ -84,6 +90,10 @@ impl Service for Management {
             (&Method::GET, ["api", "v1", "agent", "boots"]) => {
                 let name_of = |mac| self.vitals.store.node(mac)?.known?.record.hostname;
                 session_route::get_boots(&self.recorder, name_of, &target, clock::now(), &id)
+            }
+            (&Method::GET, ["api", "v1", "agent", "answers"]) => self.answers.get_sheets(&id).await,
+            (&Method::GET, ["api", "v1", "agent", "answers", mac, file]) => {
+                self.answers.get_file(mac, file, &self.base, &id).await
             }
             (&Method::GET, ["api", "v1", "agent", "sync"]) => success(self.sync.state()),
             (&Method::POST, ["api", "v1", "agent", "sync"]) => self.sync(request, &id).await,

@@ -5,7 +5,7 @@ mod dhcp;
 use std::collections::BTreeMap;
 use std::fmt::Write as _;
 
-use pureboot_protocol::{AgentId, Autonomy, SiteId, Timestamp};
+use pureboot_protocol::{AgentId, Autonomy, Mac, SiteId, Timestamp};
 use serde::{Deserialize, Serialize};
 
 pub use self::dhcp::DhcpReport;
@@ -60,6 +60,9 @@ pub struct Report {
     /// TFTP requests that got no answer and that a person may do something about, by reason.
     #[serde(default)]
     pub tftp_refused: Vec<Refused>,
+    /// Answer files that the controller sent and that were refused; none once they were mended.
+    #[serde(default)]
+    pub answers_refused: Option<AnswersRefused>,
     /// Changes that the controller has not acknowledged.
     pub queue_pending: u64,
     /// Changes that the controller has parked since the agent's start.
@@ -143,6 +146,17 @@ pub struct CacheReport {
     pub hit_rate: Option<f64>,
 }
 
+/// Answer files that were refused. Those that were held before stand.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct AnswersRefused {
+    /// The machine's.
+    pub mac: Mac,
+    /// When.
+    pub at: Timestamp,
+    /// Why.
+    pub reason: String,
+}
+
 /// The verdict behind the exit code.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Health {
@@ -188,6 +202,9 @@ impl Report {
             ));
         }
         reasons.extend(self.content.complaint());
+        if let Some(AnswersRefused { mac, reason, .. }) = &self.answers_refused {
+            reasons.push(format!("new answer files of {mac} are refused: {reason}"));
+        }
         if self.disk_usage_percent > DISK_USAGE_MAX_PERCENT {
             reasons.push(format!("the disk is {:.0} % full", self.disk_usage_percent));
         }
@@ -341,6 +358,7 @@ mod tests {
             loaders: Stock::default(),
             dhcp: None,
             tftp_refused: Vec::new(),
+            answers_refused: None,
             queue_pending: 0,
             queue_parked: 0,
             queue_error: None,
@@ -385,6 +403,11 @@ mod tests {
         );
         report.cache = CacheReport { entries: 0, size_bytes: 0, hit_rate: None };
         report.content.names_missing = 5;
+        report.answers_refused = Some(AnswersRefused {
+            mac: "52:54:00:00:00:01".parse().expect("an address"),
+            at: Timestamp::from_unix_ms(93_700_000),
+            reason: "preseed.cfg: 'disks' line 2, column 1: unknown filter".to_owned(),
+        });
         report.content.manifest_expired = true;
         report.tftp_refused = vec![Refused {
             reason: crate::tftp::limits::Refusal::Elsewhere,
@@ -409,7 +432,7 @@ mod tests {
             refused     12 TFTP requests, last from 10.9.0.7 24 s ago: the address is in no network of this host
             queue       3 changes wait for the controller, the oldest for 1 min 24 s, 1 parked there
             disk        42 % used
-            health      degraded: the controller refuses this agent: the token has expired (401, token_refused); the controller is out of reach; tftp on 0.0.0.0:69 does not run; the controller could not apply 1 changes and has parked them
+            health      degraded: the controller refuses this agent: the token has expired (401, token_refused); the controller is out of reach; tftp on 0.0.0.0:69 does not run; the controller could not apply 1 changes and has parked them; new answer files of 52:54:00:00:00:01 are refused: preseed.cfg: 'disks' line 2, column 1: unknown filter
         "#]]
         .assert_eq(&report.render(Timestamp::from_unix_ms(93_784_000)));
     }

@@ -11,6 +11,7 @@ use nix::sys::statvfs::statvfs;
 use pureboot_protocol::{ContentKey, Heartbeat, Service, SiteId, Timestamp};
 use smol::Timer;
 
+use crate::answers::keeper::Answers;
 use crate::boot::library;
 use crate::cache::Cache;
 use crate::cache::manage::NodeCache;
@@ -61,6 +62,8 @@ pub struct Vitals {
     pub loaders: Vec<LoaderFile>,
     /// What machines did.
     pub recorder: Rc<Recorder>,
+    /// Answer files.
+    pub answers: Rc<Answers>,
     /// What ProxyDHCP has written down; none where it is off.
     pub dhcp: Option<Rc<RefCell<Notes>>>,
     /// What waited when that was last counted.
@@ -184,6 +187,7 @@ impl Vitals {
             loaders: self.stock(),
             dhcp: self.dhcp(),
             tftp_refused: self.refusals.entries(),
+            answers_refused: self.answers.refused(),
             queue_pending: queue.pending,
             queue_parked: trouble.parked,
             queue_error: trouble.last_error,

@@ -3,6 +3,7 @@
 //! Each trial is a plain function whose name is the sentence that must hold. What it needs of the machine is declared beside
 //! it; where that is missing the trial is ignored, and the reason is printed.
 
+mod answers;
 mod backup;
 mod boots;
 mod cli;
@@ -101,6 +102,7 @@ fn main() {
         tour::cases(),
         sync::cases(),
         faults::cases(),
+        answers::cases(),
         openapi::cases(),
         metrics::cases(),
         hostile::cases(),

@@ -18,6 +18,7 @@ use smol::channel::Sender;
 
 use self::begun::Begun;
 use self::question::Questions;
+use crate::answers::keeper::{Answers, Guest, Unready};
 use crate::boot::decide::{Boot, Decision, Effect, Facts, Freshness, Knowledge, Mode, decide};
 use crate::boot::render::{Renderer, Scene};
 use crate::boot::values::Values;
@@ -47,6 +48,7 @@ pub struct Booter {
     recorder: Rc<Recorder>,
     /// Whose beginning need not be written again.
     begun: RefCell<Begun>,
+    answers: Rc<Answers>,
 }
 
 /// What was found out about a machine.
@@ -73,12 +75,15 @@ enum Unkept {
     #[error("it was given to this machine a moment ago")]
     GivenBefore,
     #[error(transparent)]
+    Unready(#[from] Unready),
+    #[error(transparent)]
     Store(#[from] StoreError),
 }
 
 impl Booter {
     /// Answers from `store` and `controller`; every machine that asks is named to `sightings`, and what it is
-    /// told to `recorder`.
+    /// told to `recorder`. No installer starts without what `answers` has for it.
+    #[expect(clippy::too_many_arguments, reason = "a boot has to do with all of these")]
     pub fn new(
         store: Store,
         outbox: Outbox,
@@ -87,10 +92,11 @@ impl Booter {
         renderer: Renderer,
         sightings: Sender<Mac>,
         recorder: Rc<Recorder>,
+        answers: Rc<Answers>,
     ) -> Self {
         let questions = Questions::new(controller, Rc::clone(&standing));
         let begun = RefCell::default();
-        Self { store, outbox, standing, questions, renderer, sightings, recorder, begun }
+        Self { store, outbox, standing, questions, renderer, sightings, recorder, begun, answers }
     }
 
     /// The first script of a boot session, which has the machine ask again and say more about itself; before that it tries to
@@ -127,6 +133,7 @@ impl Booter {
         if let Some(step) = step {
             self.recorder.end_script(step, told.answer(scene.mode));
         }
+        self.answers.note(mac);
         told.script
     }
 
@@ -154,10 +161,17 @@ impl Booter {
             "{mac} boots: {because}"
         );
         let gives = gives(&decision.boot);
-        match in_time(deadline, self.keep(decision, request, session, address)).await {
+        let guest = Guest { mac, session, address, base: &scene.base };
+        let kept = async {
+            if let Boot::Install(workflow) = &decision.boot {
+                self.answers.admit(guest, workflow, deadline).await?;
+            }
+            self.keep(decision, request, session, address).await
+        };
+        match in_time(deadline, kept).await {
             Ok(()) => Told { script, gives, because },
             Err(error) if decision.effects.iter().any(is_needed_for_safety) => {
-                log::error!(mac:%, error:%; "no installer is given, because it could not be remembered");
+                log::error!(mac:%, error:%; "no installer is given to {mac}");
                 let because = format!("no installer is given now: {error}");
                 let script = self.renderer.error(scene, &because);
                 Told { script, gives: Gives::Error, because }

@@ -17,6 +17,8 @@ use serde::Serialize;
 use serde::de::DeserializeOwned;
 use smol::LocalExecutor;
 
+use crate::answers::keeper::Answers;
+use crate::answers::serve::{Named, Question};
 use crate::boot::booter::Booter;
 use crate::boot::library::{self, role};
 use crate::boot::report::{self, NodeReport, Report};
@@ -55,6 +57,8 @@ pub struct BootService {
     pub booter: Rc<Booter>,
     /// Reports.
     pub reporter: Rc<Reporter>,
+    /// Answer files.
+    pub answers: Rc<Answers>,
     /// Files by name, those too that the controller has yet to send.
     pub demand: Rc<Demand>,
     /// Files by hash.
@@ -105,6 +109,14 @@ impl Service for BootService {
                 self.recorder.note_user_agent(session, None, address(connection), &agent);
                 response
             }
+            ["templates", file] => {
+                let mac = target.query("mac").and_then(|mac| mac.parse().ok());
+                let named = Named::ByQuery { mac, boot: request::session(&query) };
+                self.answer_file(file, named, &request, connection, &id).await
+            }
+            ["seed", boot, file] if let Ok(boot) = boot.parse() => {
+                self.answer_file(file, Named::Seed(boot), &request, connection, &id).await
+            }
             ["started"] => self.started(request::session(&query), &request, &id).await,
             ["objects", sha256] => self.object(sha256, request, &id).await,
             ["health"] => json(StatusCode::OK, &self.health().await),
@@ -141,6 +153,20 @@ impl BootService {
             sessions.has_asked_for(session, |name| library::key(name).as_ref() == Some(loader))
         });
         (!has_tried).then(|| loader.clone())
+    }
+
+    async fn answer_file(
+        &self,
+        file: &str,
+        named: Named,
+        request: &Request<Incoming>,
+        connection: Connection,
+        id: &CorrelationId,
+    ) -> Response {
+        let (address, base) = (address(connection), &base(connection));
+        let is_head = request.method() == Method::HEAD;
+        let question = Question { file, named, address, base, is_head };
+        self.answers.serve(question, &self.recorder, id).await
     }
 
     /// Always 200: firmware shows a script to whoever stands before it, and a status to nobody.

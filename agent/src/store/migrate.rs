@@ -8,7 +8,7 @@ use super::open::OpenError;
 pub(super) const APPLICATION_ID: u32 = 0x5042_7364;
 
 /// Each step is one transaction: after a power cut the database has the old version or the new one.
-const STEPS: &[&str] = &[include_str!("schema.sql")];
+const STEPS: &[&str] = &[include_str!("schema.sql"), include_str!("steps/answers.sql")];
 
 /// Brings the database to the newest version that this program knows.
 ///
@@ -89,10 +89,13 @@ mod tests {
     fn u3_a_database_of_a_newer_program_is_refused_and_named() {
         let mut db = Connection::open_in_memory().unwrap();
         migrate(&mut db).unwrap();
-        db.pragma_update(None, "user_version", 9).unwrap();
+        db.pragma_update(None, "user_version", 99).unwrap();
+        let known = STEPS.len();
         assert_eq!(
             migrate(&mut db).unwrap_err().to_string(),
-            "the database has schema 9 and this program knows 1; start the newer program again"
+            format!(
+                "the database has schema 99 and this program knows {known}; start the newer program again"
+            )
         );
     }
 }

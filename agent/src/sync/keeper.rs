@@ -150,7 +150,11 @@ impl Keeper {
     }
 }
 
-fn pinned_key(path: &std::path::Path) -> anyhow::Result<PublicKey> {
+/// The key that was pinned when the agent joined.
+///
+/// # Errors
+/// There is none, or its file is no good.
+pub(crate) fn pinned_key(path: &std::path::Path) -> anyhow::Result<PublicKey> {
     let text = data_dir::read_private(path)?.with_context(|| {
         format!(
             "there is no {}, so no manifest can be believed: make a new token for the site and run `pureboot-agent init --rejoin`",

@@ -23,7 +23,7 @@ use pureboot_protocol::session::{BootReceipt, BootReport};
 use pureboot_protocol::{
     BootRecord, ChangeBatch, ChangeReceipt, ContentHash, CredentialAnnouncement, CredentialHash,
     Heartbeat, HeartbeatAnswer, Mac, Page, Problem, RegistrationAnswer, RegistrationRequest,
-    Secret, SignedManifest, Success,
+    Secret, SheetAnswer, SheetQuestion, SignedManifest, Success,
 };
 use rustls::pki_types::ServerName;
 use serde::Serialize;
@@ -324,6 +324,20 @@ impl Controller {
             ))),
             record => Ok(record),
         }
+    }
+
+    /// What the answer files of one node are made of; nothing of it has been checked.
+    ///
+    /// # Errors
+    /// No answer in time, or a refusal.
+    pub async fn sheet(
+        &self,
+        question: &SheetQuestion,
+        budget: Duration,
+    ) -> Result<SheetAnswer, CallError> {
+        let answer: Success<SheetAnswer> =
+            self.post("/api/v1/agents/answers", question, budget).await?;
+        Ok(answer.data)
     }
 
     /// What the site is to hold; none if that is still what the controller called `etag`.

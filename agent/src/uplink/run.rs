@@ -7,6 +7,7 @@ use anyhow::Context as _;
 use pureboot_protocol::{RegistrationToken, Secret};
 use smol::net::UdpSocket;
 
+use crate::answers::keeper::Answers;
 use crate::config::Config;
 use crate::data_dir::DataDir;
 use crate::exchange::within;
@@ -48,6 +49,8 @@ pub struct Uplink<V> {
     pub sync: Rc<Sync>,
     /// Keeps boot sessions.
     pub recorder: Rc<Recorder>,
+    /// Keeps answer files up to date.
+    pub answers: Rc<Answers>,
     /// Chance for pauses.
     pub rng: Rng,
 }
@@ -88,7 +91,12 @@ impl<V: Measure> Uplink<V> {
             obeyer: &obeyer,
         };
         let mut sync_rng = Rng::from_seed(self.rng.next_u64());
-        let syncing = self.sync.run(self.config.sync.interval(), &mut sync_rng);
+        let mut answers_rng = Rng::from_seed(self.rng.next_u64());
+        let interval = self.config.sync.interval();
+        let syncing = smol::future::zip(
+            self.sync.run(interval, &mut sync_rng),
+            self.answers.run(interval, &mut answers_rng),
+        );
         let flushing = outbox::run(self.flusher, &courier, flush_rng);
         let changing = smol::future::zip(rotation.finish(), obeyer.run());
         let speaking = smol::future::zip(pulse.run(&mut self.rng), flushing);

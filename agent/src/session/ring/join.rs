@@ -59,7 +59,10 @@ fn kind(what: &What) -> Kind {
         What::Leased { .. } => Kind::Lease,
         What::Missing { .. } | What::Transfer(Transfer { role: Role::Loader, .. }) => Kind::Loader,
         What::Transfer(Transfer { role: Role::FirstScript, .. }) => Kind::FirstScript,
-        What::Transfer(Transfer { role: Role::Content, .. }) => Kind::Content,
+        What::Transfer(Transfer {
+            role: Role::Content | Role::Answers | Role::AnswersHidden,
+            ..
+        }) => Kind::Content,
         What::Script { .. } => Kind::Script,
         What::Reported { .. } => Kind::Report,
     }

@@ -174,11 +174,11 @@ pub(super) fn reached(what: &What, before: Phase) -> Phase {
             Phase::Loader
         }
         What::Transfer(Transfer { role: Role::FirstScript, .. }) => Phase::FirstScript,
-        What::Transfer(Transfer { role: Role::Content, ending: Some(Ending::Whole), .. })
-            if before >= Phase::Script =>
-        {
-            Phase::Files
-        }
+        What::Transfer(Transfer {
+            role: Role::Content | Role::Answers,
+            ending: Some(Ending::Whole),
+            ..
+        }) if before >= Phase::Script => Phase::Files,
         What::Script { .. } => Phase::Script,
         What::Reported { .. } => Phase::CalledBack,
         _ => Phase::Asking,

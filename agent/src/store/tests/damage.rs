@@ -99,8 +99,11 @@ fn d8_a_damaged_file_is_kept_and_replaced_and_what_can_be_read_is_saved() {
         ("another program's", true, |bytes| bytes[68..72].copy_from_slice(b"mine")),
         ("a letter of the schema", true, |bytes| {
             let column = b"payload            TEXT";
-            let at = bytes.windows(column.len()).position(|at| at == column).unwrap();
-            bytes[at] ^= 1;
+            // Pages that were split have it twice, and one of the two is read by nobody.
+            let is_here = |at: &usize| bytes.get(*at..*at + column.len()) == Some(&column[..]);
+            let found: Vec<_> = (0..bytes.len()).filter(is_here).collect();
+            assert!(!found.is_empty());
+            found.into_iter().for_each(|at| bytes[at] ^= 1);
         }),
         ("a page of the nodes", true, |bytes| {
             let page = bytes.windows(6).position(|at| at == b"node-9").unwrap() / 4_096 * 4_096;

@@ -187,10 +187,13 @@ impl Session {
             (Role::Loader, _) if is_whole => Within(START_TIME, Stuck::LoaderStart),
             (Role::Loader, _) => Within(FETCH_TIME, Stuck::LoaderTransfer),
             (Role::FirstScript, _) => Within(START_TIME, Stuck::FirstScript),
-            (Role::Content, Some(Ending::Whole | Ending::Part)) => {
-                Within(CALL_BACK_TIME, Stuck::CallBack)
+            (
+                Role::Content | Role::Answers | Role::AnswersHidden,
+                Some(Ending::Whole | Ending::Part),
+            ) => Within(CALL_BACK_TIME, Stuck::CallBack),
+            (Role::Content | Role::Answers | Role::AnswersHidden, _) => {
+                Within(FETCH_TIME, Stuck::FileTransfer)
             }
-            (Role::Content, _) => Within(FETCH_TIME, Stuck::FileTransfer),
         }
     }
 }
@@ -209,7 +212,7 @@ fn while_open(what: &What) -> Option<Expected> {
         What::Transfer(Transfer { ending: None, role, .. }) => {
             let at = match role {
                 Role::Loader | Role::FirstScript => Stuck::LoaderTransfer,
-                Role::Content => Stuck::FileTransfer,
+                Role::Content | Role::Answers | Role::AnswersHidden => Stuck::FileTransfer,
             };
             Some(Expected::Within(INSTALL_TIME, at))
         }

@@ -177,9 +177,13 @@ impl fmt::Display for Transfer {
         let what = match self.role {
             Role::FirstScript => "first script ",
             Role::Loader => "loader ",
+            Role::Answers | Role::AnswersHidden => "answer file ",
             Role::Content => "",
         };
         write!(f, "{}: {what}{}", self.by, printable(&self.name))?;
+        if self.role == Role::AnswersHidden {
+            f.write_str(", its secrets hidden")?;
+        }
         f.write_str(match self.ending {
             None | Some(Ending::Whole) => "",
             Some(Ending::Part) => ", in part",

@@ -226,6 +226,10 @@ pub enum Role {
     FirstScript,
     /// What a script names: kernels, images.
     Content,
+    /// What an installer reads instead of asking a person.
+    Answers,
+    /// The same, with its secrets hidden.
+    AnswersHidden,
 }
 
 /// How a transfer ended.
