@@ -149,6 +149,10 @@ fn busy(heartbeat: &str) -> String {
              VALUES ('{berlin}', '{}', 7, 3, 'parked', 'why not', '{{}}', 'c', 4000);",
             "0b".repeat(16)
         ),
+        "INSERT INTO workflows (id, name, description, boot, created_at, updated_at, version, timeout_minutes, templates)
+            VALUES ('00000000-0000-4000-8000-0000000000b1', 'debian', '', '{\"method\":\"chain\",\"target\":\"images/a\"}',
+                1, 2, 7, 45, '{}');"
+            .to_owned(),
         "INSERT INTO audit (entry, at, actor_kind, actor_name, action, correlation_id)
             VALUES ('e', 1, 'nobody', '', 'login', 'c');"
             .to_owned(),
@@ -191,6 +195,11 @@ async fn k7_a_busy_database_keeps_its_heartbeats_outboxes_and_audit_through_ever
     let audit = store.audit(&AuditFilter::default(), &paging()).await.expect("the audit");
     assert_eq!(audit.data.len(), 1);
     assert_eq!(store.installation().await.expect("an id").len(), 32);
+    let workflow = "00000000-0000-4000-8000-0000000000b1".parse().expect("an id");
+    let versions = store.workflow_versions(workflow, &paging()).await.expect("versions").data;
+    let versions: Vec<_> =
+        versions.iter().map(|it| (it.workflow.version, it.timeout_minutes)).collect();
+    assert_eq!(versions, [(7, 45)], "what is in use is the first version that is kept");
 }
 
 #[test]

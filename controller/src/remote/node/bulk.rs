@@ -128,7 +128,9 @@ impl Bulk {
         let mut outcome = Outcome::default();
         for nodes in nodes.chunks(NODES_MAX) {
             let mut body = edit.clone();
-            body["node_ids"] = nodes.into();
+            if let Some(members) = body.as_object_mut() {
+                members.insert("node_ids".to_owned(), nodes.into());
+            }
             let path = [NODE.path, "bulk", self.action.as_str()];
             let answer =
                 session.client.send(Method::POST, &path, Query::new(), Some(&body)).await?;
