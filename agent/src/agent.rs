@@ -17,20 +17,21 @@ use smol::net::unix::UnixListener;
 use smol::stream::StreamExt as _;
 
 use crate::answers::keeper::Answers;
-use crate::boot::booter::Booter;
+use crate::boot::booter::{self, Booter};
 use crate::boot::http::BootService;
 use crate::boot::library::BootLibrary;
 use crate::boot::render::Renderer;
 use crate::boot::reporter::Reporter;
 use crate::cache::Cache;
 use crate::config::Config;
-use crate::data_dir::DataDir;
+use crate::data_dir::{self, DataDir};
 use crate::dhcp::answer::Answerer;
 use crate::dhcp::loaders::STOCK_CURE;
 use crate::dhcp::scribe::{self, Notes, Scribe};
 use crate::dhcp::serve::LogObserver;
 use crate::http::{DESCRIPTORS_WANTED, Limits};
 use crate::manage::Management;
+use crate::nodes::follow::Follower;
 use crate::outbox::{Counts, Flusher, Outbox};
 use crate::rng::Rng;
 use crate::session::journal::Journal;
@@ -44,7 +45,7 @@ use crate::sync::line::Line;
 use crate::sync::run::{Sync, Wishes};
 use crate::sync::through::Bypass;
 use crate::tftp::refusals::Refusals;
-use crate::uplink::controller::Controller;
+use crate::uplink::controller::{Controller, Trust};
 use crate::uplink::run::Uplink;
 use crate::uplink::standing::Standing;
 use crate::uplink::tls;
@@ -100,6 +101,7 @@ struct Shared {
     refusals: Arc<Refusals>,
     recorder: Rc<Recorder>,
     answers: Rc<Answers>,
+    follower: Rc<Follower>,
 }
 
 /// The parts that bring content.
@@ -166,6 +168,10 @@ impl Agent {
         let standing = Rc::new(Standing::new(identity));
         let content =
             Content::assemble(executor, &config, &data_dir, &cache, &controller, &standing);
+        if let Some(key) = data_dir::signing_key(&data_dir)? {
+            controller.trust(Trust { site_id: config.site_id, key });
+        }
+        let follower = Follower::new(Rc::clone(&controller), store.clone(), Rc::clone(&standing));
         let (outbox, flusher) = Outbox::new(store.clone());
         let seed = getrandom::u64().context("the system has no random numbers")?;
         log::info!(seed; "starting agent {} for site {}", env!("CARGO_PKG_VERSION"), config.site_id);
@@ -190,6 +196,7 @@ impl Agent {
             refusals: Arc::default(),
             recorder: Rc::default(),
             answers: Rc::new(answers),
+            follower: Rc::new(follower),
         };
         let renderer = Renderer::new().context("the templates do not compile")?;
         Ok(Self { shared, sockets, flusher, renderer, rng: Rng::from_seed(seed) })
@@ -249,6 +256,7 @@ impl Agent {
             sync: shared.content.sync,
             recorder: shared.recorder,
             answers: shared.answers,
+            follower: shared.follower,
             rng,
         }
     }
@@ -296,16 +304,18 @@ impl Shared {
     }
 
     fn booter(&self, renderer: Renderer, sightings: Sender<Mac>) -> Booter {
-        Booter::new(
-            self.store.clone(),
-            self.outbox.clone(),
-            Rc::clone(&self.standing),
-            Rc::clone(&self.controller),
+        Booter::new(booter::Parts {
+            store: self.store.clone(),
+            outbox: self.outbox.clone(),
+            standing: Rc::clone(&self.standing),
+            controller: Rc::clone(&self.controller),
             renderer,
             sightings,
-            Rc::clone(&self.recorder),
-            Rc::clone(&self.answers),
-        )
+            recorder: Rc::clone(&self.recorder),
+            answers: Rc::clone(&self.answers),
+            follower: Rc::clone(&self.follower),
+            offline_action: self.config.boot.offline_default_action,
+        })
     }
 
     /// After the loss of the index: brings back what is on disk, while machines are served already.
@@ -337,6 +347,7 @@ impl Shared {
             recorder: Rc::clone(&self.recorder),
             answers: Rc::clone(&self.answers),
             base: boot_address.into(),
+            follower: Rc::clone(&self.follower),
         });
         let executor = Rc::clone(&self.executor);
         self.spawn(

@@ -10,6 +10,7 @@ use anyhow::{Context as _, bail};
 use pureboot_protocol::SiteId;
 use serde::{Deserialize, Serialize};
 
+use crate::boot::decide::OfflineAction;
 use crate::data_dir::{self, DataDir};
 use crate::dhcp::DhcpConfig;
 use crate::dhcp::quirks::operator;
@@ -54,6 +55,8 @@ pub struct Config {
 pub struct BootConfig {
     /// Where machines ask for scripts and files.
     pub listen: SocketAddr,
+    /// What a machine does that asks while the controller is away: `last_known`, `discovery` or `local`.
+    pub offline_default_action: OfflineAction,
 }
 
 /// `[tftp]`
@@ -118,7 +121,10 @@ impl TftpConfig {
 
 impl Default for BootConfig {
     fn default() -> Self {
-        Self { listen: (Ipv4Addr::UNSPECIFIED, 8080).into() }
+        Self {
+            listen: (Ipv4Addr::UNSPECIFIED, 8080).into(),
+            offline_default_action: OfflineAction::default(),
+        }
     }
 }
 

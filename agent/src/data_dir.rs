@@ -8,7 +8,7 @@ use std::path::{Path, PathBuf};
 use anyhow::{Context as _, bail};
 use nix::fcntl::OFlag;
 use nix::unistd::geteuid;
-use pureboot_protocol::Secret;
+use pureboot_protocol::{PublicKey, Secret};
 
 /// Where the agent keeps everything unless told otherwise.
 pub const DEFAULT: &str = "/var/lib/pureboot";
@@ -148,6 +148,17 @@ fn check_private(path: &Path, metadata: &Metadata, mode: &str) -> anyhow::Result
 /// It is open to others, no regular file, a symbolic link, too long, or cannot be read.
 pub fn read_private(path: &Path) -> anyhow::Result<Option<String>> {
     read_private_up_to(path, SMALL_FILE_LEN_MAX)
+}
+
+/// The key that was pinned when the agent joined; none before.
+///
+/// # Errors
+/// As [`read_private`], or the file holds no key.
+pub fn signing_key(data_dir: &DataDir) -> anyhow::Result<Option<PublicKey>> {
+    let path = data_dir.signing_key_file();
+    let Some(text) = read_private(&path)? else { return Ok(None) };
+    let key = text.trim().parse();
+    key.map(Some).with_context(|| format!("{} holds no key", path.display()))
 }
 
 /// As [`read_private`], of a file that may have up to `len_max` bytes.

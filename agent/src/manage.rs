@@ -25,6 +25,8 @@ use crate::clock;
 use crate::http::{
     Connection, CorrelationId, Response, Service, Target, problem, read_body, success,
 };
+use crate::nodes::follow::Follower;
+use crate::nodes::route as node_routes;
 use crate::session::recorder::Recorder;
 use crate::session::route as session_route;
 use crate::sync::housekeeper::Housekeeper;
@@ -55,6 +57,8 @@ pub struct Management {
     pub answers: Rc<Answers>,
     /// Where machines reach the agent, as far as it knows before one does.
     pub base: BaseUrl,
+    /// Records.
+    pub follower: Rc<Follower>,
 }
 
 /// Binds the socket; one that a former life has left behind is replaced. The caller holds the data directory's lock.
@@ -107,6 +111,15 @@ impl Service for Management {
             (&Method::GET, ["api", "v1", "agent", "cache", "entries"]) => {
                 cache_routes::get_entries(&self.cache, &target, &id)
             }
+            (&Method::GET, ["api", "v1", "agent", "cache", "nodes"]) => {
+                node_routes::get_nodes(&self.vitals.store, &self.follower, &target, &id)
+            }
+            (&Method::DELETE, ["api", "v1", "agent", "cache", "nodes", rest @ ..])
+                if rest.len() <= 1 =>
+            {
+                let mac = rest.first().copied();
+                node_routes::delete_nodes(&self.vitals.store, &self.follower, mac, &id).await
+            }
             (&Method::PUT, ["api", "v1", "agent", "cache", _, ..]) => {
                 cache_routes::put_entry(&self.cache, &target.rest(4), request, &id).await
             }
@@ -128,6 +141,7 @@ impl Management {
         if self.vitals.standing.agent_id().is_none() {
             return not_joined("there is no content to sync", id);
         }
+        self.follower.wish();
         let (sync, (done, outcome)) = (Rc::clone(&self.sync), bounded(1));
         let syncing = async move {
             // Nobody may be left to hear it.

@@ -6,6 +6,7 @@
 //! keeps its table here and its rules in [`crate::outbox`].
 
 mod column;
+mod feed;
 mod identity;
 mod lock;
 mod migrate;
@@ -23,6 +24,7 @@ use smol::channel::{Receiver, RecvError, Sender, TrySendError, bounded};
 use smol::future::FutureExt;
 
 pub(crate) use self::column::{Json, Word};
+pub use self::feed::Applied;
 pub use self::identity::Identity;
 pub use self::lock::{DataDirLock, LockError, is_volatile, lock_data_dir};
 pub use self::nodes::{CachedNode, InstallGiven, KnownRecord, UNKNOWN_NODES_MAX};

@@ -153,6 +153,11 @@ pub enum Script {
         /// The machine.
         mac: Mac,
     },
+    /// The machine boots its disk, because site and controller disagree about it.
+    Disputed {
+        /// The machine.
+        mac: Mac,
+    },
     /// The machine is gone for good, and yet it asks.
     Retired {
         /// The machine.
@@ -180,6 +185,7 @@ impl Script {
             Self::Installing { .. } => "installing",
             Self::InstallFailed { .. } => "install_failed",
             Self::Local { .. } => "local",
+            Self::Disputed { .. } => "disputed",
             Self::Retired { .. } => "retired",
             Self::Error { .. } => "error",
         }

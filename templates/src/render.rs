@@ -18,7 +18,7 @@ macro_rules! sources {
 }
 
 /// Every template by its name, as its author wrote it.
-const SOURCES: [(&str, &str); 17] = sources! {
+const SOURCES: [(&str, &str); 18] = sources! {
     "head": "part/head.ipxe",
     "ask": "part/ask.ipxe",
     "leave": "part/leave.ipxe",
@@ -34,6 +34,7 @@ const SOURCES: [(&str, &str); 17] = sources! {
     "installing": "installing.ipxe",
     "install_failed": "install_failed.ipxe",
     "local": "local.ipxe",
+    "disputed": "disputed.ipxe",
     "retired": "retired.ipxe",
     "error": "error.ipxe",
 };

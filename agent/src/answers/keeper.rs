@@ -244,8 +244,8 @@ impl Answers {
     }
 
     async fn key(&self) -> anyhow::Result<PublicKey> {
-        let path = self.data_dir.signing_key_file();
-        smol::unblock(move || pinned_key(&path)).await
+        let data_dir = self.data_dir.clone();
+        smol::unblock(move || pinned_key(&data_dir)).await
     }
 
     /// Sees to it that a machine that is about to be given the installer of `workflow` finds its answers, and lets its boot session have the

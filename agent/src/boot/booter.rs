@@ -19,15 +19,18 @@ use smol::channel::Sender;
 use self::begun::Begun;
 use self::question::Questions;
 use crate::answers::keeper::{Answers, Guest, Unready};
-use crate::boot::decide::{Boot, Decision, Effect, Facts, Freshness, Knowledge, Mode, decide};
+use crate::boot::decide::{
+    Boot, Decision, Effect, Facts, Freshness, Knowledge, Mode, OfflineAction, decide,
+};
 use crate::boot::render::{Renderer, Scene};
 use crate::boot::values::Values;
 use crate::clock;
+use crate::nodes::follow::Follower;
 use crate::outbox::{NewChange, Outbox};
 use crate::session::recorder::Recorder;
 use crate::session::step::{Answer, Gives};
 use crate::store::{CachedNode, InstallGiven, KnownRecord, Store, StoreError};
-use crate::uplink::controller::Controller;
+use crate::uplink::controller::{Controller, NodeAnswer};
 use crate::uplink::standing::Standing;
 
 /// When a script leaves at the latest, whatever controller and disk do: below the 2 s that firmware may wait.
@@ -49,6 +52,32 @@ pub struct Booter {
     /// Whose beginning need not be written again.
     begun: RefCell<Begun>,
     answers: Rc<Answers>,
+    follower: Rc<Follower>,
+    offline_action: OfflineAction,
+}
+
+/// What a [`Booter`] answers with.
+pub struct Parts {
+    /// What is remembered.
+    pub store: Store,
+    /// Takes what is seen.
+    pub outbox: Outbox,
+    /// How the agent stands with its controller.
+    pub standing: Rc<Standing>,
+    /// Is asked.
+    pub controller: Rc<Controller>,
+    /// Makes the scripts.
+    pub renderer: Renderer,
+    /// Every machine that asks is named here.
+    pub sightings: Sender<Mac>,
+    /// Is told what machines are told.
+    pub recorder: Rc<Recorder>,
+    /// Has what installers need; none starts without it.
+    pub answers: Rc<Answers>,
+    /// Knows how old what is remembered is.
+    pub follower: Rc<Follower>,
+    /// What the site's owner wants where the controller is away and what is known is nothing, or old.
+    pub offline_action: OfflineAction,
 }
 
 /// What was found out about a machine.
@@ -81,22 +110,34 @@ enum Unkept {
 }
 
 impl Booter {
-    /// Answers from `store` and `controller`; every machine that asks is named to `sightings`, and what it is
-    /// told to `recorder`. No installer starts without what `answers` has for it.
-    #[expect(clippy::too_many_arguments, reason = "a boot has to do with all of these")]
-    pub fn new(
-        store: Store,
-        outbox: Outbox,
-        standing: Rc<Standing>,
-        controller: Rc<Controller>,
-        renderer: Renderer,
-        sightings: Sender<Mac>,
-        recorder: Rc<Recorder>,
-        answers: Rc<Answers>,
-    ) -> Self {
+    /// Answers with `parts`.
+    pub fn new(parts: Parts) -> Self {
+        let Parts {
+            store,
+            outbox,
+            standing,
+            controller,
+            renderer,
+            sightings,
+            recorder,
+            answers,
+            follower,
+            offline_action,
+        } = parts;
         let questions = Questions::new(controller, Rc::clone(&standing));
-        let begun = RefCell::default();
-        Self { store, outbox, standing, questions, renderer, sightings, recorder, begun, answers }
+        Self {
+            store,
+            outbox,
+            standing,
+            questions,
+            renderer,
+            sightings,
+            recorder,
+            begun: RefCell::default(),
+            answers,
+            follower,
+            offline_action,
+        }
     }
 
     /// The first script of a boot session, which has the machine ask again and say more about itself; before that it tries to
@@ -200,21 +241,31 @@ impl Booter {
     }
 
     async fn find(&self, mac: Mac) -> Found {
-        if self.standing.is_worth_asking() {
+        if self.is_to_ask(mac) {
             let asked_at = clock::now();
-            match self.questions.ask(mac).await {
-                Some(Some(record)) => return self.learn(record, asked_at).await,
-                Some(None) => return Found::Unknown,
-                None => {}
+            if let Some(NodeAnswer { record, version }) = self.questions.ask(mac).await {
+                self.follower.hear(Some(version), asked_at);
+                return match record {
+                    Some(record) => self.learn(record, asked_at).await,
+                    None => Found::Unknown,
+                };
             }
         }
-        match self.store.node(mac).and_then(|node| node.known) {
-            Some(known) => Found::Known {
-                freshness: Freshness::Past { age: age(known.fetched_at, clock::now()) },
-                record: Box::new(known.record),
-            },
+        let node = self.store.node(mac);
+        let age = node.as_ref().and_then(|node| self.follower.age(node)).unwrap_or_default();
+        match node.and_then(|node| node.known) {
+            Some(known) => {
+                Found::Known { freshness: Freshness::Past { age }, record: Box::new(known.record) }
+            }
             None => Found::Unreachable,
         }
+    }
+
+    /// An operator's order counts at once, so the controller is asked at every boot. While it does not even answer checks, no
+    /// machine waits for it whose record holds.
+    fn is_to_ask(&self, mac: Mac) -> bool {
+        let is_fresh = || self.store.node(mac).is_some_and(|node| self.follower.is_fresh(&node));
+        self.standing.is_worth_asking() && !(self.standing.is_failing() && is_fresh())
     }
 
     /// Keeps what the controller says, unless the machine has reported something that the controller does not know yet.
@@ -254,6 +305,7 @@ impl Booter {
             mode,
             autonomy: self.standing.autonomy(),
             install_given,
+            offline_action: self.offline_action,
         })
     }
 
@@ -274,9 +326,9 @@ impl Booter {
         let before = self.store.node(decision.mac).map(|node| node.facts);
         let node = self.store.begin_session(session, request, new_node(), now).await?;
         for effect in &decision.effects {
-            if let Effect::RememberInstall { version, is_alone } = *effect {
+            if let Effect::RememberInstall { version, is_limited } = *effect {
                 let given = self.store.mark_install_given(decision.mac, version).await?;
-                if is_alone && given == InstallGiven::Before {
+                if is_limited && given == InstallGiven::Before {
                     return Err(Unkept::GivenBefore);
                 }
             }
@@ -358,22 +410,14 @@ fn gives(boot: &Boot) -> Gives {
         | Boot::Installing
         | Boot::InstallFailed
         | Boot::LocalDisk
+        | Boot::Disputed
         | Boot::Retired => Gives::Disk,
     }
 }
 
 /// The record of a machine that only this site knows.
 fn discovered(node: &CachedNode) -> BootRecord {
-    BootRecord {
-        node_id: node.node_id,
-        mac_address: node.mac(),
-        hostname: None,
-        state: Lifecycle::Discovered,
-        workflow: None,
-        pending_command: None,
-        version: 0,
-        conflict_id: None,
-    }
+    BootRecord::new(node.node_id, node.mac(), Lifecycle::Discovered, 0)
 }
 
 /// Without this effect on disk the same wish could wipe a disk twice.
@@ -388,10 +432,6 @@ fn is_needed_for_safety(effect: &Effect) -> bool {
 fn sentences(decision: &Decision) -> String {
     let reasons: Vec<_> = decision.reasons.iter().map(ToString::to_string).collect();
     reasons.join("; ")
-}
-
-fn age(then: Timestamp, now: Timestamp) -> Duration {
-    Duration::from_secs(u64::try_from(now.seconds_since(then)).unwrap_or(0))
 }
 
 /// When a look at the disk that begins now has to be over.

@@ -8,7 +8,8 @@ use std::time::Duration;
 
 pub use pureboot_protocol::session::mode::Mode;
 use pureboot_protocol::{
-    Assignment, Autonomy, BootRecord, BootRequest, HardwareFact, Lifecycle, Mac, Workflow,
+    Assignment, Autonomy, BootRecord, BootRequest, ConflictId, HardwareFact, Lifecycle, Mac,
+    Timestamp, Workflow,
 };
 
 use crate::uplink::connectivity::Line;
@@ -26,6 +27,31 @@ pub struct Facts<'a> {
     pub autonomy: Autonomy,
     /// [`Effect::RememberInstall`] was recorded for this very version of the record before.
     pub install_given: bool,
+    /// What a machine does without the controller where nothing is known of it, or nothing that still holds.
+    pub offline_action: OfflineAction,
+}
+
+/// `[boot] offline_default_action`: what a machine does that asks while the controller is away.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum OfflineAction {
+    /// One that is known does what its record says, however old that is; a new one, what the site's autonomy allows.
+    #[default]
+    LastKnown,
+    /// One whose record no longer holds boots its disk; a new one does what the site's autonomy allows.
+    Discovery,
+    /// One whose record no longer holds, or that is new, boots its disk.
+    Local,
+}
+
+impl fmt::Display for OfflineAction {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Self::LastKnown => "last_known",
+            Self::Discovery => "discovery",
+            Self::Local => "local",
+        })
+    }
 }
 
 /// What is known about a machine.
@@ -105,6 +131,8 @@ pub enum Boot {
     InstallFailed,
     /// Its disk.
     LocalDisk,
+    /// Its disk, because site and controller disagree about it.
+    Disputed,
     /// Its disk, and an operator should know.
     Retired,
 }
@@ -121,6 +149,7 @@ impl fmt::Display for Boot {
             Self::Installing => "installing",
             Self::InstallFailed => "install_failed",
             Self::LocalDisk => "local_disk",
+            Self::Disputed => "disputed",
             Self::Retired => "retired",
         })
     }
@@ -136,7 +165,7 @@ pub enum Effect {
         /// The version of the node's record.
         version: u64,
         /// Whether the installer may only be given if it was not before.
-        is_alone: bool,
+        is_limited: bool,
     },
 }
 
@@ -144,7 +173,12 @@ pub enum Effect {
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Reason {
     /// Where the record is from.
-    Record(Freshness),
+    Record {
+        /// How far it can be relied on.
+        freshness: Freshness,
+        /// The node's version; 0 where only the site knows it.
+        version: u64,
+    },
     /// The controller has no record.
     NotListed,
     /// Nobody has a record.
@@ -186,17 +220,29 @@ pub enum Reason {
     TakenUpAlone(Autonomy),
     /// The site may not take it up alone.
     NotTakenUp(Autonomy),
+    /// The record has outlived its time, and the site's owner does not want it to be acted on.
+    TooOld(OfflineAction),
+    /// The site's owner does not want new machines to be taken up.
+    NewBootsLocal,
+    /// Nobody has decided whose word counts.
+    InConflict(ConflictId),
 }
 
 impl fmt::Display for Reason {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
-            Self::Record(Freshness::Asked) => f.write_str("the controller was asked just now"),
-            Self::Record(Freshness::Cached) => {
+            Self::Record { freshness: Freshness::Asked, .. } => {
+                f.write_str("the controller was asked just now")
+            }
+            Self::Record { freshness: Freshness::Cached, .. } => {
                 f.write_str("the controller was asked a short while ago")
             }
-            Self::Record(Freshness::Past { age }) => {
-                f.write_str("the controller does not answer - this is what it said ")?;
+            Self::Record { freshness: Freshness::Past { age }, version: 0 } => {
+                f.write_str("the controller does not answer - this is what the site found ")?;
+                write_age(*age, f)
+            }
+            Self::Record { freshness: Freshness::Past { age }, version } => {
+                write!(f, "the controller does not answer - this is record version {version} of ")?;
                 write_age(*age, f)
             }
             Self::NotListed => f.write_str("the controller does not know this machine"),
@@ -235,6 +281,18 @@ impl fmt::Display for Reason {
             Self::TakenUpAlone(autonomy) => {
                 write!(f, "autonomy {autonomy} lets the site list new machines as discovered")
             }
+            Self::TooOld(action) => {
+                write!(f, "its record has outlived its time - offline_default_action is {action}")
+            }
+            Self::NewBootsLocal => {
+                f.write_str("offline_default_action is local - new machines boot their disks")
+            }
+            Self::InConflict(id) => {
+                write!(
+                    f,
+                    "site and controller disagree about it in conflict {id} - nothing is installed until an operator decides"
+                )
+            }
             Self::NotTakenUp(autonomy) => {
                 write!(f, "autonomy {autonomy} leaves new machines to the controller")
             }
@@ -268,7 +326,17 @@ type Verdict = (Boot, Vec<Reason>, Vec<Effect>);
 
 fn decide_known(facts: &Facts<'_>, record: &BootRecord, freshness: Freshness) -> Verdict {
     let name = record.hostname.as_deref().and_then(HardwareFact::new);
-    let mut reasons = vec![Reason::Record(freshness), Reason::Node { name, state: record.state }];
+    let version = record.version;
+    let mut reasons =
+        vec![Reason::Record { freshness, version }, Reason::Node { name, state: record.state }];
+    if let Some(conflict) = record.conflict_id {
+        reasons.push(Reason::InConflict(conflict));
+        return (Boot::Disputed, reasons, Vec::new());
+    }
+    if is_stale(record, freshness) && facts.offline_action != OfflineAction::LastKnown {
+        reasons.push(Reason::TooOld(facts.offline_action));
+        return (Boot::LocalDisk, reasons, Vec::new());
+    }
     let (boot, reason) = match record.state {
         Lifecycle::Pending => return decide_pending(facts, record, freshness, reasons),
         Lifecycle::Discovered => (Boot::Discovered, Reason::NoPlan),
@@ -289,6 +357,14 @@ fn decide_known(facts: &Facts<'_>, record: &BootRecord, freshness: Freshness) ->
     };
     reasons.push(reason);
     (boot, reasons, Vec::new())
+}
+
+/// Whether nobody could be asked, and the controller's last word no longer holds.
+fn is_stale(record: &BootRecord, freshness: Freshness) -> bool {
+    match freshness {
+        Freshness::Past { age } => age.as_secs() >= record.valid_for_seconds,
+        Freshness::Asked | Freshness::Cached => false,
+    }
 }
 
 fn decide_pending(
@@ -313,21 +389,25 @@ fn decide_pending(
     reasons.push(Reason::Workflow(HardwareFact::from(workflow.name.clone())));
     // The mode is advice and may lag behind; a record from the past says as much as the mode does.
     let is_alone = facts.mode.is_offline() || matches!(freshness, Freshness::Past { .. });
-    if is_alone && facts.install_given {
+    let is_limited = is_alone && record.once;
+    if is_limited && facts.install_given {
         reasons.push(Reason::SecondTimeAlone);
         return (Boot::LocalDisk, reasons, Vec::new());
     }
-    if is_alone {
+    if is_limited {
         reasons.push(Reason::FirstTimeAlone);
     }
     // Remembered online too: the line may be gone when the machine comes back, and one wish is one installation.
-    let remember = Effect::RememberInstall { version: record.version, is_alone };
+    let remember = Effect::RememberInstall { version: record.version, is_limited };
     (Boot::Install(Box::new(workflow.clone())), reasons, vec![remember])
 }
 
 fn decide_new(facts: &Facts<'_>, found: Reason, is_alone: bool) -> Verdict {
     let autonomy = facts.autonomy;
     match autonomy {
+        _ if is_alone && facts.offline_action == OfflineAction::Local => {
+            (Boot::LocalDisk, vec![found, Reason::NewBootsLocal], Vec::new())
+        }
         _ if !is_alone => (Boot::Discovered, vec![found, Reason::TakenUp], vec![Effect::Discover]),
         Autonomy::Limited | Autonomy::Full => {
             (Boot::Discovered, vec![found, Reason::TakenUpAlone(autonomy)], vec![Effect::Discover])

@@ -122,6 +122,7 @@ fn script(scene: &Scene, decision: &Decision) -> Result<Script, FillError> {
         Boot::Installing => Script::Installing { mac },
         Boot::InstallFailed => Script::InstallFailed { mac },
         Boot::LocalDisk => Script::Local { mac },
+        Boot::Disputed => Script::Disputed { mac },
         Boot::Retired => Script::Retired { mac },
     })
 }

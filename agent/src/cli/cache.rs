@@ -1,5 +1,7 @@
 //! `pureboot-agent cache …`
 
+mod nodes;
+
 use std::fmt::Write as _;
 use std::fs::File;
 use std::io::{IsTerminal as _, Read as _};
@@ -46,6 +48,7 @@ enum Command {
     Stats(Stats),
     Verify(Verify),
     Evict(Evict),
+    Nodes(nodes::Nodes),
 }
 
 /// copy a file into the cache under a name such as bootloaders/undionly.kpxe or images/debian/linux
@@ -141,6 +144,7 @@ impl Cache {
             Command::Stats(stats) => stats.run(),
             Command::Verify(verify) => verify.run(),
             Command::Evict(evict) => evict.run(),
+            Command::Nodes(nodes) => nodes.run(),
         }
     }
 }

@@ -164,7 +164,7 @@ impl Init {
             ca_file: ca_file.or_else(|| former.and_then(|former| former.ca_file.clone())),
             allow_plain_http: self.allow_plain_http
                 || former.is_some_and(|former| former.allow_plain_http),
-            boot: BootConfig { listen: self.boot_listen.unwrap_or(boot.listen) },
+            boot: BootConfig { listen: self.boot_listen.unwrap_or(boot.listen), ..boot },
             tftp: TftpConfig { listen: self.tftp_listen.unwrap_or(tftp.listen), ..tftp },
             sync: former.map(|former| former.sync.clone()).unwrap_or_default(),
             dhcp: former.map(|former| former.dhcp.clone()).unwrap_or_default(),

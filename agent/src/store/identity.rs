@@ -3,7 +3,7 @@
 use pureboot_protocol::{AgentId, SiteConfig, Timestamp};
 use rusqlite::{Connection, OptionalExtension, Row, named_params};
 
-use super::{Json, Store, StoreError, Word};
+use super::{Json, Store, StoreError, Word, feed};
 
 /// What the controller has told the agent about itself.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -32,7 +32,16 @@ impl Store {
     /// # Errors
     /// See [`StoreError`]; the old identity stands.
     pub async fn save_identity(&self, identity: Identity) -> Result<(), StoreError> {
-        self.run(move |db| Ok(save(db, &identity)?)).await
+        self.run(move |db| {
+            let transaction = db.transaction()?;
+            if load(&transaction)?.is_some_and(|held| held.agent_id != identity.agent_id) {
+                // It may have joined another controller, and the numbers of that one are others.
+                feed::begin_anew(&transaction)?;
+            }
+            save(&transaction, &identity)?;
+            Ok(transaction.commit()?)
+        })
+        .await
     }
 }
 

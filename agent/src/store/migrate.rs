@@ -8,7 +8,11 @@ use super::open::OpenError;
 pub(super) const APPLICATION_ID: u32 = 0x5042_7364;
 
 /// Each step is one transaction: after a power cut the database has the old version or the new one.
-const STEPS: &[&str] = &[include_str!("schema.sql"), include_str!("steps/answers.sql")];
+const STEPS: &[&str] = &[
+    include_str!("schema.sql"),
+    include_str!("steps/answers.sql"),
+    include_str!("steps/records.sql"),
+];
 
 /// Brings the database to the newest version that this program knows.
 ///

@@ -3,10 +3,10 @@
 use std::collections::HashMap;
 use std::sync::{Arc, PoisonError, RwLock};
 
-use pureboot_protocol::{BootRecord, BootRequest, Mac, NodeId, Timestamp};
+use pureboot_protocol::{Assignment, BootRecord, BootRequest, Mac, NodeId, Timestamp};
 use rusqlite::{Connection, OptionalExtension, Row, named_params};
 
-use super::{Json, Store, StoreError, Word};
+use super::{Json, Store, StoreError, Word, feed};
 
 /// How many machines the site may know that the controller does not, with a record of the site's own or without one; a machine's
 /// address is easily made up.
@@ -27,6 +27,8 @@ pub struct CachedNode {
     pub install_given_version: Option<u64>,
     /// The change by which the site last moved the state in `known`, or took the order away that is acknowledged with it.
     pub state_seq: Option<u64>,
+    /// Whether the controller is to be asked about it: what is known may not be the controller's last word.
+    pub is_due: bool,
 }
 
 /// The controller's record of a machine, with what the machine has since reported at the site.
@@ -47,9 +49,22 @@ pub enum InstallGiven {
     Before,
 }
 
+/// What has become of a record that the controller has told.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Fate {
+    /// It is what the site goes by now.
+    Taken,
+    /// It is what the site goes by now, and older than what it went by: the controller has been restored (FAULTS C17).
+    Restored,
+    /// The site has learnt more since the controller was asked.
+    Overtaken,
+    /// The controller does not know yet what the site has seen of the node.
+    Unacknowledged,
+}
+
 impl CachedNode {
     /// Whether the controller has never told anything about it. Its versions begin at 1; the site writes 0.
-    fn is_known_here_only(&self) -> bool {
+    pub(crate) fn is_known_here_only(&self) -> bool {
         self.known.as_ref().is_none_or(|known| known.record.version == 0)
     }
 
@@ -62,12 +77,28 @@ impl CachedNode {
             last_seen_at: None,
             install_given_version: None,
             state_seq: None,
+            is_due: false,
         }
     }
 
     /// The boot interface; there is one node for each.
     pub fn mac(&self) -> Mac {
         self.facts.mac
+    }
+
+    /// Goes by `record` from now on. An installation that was given for the old one counts as given for this one as well where
+    /// the wish is the same under a new number: what machines do at a site raises versions too.
+    fn adopt(&mut self, record: BootRecord, asked_at: Timestamp) {
+        if let Some(known) = &self.known
+            && self.install_given_version >= Some(known.record.version)
+            && is_same_wish(&known.record, &record)
+        {
+            self.install_given_version = self.install_given_version.max(Some(record.version));
+        }
+        self.node_id = record.node_id;
+        self.known = Some(KnownRecord { record, fetched_at: asked_at });
+        self.state_seq = None;
+        self.is_due = false;
     }
 
     /// Takes over what a request says; what it leaves out stays.
@@ -104,6 +135,10 @@ impl Mirror {
     pub(super) fn replace(&self, nodes: Vec<CachedNode>) {
         let nodes = nodes.into_iter().map(|node| (node.mac(), node)).collect();
         *self.nodes.write().unwrap_or_else(PoisonError::into_inner) = nodes;
+    }
+
+    pub(super) fn forget(&self, mac: Mac) {
+        self.nodes.write().unwrap_or_else(PoisonError::into_inner).remove(&mac);
     }
 
     fn count(&self, is_counted: impl Fn(&CachedNode) -> bool) -> usize {
@@ -144,7 +179,7 @@ impl Store {
     ///
     /// The old record also stands where it has a higher version and was confirmed since the question was asked: an
     /// acknowledgement has overtaken the answer. A lower version that was asked for later is taken, because the controller has
-    /// been restored from a backup (FAULTS C17).
+    /// been restored from a backup (FAULTS C17); all other nodes are asked for anew then.
     ///
     /// # Errors
     /// See [`StoreError`].
@@ -156,18 +191,17 @@ impl Store {
         let mirror = self.nodes.clone();
         self.run(move |db| {
             let transaction = db.transaction()?;
-            let mut node = load(&transaction, record.mac_address)?
-                .unwrap_or_else(|| CachedNode::new(record.mac_address, record.node_id));
-            let is_overtaken = node.known.as_ref().is_some_and(|known| {
-                record.version < known.record.version && known.fetched_at >= asked_at
-            });
-            if !is_overtaken && !is_state_unacknowledged(&transaction, &node)? {
-                node.node_id = record.node_id;
-                node.known = Some(KnownRecord { record, fetched_at: asked_at });
-                node.state_seq = None;
+            let (node, fate) = take(&transaction, record, asked_at)?;
+            let is_restored = fate == Fate::Restored;
+            if is_restored {
+                feed::begin_anew(&transaction)?;
+                save(&transaction, &node)?;
             }
-            save(&transaction, &node)?;
             transaction.commit()?;
+            if is_restored {
+                feed::warn_of_restore(&node);
+                mirror.replace(load_all(db)?);
+            }
             mirror.put(node.clone());
             Ok(node)
         })
@@ -202,6 +236,43 @@ impl Store {
     }
 }
 
+/// Keeps `record` if it is the controller's last word, and answers the node as it is then.
+pub(super) fn take(
+    db: &Connection,
+    record: BootRecord,
+    asked_at: Timestamp,
+) -> rusqlite::Result<(CachedNode, Fate)> {
+    let mut node = load(db, record.mac_address)?
+        .unwrap_or_else(|| CachedNode::new(record.mac_address, record.node_id));
+    let held = node.known.as_ref().map(|known| (known.record.version, known.fetched_at));
+    let is_older = held.is_some_and(|(version, _)| record.version < version);
+    // One that is in doubt already is no news.
+    let was_due = node.is_due;
+    let fate = if is_older && held.is_some_and(|(_, fetched_at)| fetched_at >= asked_at) {
+        Fate::Overtaken
+    } else if is_state_unacknowledged(db, &node)? {
+        node.is_due = true;
+        Fate::Unacknowledged
+    } else {
+        node.adopt(record, asked_at);
+        if is_older && !was_due { Fate::Restored } else { Fate::Taken }
+    };
+    save(db, &node)?;
+    Ok((node, fate))
+}
+
+/// Whether the centre wants the same of a machine by both records, as far as that writes its disk. What cannot be told apart is the
+/// same: then an installer may be missing, and none is given twice.
+fn is_same_wish(old: &BootRecord, new: &BootRecord) -> bool {
+    let workflow = |record: &BootRecord| {
+        record.workflow.as_ref().map(|assignment| match assignment {
+            Assignment::Known(workflow) => Some(workflow.id),
+            Assignment::Foreign { .. } => None,
+        })
+    };
+    old.node_id == new.node_id && old.state == new.state && workflow(old) == workflow(new)
+}
+
 fn is_state_unacknowledged(db: &Connection, node: &CachedNode) -> rusqlite::Result<bool> {
     let Some(seq) = node.state_seq else { return Ok(false) };
     db.prepare_cached("SELECT 1 FROM outbox WHERE seq = ?1")?.exists([seq])
@@ -232,6 +303,7 @@ pub(super) fn read(row: &Row<'_>) -> rusqlite::Result<CachedNode> {
         last_seen_at: row.get::<_, Option<i64>>("last_seen_at")?.map(Timestamp::from_unix_ms),
         install_given_version: row.get("install_given_version")?,
         state_seq: row.get("state_seq")?,
+        is_due: row.get("is_due")?,
     })
 }
 
@@ -270,10 +342,10 @@ pub(super) fn load_all(db: &Connection) -> rusqlite::Result<Vec<CachedNode>> {
 
 pub(crate) fn save(db: &Connection, node: &CachedNode) -> rusqlite::Result<()> {
     db.prepare_cached(
-        "INSERT INTO nodes (mac, node_id, facts, record, fetched_at, last_seen_at, install_given_version, state_seq)
-         VALUES (:mac, :node_id, :facts, :record, :fetched_at, :last_seen_at, :install_given_version, :state_seq)
+        "INSERT INTO nodes (mac, node_id, facts, record, fetched_at, last_seen_at, install_given_version, state_seq, is_due)
+         VALUES (:mac, :node_id, :facts, :record, :fetched_at, :last_seen_at, :install_given_version, :state_seq, :is_due)
          ON CONFLICT (mac) DO UPDATE SET node_id = :node_id, facts = :facts, record = :record, fetched_at = :fetched_at,
-             last_seen_at = :last_seen_at, install_given_version = :install_given_version, state_seq = :state_seq",
+             last_seen_at = :last_seen_at, install_given_version = :install_given_version, state_seq = :state_seq, is_due = :is_due",
     )?
     .execute(named_params! {
         ":mac": Word(node.mac()),
@@ -284,6 +356,7 @@ pub(crate) fn save(db: &Connection, node: &CachedNode) -> rusqlite::Result<()> {
         ":last_seen_at": node.last_seen_at.map(Timestamp::unix_ms),
         ":install_given_version": node.install_given_version,
         ":state_seq": node.state_seq,
+        ":is_due": node.is_due,
     })?;
     Ok(())
 }

@@ -46,14 +46,8 @@ pub(crate) fn at(seconds: i64) -> Timestamp {
 
 pub(crate) fn record(n: u8, state: Lifecycle, version: u64) -> BootRecord {
     BootRecord {
-        node_id: node_id(n),
-        mac_address: mac(n),
         hostname: Some(format!("node-{n}")),
-        state,
-        workflow: None,
-        pending_command: None,
-        version,
-        conflict_id: None,
+        ..BootRecord::new(node_id(n), mac(n), state, version)
     }
 }
 
@@ -153,8 +147,9 @@ fn an_installation_is_given_once_for_each_version_even_across_restarts() {
     close(store);
     let store = open(dir.path());
     assert_eq!(given(&store, 4), InstallGiven::Before);
-    block_on(store.save_record(record(1, Lifecycle::Pending, 5), at(1))).unwrap();
-    assert_eq!(given(&store, 5), InstallGiven::Now);
+    block_on(store.save_record(record(1, Lifecycle::Installing, 5), at(1))).unwrap();
+    block_on(store.save_record(record(1, Lifecycle::Pending, 6), at(2))).unwrap();
+    assert_eq!(given(&store, 6), InstallGiven::Now);
     assert_eq!(given(&store, 4), InstallGiven::Before, "an older wish than the last one");
 }
 

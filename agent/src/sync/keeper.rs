@@ -145,8 +145,8 @@ impl Keeper {
     }
 
     async fn pinned_key(&self) -> anyhow::Result<PublicKey> {
-        let path = self.data_dir.signing_key_file();
-        smol::unblock(move || pinned_key(&path)).await
+        let data_dir = self.data_dir.clone();
+        smol::unblock(move || pinned_key(&data_dir)).await
     }
 }
 
@@ -154,14 +154,14 @@ impl Keeper {
 ///
 /// # Errors
 /// There is none, or its file is no good.
-pub(crate) fn pinned_key(path: &std::path::Path) -> anyhow::Result<PublicKey> {
-    let text = data_dir::read_private(path)?.with_context(|| {
+pub(crate) fn pinned_key(data_dir: &DataDir) -> anyhow::Result<PublicKey> {
+    data_dir::signing_key(data_dir)?.with_context(|| {
+        let path = data_dir.signing_key_file();
         format!(
             "there is no {}, so no manifest can be believed: make a new token for the site and run `pureboot-agent init --rejoin`",
             path.display()
         )
-    })?;
-    text.trim().parse().with_context(|| format!("{} holds no key", path.display()))
+    })
 }
 
 fn load(data_dir: &DataDir, site: SiteId) -> anyhow::Result<Option<(Catalog, Option<String>)>> {
@@ -169,6 +169,6 @@ fn load(data_dir: &DataDir, site: SiteId) -> anyhow::Result<Option<(Catalog, Opt
     let Some(text) = data_dir::read_private_up_to(&path, FILE_LEN_MAX)? else { return Ok(None) };
     let kept: Kept =
         serde_json::from_str(&text).with_context(|| format!("{} is damaged", path.display()))?;
-    let key = pinned_key(&data_dir.signing_key_file())?;
+    let key = pinned_key(data_dir)?;
     Ok(Some((Catalog::verify(&kept.signed, &key, site)?, kept.etag)))
 }

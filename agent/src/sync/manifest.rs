@@ -7,22 +7,15 @@ use std::collections::HashMap;
 use pureboot_protocol::{
     ContentHash, ContentKey, Manifest, ManifestEntry, PublicKey, SignedManifest, SiteId, Timestamp,
 };
-use ring::signature::{ED25519, UnparsedPublicKey};
+
+use crate::seal::{self, Unproven};
 
 /// Why a manifest is not believed.
 #[derive(Debug, PartialEq, Eq, thiserror::Error)]
 pub enum Unbelieved {
-    /// Somebody else has signed it, or nobody.
-    #[error("it is signed by key {named}, and not by {pinned}, which this agent has pinned")]
-    Signature {
-        /// The key that it names; nothing vouches for that.
-        named: String,
-        /// The key that was pinned when the agent joined.
-        pinned: String,
-    },
-    /// The controller has signed what this agent cannot read.
-    #[error("its text does not fit the API: {0}")]
-    Text(String),
+    /// The pinned key has not signed it, or has signed what this agent cannot read.
+    #[error(transparent)]
+    Unproven(#[from] Unproven),
     /// It is for others.
     #[error("it is site {0}'s")]
     OtherSite(SiteId),
@@ -74,15 +67,7 @@ impl Catalog {
         key: &PublicKey,
         site: SiteId,
     ) -> Result<Self, Unbelieved> {
-        let bytes = SignedManifest::signed_bytes(&signed.payload);
-        UnparsedPublicKey::new(&ED25519, key.as_bytes())
-            .verify(&bytes, signed.signature.as_bytes())
-            .map_err(|_| Unbelieved::Signature {
-                named: signed.key_id.chars().take(16).collect(),
-                pinned: key.id(),
-            })?;
-        let mut manifest: Manifest = serde_json::from_str(&signed.payload)
-            .map_err(|error| Unbelieved::Text(error.to_string()))?;
+        let mut manifest = seal::open(signed, key)?;
         if manifest.site_id != site {
             return Err(Unbelieved::OtherSite(manifest.site_id));
         }
@@ -195,11 +180,11 @@ mod tests {
         let (signer, other) = (Signer::new(1), Signer::new(2));
         let mut signed = other.sign(&manifest(7, vec![]));
         let refused = Catalog::verify(&signed, &signer.public(), site());
-        assert!(matches!(refused, Err(Unbelieved::Signature { .. })), "{refused:?}");
+        assert!(matches!(refused, Err(Unbelieved::Unproven(_))), "{refused:?}");
         signed = signer.sign(&manifest(7, vec![]));
         signed.payload = "<html>".to_owned();
         let refused = Catalog::verify(&signed, &signer.public(), site());
-        assert!(matches!(refused, Err(Unbelieved::Signature { .. })), "{refused:?}");
+        assert!(matches!(refused, Err(Unbelieved::Unproven(_))), "{refused:?}");
     }
 
     #[test]

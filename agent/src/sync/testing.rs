@@ -105,7 +105,7 @@ impl Signer {
         let payload = serde_json::to_string(manifest).expect("JSON");
         let signature = self.0.sign(&SignedManifest::signed_bytes(&payload));
         let signature = Signature::from_bytes(signature.as_ref().try_into().expect("64 bytes"));
-        SignedManifest { payload, signature, key_id: self.public().id() }
+        SignedManifest::new(payload, signature, &self.public())
     }
 }
 

@@ -1,5 +1,7 @@
 //! The controller as the agent sees it: a handful of typed questions over one kept connection.
 
+mod nodes;
+
 use std::cell::{Cell, RefCell};
 use std::fmt;
 use std::io::Write;
@@ -21,9 +23,9 @@ use hyper::http::response::Parts;
 use hyper::{Method, Request, Response, StatusCode};
 use pureboot_protocol::session::{BootReceipt, BootReport};
 use pureboot_protocol::{
-    BootRecord, ChangeBatch, ChangeReceipt, ContentHash, CredentialAnnouncement, CredentialHash,
-    Heartbeat, HeartbeatAnswer, Mac, Page, Problem, RegistrationAnswer, RegistrationRequest,
-    Secret, SheetAnswer, SheetQuestion, SignedManifest, Success,
+    ChangeBatch, ChangeReceipt, ContentHash, CredentialAnnouncement, CredentialHash, Heartbeat,
+    HeartbeatAnswer, Problem, RegistrationAnswer, RegistrationRequest, Secret, SheetAnswer,
+    SheetQuestion, SignedManifest, Success,
 };
 use rustls::pki_types::ServerName;
 use serde::Serialize;
@@ -31,6 +33,7 @@ use serde::de::DeserializeOwned;
 use smol::LocalExecutor;
 use smol::net::TcpStream;
 
+pub use self::nodes::{NodeAnswer, Trust};
 use crate::exchange::{Connection, ExchangeError, within};
 use crate::uplink::url::{CentralUrl, Scheme};
 
@@ -139,6 +142,8 @@ pub struct Controller {
     tls: Option<TlsConnector>,
     executor: Rc<LocalExecutor<'static>>,
     credential: RefCell<Option<Secret>>,
+    /// None before the agent has joined.
+    trust: Cell<Option<Trust>>,
     /// How often that has changed.
     changes: Cell<u64>,
     /// Whether bodies are understood in gzip; false once one has been refused, for as long as the agent runs.
@@ -223,6 +228,7 @@ impl Controller {
             tls,
             executor,
             credential: RefCell::default(),
+            trust: Cell::default(),
             changes: Cell::default(),
             takes_gzip: Cell::new(true),
             idle: RefCell::default(),
@@ -308,22 +314,6 @@ impl Controller {
     /// No answer, or a refusal.
     pub async fn hand_over(&self, report: &BootReport) -> Result<BootReceipt, CallError> {
         self.post_packed("/api/v1/agents/boots", report).await
-    }
-
-    /// What the controller knows of one machine; none if nothing.
-    ///
-    /// # Errors
-    /// No answer in time, a refusal, or an answer about another machine.
-    pub async fn node(&self, mac: Mac, budget: Duration) -> Result<Option<BootRecord>, CallError> {
-        let path = format!("/api/v1/agents/nodes?mac={mac}");
-        let page: Page<BootRecord> = self.call(Method::GET, &path, None, budget).await?;
-        match page.data.into_iter().next() {
-            Some(record) if record.mac_address != mac => Err(CallError::Foreign(format!(
-                "asked for {mac}, told about {}",
-                record.mac_address
-            ))),
-            record => Ok(record),
-        }
     }
 
     /// What the answer files of one node are made of; nothing of it has been checked.

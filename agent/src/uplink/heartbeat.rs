@@ -6,6 +6,7 @@ use pureboot_protocol::{Heartbeat, HeartbeatAnswer, Order, SiteConfig, SiteOrder
 use smol::Timer;
 
 use crate::clock;
+use crate::nodes::follow::Follower;
 use crate::outbox::Outbox;
 use crate::rng::Rng;
 use crate::store::{Identity, Store, StoreError};
@@ -42,6 +43,8 @@ pub struct Pulse<'a, V, C> {
     pub outbox: &'a Outbox,
     /// Carries out what the centre orders.
     pub obeyer: &'a Obeyer<'a, C>,
+    /// Hears how far the centre's nodes have changed.
+    pub follower: &'a Follower,
 }
 
 impl<V: Measure, C: Content> Pulse<'_, V, C> {
@@ -66,6 +69,7 @@ impl<V: Measure, C: Content> Pulse<'_, V, C> {
         let heartbeat = Heartbeat { command_results: self.obeyer.results(), ..vitals };
         // A line that only falters is left to the outbox's own pauses.
         let was_away = matches!(self.standing.line(), Line::Untried | Line::Offline { .. });
+        let asked_at = clock::now();
         let outcome = self.controller.heartbeat(&heartbeat).await;
         let now = clock::now();
         self.standing.learn(&outcome, now);
@@ -76,7 +80,14 @@ impl<V: Measure, C: Content> Pulse<'_, V, C> {
                     self.outbox.line_is_back();
                 }
                 self.standing.handle_heartbeat(answer.server_time, now);
+                self.follower.hear(answer.nodes_version, asked_at);
                 let commands = std::mem::take(&mut answer.commands);
+                if commands
+                    .iter()
+                    .any(|it| matches!(it.order, Order::Known(SiteOrder::Sync { .. })))
+                {
+                    self.follower.wish();
+                }
                 let is_ordered =
                     commands.iter().any(|it| it.order == Order::Known(SiteOrder::UpdateConfig {}));
                 let settings = adopt(answer, is_ordered, self.store, self.standing).await;

@@ -19,7 +19,7 @@ use crate::data_dir::{self, DataDir};
 use crate::rng::Rng;
 use crate::store::Identity;
 use crate::store::Store;
-use crate::uplink::controller::{CallError, Controller};
+use crate::uplink::controller::{CallError, Controller, Trust};
 use crate::uplink::standing::Standing;
 
 /// Between tries when the controller is away: doubled from the first to the last.
@@ -164,6 +164,7 @@ impl Joining<'_> {
         // Joining anew is the one way to another key: a person has brought the token for it.
         let (key_file, key) = (self.data_dir.signing_key_file(), answer.signing_key.to_string());
         smol::unblock(move || data_dir::write_private(&key_file, &key)).await?;
+        self.controller.trust(Trust { site_id: site, key: answer.signing_key });
         let identity = Identity {
             agent_id: answer.agent_id,
             config: answer.config,

@@ -184,11 +184,19 @@ impl<'a, C: Content> Obeyer<'a, C> {
 
     /// Asks anew about a machine. Its record stays until another one is there (FAULTS C15).
     async fn ask_about(&self, mac: Mac) -> Option<Ending> {
-        if self.store.node(mac).is_none() {
-            return Some(Ending::completed(format!("the site remembers nothing of {mac}")));
+        match self.store.mark_due(mac).await {
+            Ok(true) => {}
+            Ok(false) => {
+                return Some(Ending::completed(format!("the site remembers nothing of {mac}")));
+            }
+            Err(error) => {
+                log::warn!(mac:%, error:%; "what is known of {mac} cannot be doubted now");
+                return None;
+            }
         }
         let asked_at = clock::now();
-        let record = match self.controller.node(mac, CHECK).await {
+        let answer = self.controller.node(mac, CHECK).await;
+        let record = match answer.map(|answer| answer.record) {
             Ok(Some(record)) => record,
             Ok(None) => {
                 let text = format!("the controller knows no machine {mac}; its record stays");

@@ -11,6 +11,7 @@ use crate::answers::keeper::Answers;
 use crate::config::Config;
 use crate::data_dir::DataDir;
 use crate::exchange::within;
+use crate::nodes::follow::Follower;
 use crate::outbox::{self, Flusher, Outbox};
 use crate::rng::Rng;
 use crate::session::recorder::Recorder;
@@ -51,6 +52,8 @@ pub struct Uplink<V> {
     pub recorder: Rc<Recorder>,
     /// Keeps answer files up to date.
     pub answers: Rc<Answers>,
+    /// Keeps records up to date.
+    pub follower: Rc<Follower>,
     /// Chance for pauses.
     pub rng: Rng,
 }
@@ -89,6 +92,7 @@ impl<V: Measure> Uplink<V> {
             standing: &self.standing,
             outbox: &self.outbox,
             obeyer: &obeyer,
+            follower: &self.follower,
         };
         let mut sync_rng = Rng::from_seed(self.rng.next_u64());
         let mut answers_rng = Rng::from_seed(self.rng.next_u64());
@@ -100,6 +104,7 @@ impl<V: Measure> Uplink<V> {
         let flushing = outbox::run(self.flusher, &courier, flush_rng);
         let changing = smol::future::zip(rotation.finish(), obeyer.run());
         let speaking = smol::future::zip(pulse.run(&mut self.rng), flushing);
+        let speaking = smol::future::zip(speaking, self.follower.run());
         let telling = teller::tell(&self.recorder, &self.controller, &self.standing);
         let explaining = smol::future::zip(syncing, telling);
         smol::future::zip(changing, smol::future::zip(speaking, explaining)).await;

@@ -169,6 +169,11 @@ impl Standing {
         self.agent_id().is_some() && !matches!(self.line(), Line::Offline { .. })
     }
 
+    /// Whether the last checks of the line failed, and not only calls that were cut short.
+    pub fn is_failing(&self) -> bool {
+        matches!(self.line(), Line::Degraded { failures: 1.., .. })
+    }
+
     /// When the controller last answered.
     pub fn last_online_at(&self) -> Option<Timestamp> {
         self.connectivity.borrow().last_online_at()

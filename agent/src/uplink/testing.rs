@@ -7,9 +7,14 @@ use std::rc::Rc;
 use std::sync::mpsc::{self, Receiver};
 use std::thread;
 
+use pureboot_protocol::{
+    BootRecord, Mac, NodeRecords, PublicKey, Signature, SignedRecords, SiteId, Success, Timestamp,
+    Told,
+};
+use ring::signature::{Ed25519KeyPair, KeyPair as _};
 use smol::LocalExecutor;
 
-use crate::uplink::controller::Controller;
+use crate::uplink::controller::{Controller, Trust};
 use crate::uplink::tls;
 
 /// A server on loopback.
@@ -36,13 +41,49 @@ impl Centre {
     /// A client that calls it.
     pub(crate) fn client(&self, executor: &Rc<LocalExecutor<'static>>) -> Controller {
         let url = format!("http://127.0.0.1:{}", self.port).parse().expect("a URL");
-        Controller::new(Rc::clone(executor), url, tls::connector(None).expect("a connector"))
+        let tls = tls::connector(None).expect("a connector");
+        let controller = Controller::new(Rc::clone(executor), url, tls);
+        controller.trust(Trust { site_id: site(), key: key(&signer(KEY)) });
+        controller
     }
 
     /// The requests so far, head and body.
     pub(crate) fn heard(&self) -> Vec<String> {
         self.heard.try_iter().collect()
     }
+}
+
+/// The seed of the key that the client has pinned.
+pub(crate) const KEY: u8 = 1;
+
+/// The client's site.
+pub(crate) fn site() -> SiteId {
+    SiteId::from_random([2; 16])
+}
+
+fn signer(seed: u8) -> Ed25519KeyPair {
+    Ed25519KeyPair::from_seed_unchecked(&[seed; 32]).expect("32 bytes are a seed")
+}
+
+fn key(signer: &Ed25519KeyPair) -> PublicKey {
+    PublicKey::from_bytes(signer.public_key().as_ref().try_into().expect("32 bytes"))
+}
+
+/// What a controller says to `site` of its nodes, signed by the key that `seed` makes.
+pub(crate) fn signed(told: Told, site_id: SiteId, seed: u8) -> String {
+    let issued_at = Timestamp::from_unix_ms(0);
+    let payload = serde_json::to_string(&NodeRecords { site_id, issued_at, told }).expect("JSON");
+    let signer = signer(seed);
+    let signature = signer.sign(&SignedRecords::signed_bytes(&payload));
+    let signature = Signature::from_bytes(signature.as_ref().try_into().expect("64 bytes"));
+    let signed = SignedRecords::new(payload, signature, &key(&signer));
+    serde_json::to_string(&Success::new(signed)).expect("JSON")
+}
+
+/// What the controller says of the node with `mac_address`.
+pub(crate) fn about(mac_address: Mac, record: Option<BootRecord>) -> String {
+    let record = record.map(Box::new);
+    signed(Told::Node { mac_address, record, foreign: None, version: 0 }, site(), KEY)
 }
 
 /// Reads a request to its end, answers it, and returns it.

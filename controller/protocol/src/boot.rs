@@ -1,12 +1,16 @@
 //! What a machine says when it asks for its script, and what the controller knows that decides the answer.
 
+use std::collections::BTreeMap;
 use std::str::FromStr;
 
 use serde::{Deserialize, Serialize};
 
 use crate::command::known_order;
 use crate::site::words;
-use crate::{Assignment, ConflictId, HardwareFact, Lifecycle, Mac, NodeId, PendingCommand};
+use crate::{
+    Assignment, ConflictId, FileName, GroupId, HardwareFact, Lifecycle, Mac, NodeId,
+    PendingCommand, SiteId,
+};
 
 words! {
     /// The processor that the boot loader was built for, as iPXE's `${buildarch}` names it.
@@ -105,6 +109,20 @@ impl BootRequest {
     }
 }
 
+/// How long a site may rely on a record without another word from the controller, where the record does not say: as long as five
+/// heartbeats.
+pub const VALID_FOR_SECONDS: u64 = 300;
+
+/// A logical group of nodes, as a record names it.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
+pub struct RecordGroup {
+    /// Which.
+    pub id: GroupId,
+    /// Its name below those of the groups that it is in, as in `/web/front`.
+    pub path: String,
+}
+
 /// All that decides what a node boots, as the controller knows it: what `GET /agents/nodes` answers and the site keeps.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
@@ -127,6 +145,51 @@ pub struct BootRecord {
     /// What site and controller disagree about, while nobody has decided. Until then the node must not be installed.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub conflict_id: Option<ConflictId>,
+    /// Whose it is; none while it is any site's.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub home_site_id: Option<SiteId>,
+    /// The group that it is in.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub group: Option<RecordGroup>,
+    /// The versions of the templates that the workflow's answer files are made of, by file.
+    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+    pub template_versions: BTreeMap<FileName, u64>,
+    /// For how many seconds the record holds after the controller's last word on it. Later it is stale, and still all there is.
+    #[serde(default = "valid_for_seconds")]
+    pub valid_for_seconds: u64,
+    /// Whether what the record leads to writes a disk, so that without the controller it is done at most once for this version.
+    #[serde(default = "once")]
+    pub once: bool,
+}
+
+impl BootRecord {
+    /// A record that says nothing of a node but what it is, at `version`.
+    pub fn new(node_id: NodeId, mac_address: Mac, state: Lifecycle, version: u64) -> Self {
+        Self {
+            node_id,
+            mac_address,
+            hostname: None,
+            state,
+            workflow: None,
+            pending_command: None,
+            version,
+            conflict_id: None,
+            home_site_id: None,
+            group: None,
+            template_versions: BTreeMap::new(),
+            valid_for_seconds: VALID_FOR_SECONDS,
+            once: true,
+        }
+    }
+}
+
+fn valid_for_seconds() -> u64 {
+    VALID_FOR_SECONDS
+}
+
+/// A record that an earlier program has kept does not say it, and no disk may be written twice for that.
+fn once() -> bool {
+    true
 }
 
 #[cfg(test)]

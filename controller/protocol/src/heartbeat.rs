@@ -85,4 +85,8 @@ pub struct HeartbeatAnswer {
     pub config: Option<SiteConfig>,
     /// The newest version of the site's settings.
     pub config_version: u64,
+    /// The newest number of a change of the site's nodes; whoever has followed up to it need not ask for what has changed. None
+    /// from a controller that does not tell.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub nodes_version: Option<u64>,
 }

@@ -21,6 +21,7 @@ mod registration;
 mod secret;
 pub mod session;
 mod sheet;
+mod signed;
 mod site;
 mod template;
 mod text;
@@ -29,7 +30,7 @@ mod variable;
 mod workflow;
 
 pub use answer::{FieldError, Page, Problem, Success};
-pub use boot::{Arch, BootMode, BootRecord, BootRequest, Platform};
+pub use boot::{Arch, BootMode, BootRecord, BootRequest, Platform, RecordGroup, VALID_FOR_SECONDS};
 pub use change::{
     Change, ChangeBatch, ChangeId, ChangePayload, ChangeReceipt, ChangeResult, ClockQuality, Epoch,
     Outcome, RegisterNode,
@@ -40,7 +41,7 @@ pub use command::{
 };
 pub use conflict::{ConflictKind, Resolution};
 pub use content::{Category, ContentHash, ContentKey, ContentKeyError};
-pub use feed::{NodeChange, NodeChanges, Present};
+pub use feed::{NodeChange, NodeChanges, NodeRecords, SignedRecords, Told};
 pub use heartbeat::{Heartbeat, HeartbeatAnswer, Service};
 pub use hex::HexError;
 pub use id::{
@@ -49,11 +50,12 @@ pub use id::{
 };
 pub use mac::{Mac, MacError};
 pub use manifest::{Chunks, Manifest, ManifestEntry, PublicKey, Signature, SignedManifest};
-pub use migration::{ForeignBoot, ForeignNode, NodeRecords};
+pub use migration::{ForeignBoot, ForeignNode};
 pub use node::{HealthStatus, Lifecycle, LifecycleError, Node, NodeEvent, NodeEventKind};
 pub use registration::{CredentialAnnouncement, RegistrationAnswer, RegistrationRequest};
 pub use secret::{CredentialHash, RegistrationToken, Secret, TokenError};
 pub use sheet::{AnswerFile, AnswerSheet, AnswerValue, Nonce, SheetAnswer, SheetQuestion};
+pub use signed::{Sealed, Signed};
 pub use site::{
     AgentStatus, Autonomy, CachePolicy, ConflictResolution, DiscoveryMethod, MigrationPolicy,
     SiteConfig, UnknownWord,

@@ -1,18 +1,12 @@
 //! The controller's signed list of the content of a site.
 //!
-//! The list travels as a text within an envelope, and the signature is over that text's bytes as they were delivered, so that
-//! a receiver checks before it parses and no two programs have to agree on how JSON is written:
-//!
-//! `signature = Ed25519(key, SignedManifest::DOMAIN ++ payload)` (RFC 8032 §5.1)
-//!
-//! The domain keeps a signature of a manifest from being taken for one of anything else that the same key signs. What a
-//! receiver has to hold against the manifest that it has: the site is its own, `version` is not lower, and with the same
-//! version `issued_at` is not earlier.
+//! The list travels as a text within an envelope ([`Signed`]). What a receiver has to hold against the manifest that it has: the
+//! site is its own, `version` is not lower, and with the same version `issued_at` is not earlier.
 
 use serde::{Deserialize, Serialize};
 
 use crate::hex::hex_bytes;
-use crate::{ContentHash, ContentKey, SiteId, Timestamp};
+use crate::{ContentHash, ContentKey, Sealed, Signed, SiteId, Timestamp};
 
 hex_bytes! {
     /// An Ed25519 public key (RFC 8032 §5.1.5), written as 64 lower-case hexadecimal digits.
@@ -108,25 +102,10 @@ impl Chunks {
 }
 
 /// A manifest as it travels.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
-pub struct SignedManifest {
-    /// A [`Manifest`] in JSON; not to be parsed before the signature has been checked.
-    pub payload: String,
-    /// The signature of [`SignedManifest::signed_bytes`].
-    pub signature: Signature,
-    /// [`PublicKey::id`] of the key that signed, for people.
-    pub key_id: String,
-}
+pub type SignedManifest = Signed<Manifest>;
 
-impl SignedManifest {
-    /// What stands before the payload in the bytes that are signed.
-    pub const DOMAIN: &str = "pureboot manifest 1\n";
-
-    /// The bytes that are signed.
-    pub fn signed_bytes(payload: &str) -> Vec<u8> {
-        [Self::DOMAIN, payload].concat().into_bytes()
-    }
+impl Sealed for Manifest {
+    const DOMAIN: &str = "pureboot manifest 1\n";
 }
 
 /// A [`ContentKey`] as the fields `category` and `path`.

@@ -2,8 +2,8 @@
 
 use serde::{Deserialize, Serialize};
 
+use crate::ClaimId;
 use crate::site::words;
-use crate::{BootRecord, ClaimId, Page};
 
 words! {
     /// What a node of another site boots here until somebody has moved it.
@@ -25,16 +25,4 @@ pub struct ForeignNode {
     pub boots: ForeignBoot,
     /// The claim that waits for a decision; none before the site has told of the machine.
     pub claim_id: Option<ClaimId>,
-}
-
-/// The answer to `GET /agents/nodes`, page by page.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
-pub struct NodeRecords {
-    /// The records.
-    #[serde(flatten)]
-    pub page: Page<BootRecord>,
-    /// Where one machine was asked for that is at home at another site.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub foreign: Option<ForeignNode>,
 }

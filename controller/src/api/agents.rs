@@ -5,8 +5,8 @@ use axum::http::StatusCode;
 use axum::response::Response;
 use pureboot_protocol::{
     AgentId, AgentStatus, COMMAND_RESULTS_MAX, CredentialAnnouncement, Heartbeat, HeartbeatAnswer,
-    NodeChanges, NodeRecords, Order, RegistrationAnswer, RegistrationRequest, RegistrationToken,
-    Secret, SiteId, SiteOrder, Success,
+    NodeRecords, Order, RegistrationAnswer, RegistrationRequest, RegistrationToken, Secret,
+    SignedRecords, SiteId, SiteOrder, Success, Told,
 };
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
@@ -158,6 +158,7 @@ pub(crate) async fn heartbeat(
             commands: heard.commands,
             config,
             config_version,
+            nodes_version: Some(heard.nodes_version),
         },
     ))
 }
@@ -179,22 +180,13 @@ fn check(heartbeat: &Heartbeat) -> Result<(), ApiError> {
 pub(crate) struct Filter {
     /// Only the node with this address.
     mac: Option<String>,
-    /// Only what has changed since, as `NodeChanges` says; 0 for everything. It is the `version` of the answer before, and
-    /// takes the place of a cursor.
+    /// What has changed since, as `NodeChanges` says; 0, or nothing, for everything. It is the `version` of the answer before,
+    /// and takes the place of a cursor.
     since_version: Option<u64>,
 }
 
-/// The answer to a question for nodes.
-#[derive(Serialize, JsonSchema)]
-#[serde(untagged)]
-pub(crate) enum Nodes {
-    /// With `since_version`: what has changed since.
-    Changed(NodeChanges),
-    /// Without: the records, page by page.
-    All(NodeRecords),
-}
-
-/// `GET /agents/nodes`: what decides the boots at the agent's site, or what has changed of it.
+/// `GET /agents/nodes`: what decides the boots at the agent's site, or of one of its nodes. Signed, because a site acts on it when
+/// nobody can be asked.
 pub(crate) async fn nodes(
     State(app): State<App>,
     agent: Agent,
@@ -202,20 +194,30 @@ pub(crate) async fn nodes(
     Query(filter): Query<Filter>,
 ) -> Result<Response, ApiError> {
     let mac = filter.mac.as_deref().map(mac).transpose()?;
-    let Some(since) = filter.since_version else {
-        let page = app.store.boot_records(agent.site_id, mac, &paging).await?;
-        let foreign = match mac.filter(|_| page.data.is_empty()) {
-            Some(mac) => app.store.foreign_node(agent.site_id, mac).await?,
-            None => None,
-        };
-        return Ok(json(StatusCode::OK, &Nodes::All(NodeRecords { page, foreign })));
-    };
     let mut check = Check::default();
-    check.require("since_version", mac.is_none(), "ask for one node or for what has changed");
+    let is_one = mac.is_none() || filter.since_version.is_none();
+    check.require("since_version", is_one, "ask for one node or for what has changed");
     check.require("cursor", paging.after.is_none(), "ask with the version of the last answer");
     check.done()?;
-    let changes = app.store.node_changes(agent.site_id, since, paging.limit).await?;
-    Ok(json(StatusCode::OK, &Nodes::Changed(changes)))
+    let told = match mac {
+        Some(mac_address) => {
+            let (record, version) = app.store.boot_record(agent.site_id, mac_address).await?;
+            let foreign = match record {
+                Some(_) => None,
+                None => app.store.foreign_node(agent.site_id, mac_address).await?,
+            };
+            Told::Node { mac_address, record: record.map(Box::new), foreign, version }
+        }
+        None => {
+            let since = filter.since_version.unwrap_or(0);
+            Told::Changes(app.store.node_changes(agent.site_id, since, paging.limit).await?)
+        }
+    };
+    let records = NodeRecords { site_id: agent.site_id, issued_at: app.now(), told };
+    let payload =
+        serde_json::to_string(&records).map_err(|error| ApiError::Internal(Box::new(error)))?;
+    let signed: SignedRecords = app.content.signer.sign(payload);
+    Ok(json(StatusCode::OK, &Success::new(signed)))
 }
 
 /// `GET /agents`.

@@ -84,7 +84,7 @@ pub(crate) async fn of_site(
     headers: HeaderMap,
 ) -> Result<Response, ApiError> {
     let issued = app.store.manifest(site_id, app.now()).await?;
-    answer(&app, issued, &headers, |SignedManifest { payload, signature, key_id }| {
+    answer(&app, issued, &headers, |SignedManifest { payload, signature, key_id, .. }| {
         let manifest =
             serde_json::from_str(&payload).map_err(|error| ApiError::Internal(Box::new(error)))?;
         Ok(Readable { manifest, signature, key_id, payload })
@@ -114,7 +114,7 @@ fn answer<T: Serialize>(
     if known.is_some_and(|known| is_known(known, &tag)) {
         return Ok((StatusCode::NOT_MODIFIED, [(ETAG, etag)]).into_response());
     }
-    let form = form(app.content.signer.sign_manifest(issued.payload))?;
+    let form = form(app.content.signer.sign(issued.payload))?;
     let mut response = json(StatusCode::OK, &Success::new(form));
     response.headers_mut().insert(ETAG, etag);
     Ok(response)

@@ -6,7 +6,7 @@ use std::os::unix::fs::{OpenOptionsExt, PermissionsExt};
 use std::path::Path;
 
 use anyhow::{Context, bail};
-use pureboot_protocol::{ContentHash, Nonce, PublicKey, SheetAnswer, Signature, SignedManifest};
+use pureboot_protocol::{ContentHash, Nonce, PublicKey, Sealed, SheetAnswer, Signature, Signed};
 use ring::rand::SystemRandom;
 use ring::signature::{Ed25519KeyPair, KeyPair};
 
@@ -94,18 +94,18 @@ impl Signer {
         self.public
     }
 
-    /// Puts a manifest into its envelope.
-    pub(crate) fn sign_manifest(&self, payload: String) -> SignedManifest {
-        let signature = self.sign(&SignedManifest::signed_bytes(&payload));
-        SignedManifest { payload, signature, key_id: self.public.id() }
+    /// Puts a text that is a `T` into its envelope.
+    pub(crate) fn sign<T: Sealed>(&self, payload: String) -> Signed<T> {
+        let signature = self.signature(&Signed::<T>::signed_bytes(&payload));
+        Signed::new(payload, signature, &self.public)
     }
 
     /// Signs the digest of a node's answer sheet for the one question that has `nonce`.
     pub(crate) fn sign_sheet(&self, nonce: &Nonce, digest: &ContentHash) -> Signature {
-        self.sign(&SheetAnswer::signed_bytes(nonce, digest))
+        self.signature(&SheetAnswer::signed_bytes(nonce, digest))
     }
 
-    fn sign(&self, bytes: &[u8]) -> Signature {
+    fn signature(&self, bytes: &[u8]) -> Signature {
         let signature = <[u8; 64]>::try_from(self.pair.sign(bytes).as_ref())
             .expect("an Ed25519 signature has 64 bytes (RFC 8032 §5.1.6)");
         Signature::from_bytes(signature)
@@ -115,6 +115,7 @@ impl Signer {
 #[cfg(test)]
 mod tests {
     use proptest::prelude::*;
+    use pureboot_protocol::{SignedManifest, SignedRecords};
     use ring::signature::{ED25519, UnparsedPublicKey};
 
     use super::*;
@@ -135,7 +136,7 @@ mod tests {
             payload in "[ -~]{1,200}", at in any::<prop::sample::Index>(), flip in 1..128_u8, in_signature: bool,
         ) {
             let signer = signer();
-            let signed = signer.sign_manifest(payload);
+            let signed = signer.sign(payload);
             prop_assert!(verifies(&signer.public(), &signed));
             prop_assert!(!verifies(&self::signer().public(), &signed));
             let mut touched = signed.clone();
@@ -156,10 +157,18 @@ mod tests {
     #[test]
     fn a_signature_of_the_payload_alone_is_none_of_a_manifest() {
         let signer = signer();
-        let mut signed = signer.sign_manifest("{}".to_owned());
+        let mut signed = signer.sign("{}".to_owned());
         let bare = signer.pair.sign(b"{}");
         signed.signature = Signature::from_bytes(bare.as_ref().try_into().expect("64 bytes"));
         assert!(!verifies(&signer.public(), &signed));
+    }
+
+    #[test]
+    fn a_signature_of_one_kind_is_none_of_another() {
+        let signer = signer();
+        let records: SignedRecords = signer.sign("{}".to_owned());
+        let manifest = SignedManifest::new("{}".to_owned(), records.signature, &signer.public());
+        assert!(!verifies(&signer.public(), &manifest));
     }
 
     #[test]

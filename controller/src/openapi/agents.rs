@@ -4,7 +4,7 @@ use axum::http::Method;
 use pureboot_protocol::session::{BootReceipt, BootReport};
 use pureboot_protocol::{
     ChangeBatch, ChangeReceipt, CredentialAnnouncement, Heartbeat, HeartbeatAnswer,
-    RegistrationAnswer, RegistrationRequest, SheetAnswer, SheetQuestion,
+    RegistrationAnswer, RegistrationRequest, SheetAnswer, SheetQuestion, SignedRecords,
 };
 
 use super::operation::Operation;
@@ -36,10 +36,10 @@ pub(super) fn operations() -> Vec<Operation> {
             .bare::<HeartbeatAnswer>(),
         get(
             "/api/v1/agents/nodes",
-            "What decides the boots at the agent's site, or with since_version what has changed of it",
+            "What decides the boots at the agent's site, or of one of its nodes, signed; the payload is NodeRecords",
         )
         .query::<agents::Filter>()
-        .bare::<agents::Nodes>()
+        .one::<SignedRecords>()
         .paged(),
         post("/api/v1/agents/boots", "Hand over what was seen of boots; it explains and decides nothing")
             .body::<BootReport>()

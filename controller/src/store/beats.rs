@@ -8,6 +8,7 @@ use sqlx::{AssertSqlSafe, Row};
 use crate::auth::Agent;
 use crate::store::commands::{self, Said};
 use crate::store::many::{ROWS_MAX, pieces, values};
+use crate::store::records::NEWEST;
 use crate::store::row::{DbConnection, DbRow, count, flag, int, time_opt, to_json, word, word_opt};
 use crate::store::{Store, StoreError};
 
@@ -48,6 +49,8 @@ pub(crate) struct Heard {
     pub(crate) before: Option<AgentStatus>,
     /// The version of the site's settings.
     pub(crate) config_version: u64,
+    /// The newest number of a change of the site's nodes.
+    pub(crate) nodes_version: u64,
     /// What its agent is ordered to do.
     pub(crate) commands: Vec<SiteCommand>,
 }
@@ -110,6 +113,7 @@ impl Standing {
                 path: row.try_get("path")?,
                 before: word_opt(row, "agent_status")?,
                 config_version: count(row, "version")?,
+                nodes_version: count(row, "nodes_version")?,
                 commands: Vec::new(),
             },
         })
@@ -178,9 +182,10 @@ async fn standings(
             s.heartbeat_interval AS interval_set,
             (SELECT coalesce(max(h.number), 0) FROM heartbeats h WHERE h.site_id = a.site_id) AS last_number,
             EXISTS (SELECT 1 FROM commands c WHERE c.site_id = a.site_id AND c.finished_at IS NULL
-                AND c.leased_until <= beat.column3) AS is_wanted
+                AND c.leased_until <= beat.column3) AS is_wanted, {} AS nodes_version
          FROM ({}) AS beat JOIN agents a ON a.site_id = beat.column1 AND a.id = beat.column2
          JOIN sites s ON s.id = a.site_id",
+        NEWEST.replace("{site}", "beat.column1"),
         values(beats.len(), 3)
     );
     let mut query = sqlx::query(AssertSqlSafe(sql));

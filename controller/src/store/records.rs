@@ -7,67 +7,44 @@
 use std::collections::{BTreeMap, HashMap};
 
 use pureboot_protocol::{
-    Assignment, BootRecord, ConflictId, Lifecycle, Mac, Node, NodeChange, NodeChanges, NodeId,
-    Page, Present, SiteId, TemplateId, Workflow, WorkflowId,
+    Assignment, BootRecord, ConflictId, GroupId, Lifecycle, Mac, Node, NodeChange, NodeChanges,
+    NodeId, RecordGroup, SiteId, TemplateId, Workflow, WorkflowId,
 };
-use sqlx::AssertSqlSafe;
+use sqlx::{AssertSqlSafe, Row as _};
 
 use crate::store::nodes;
-use crate::store::page::Paging;
 use crate::store::row::{DbConnection, DbRow, count, int, word_opt};
 use crate::store::tree::Assignments;
 use crate::store::{Store, StoreError, workflows};
 
-/// How long a site may act on a record without asking again, while it could ask: as long as five heartbeats.
-const VALID_FOR_SECONDS: u64 = 300;
 /// The home of a departed node that had none.
 const NO_SITE: &str = "";
 
 impl Store {
-    /// What decides the boots at `site`: its nodes and those without a home, or the one of them with `mac`.
+    /// What decides the boots of the node with `mac`, if it is one of `site`'s or without a home; and the newest number that
+    /// concerns the site.
     ///
     /// # Errors
     /// The database fails.
-    pub(crate) async fn boot_records(
+    pub(crate) async fn boot_record(
         &self,
         site: SiteId,
-        mac: Option<Mac>,
-        paging: &Paging,
-    ) -> Result<Page<BootRecord>, StoreError> {
-        let mac = mac.map(|mac| mac.to_string());
-        let (position, id, rows) = paging.rising();
+        mac: Mac,
+    ) -> Result<(Option<BootRecord>, u64), StoreError> {
         // One snapshot, so that no record pairs a node with a workflow of another moment.
         let mut tx = self.reader.begin().await?;
-        let rows = sqlx::query(AssertSqlSafe(format!(
+        let newest = newest(&mut tx, site).await?;
+        let row = sqlx::query(AssertSqlSafe(format!(
             "SELECT n.*, {OPEN_CONFLICT} FROM nodes n
-             WHERE (home_site_id = $1 OR home_site_id IS NULL) AND ($2 IS NULL OR mac_address = $2)
-               AND (created_at, id) > ($3, $4)
-             ORDER BY created_at, id LIMIT $5"
+             WHERE mac_address = $2 AND (home_site_id = $1 OR home_site_id IS NULL)"
         )))
         .bind(site.to_string())
-        .bind(&mac)
-        .bind(position)
-        .bind(id)
-        .bind(rows)
-        .fetch_all(&mut *tx)
+        .bind(mac.to_string())
+        .fetch_optional(&mut *tx)
         .await?;
-        let total = sqlx::query(
-            "SELECT count(*) AS total FROM nodes
-             WHERE (home_site_id = $1 OR home_site_id IS NULL) AND ($2 IS NULL OR mac_address = $2)",
-        )
-        .bind(site.to_string())
-        .bind(&mac)
-        .fetch_one(&mut *tx)
-        .await?;
-        let disputed: Vec<_> = rows.iter().map(Disputed::read).collect::<Result<_, _>>()?;
-        let Page { success, data, total, next_cursor } =
-            paging.page(disputed, count(&total, "total")?, |disputed| nodes::place(&disputed.node));
-        let mut maker = Maker::default();
-        let mut records = Vec::with_capacity(data.len());
-        for disputed in data {
-            records.push(maker.record(&mut tx, disputed).await?);
-        }
-        Ok(Page { success, data: records, total, next_cursor })
+        let Some(row) = row else { return Ok((None, newest)) };
+        let record = Maker::default().record(&mut tx, Disputed::read(&row)?).await?;
+        Ok((Some(record), newest))
     }
 
     /// What has changed of the nodes of `site` after the change `since`, in order and at most `limit` of it.
@@ -81,9 +58,8 @@ impl Store {
         limit: u16,
     ) -> Result<NodeChanges, StoreError> {
         let mut tx = self.reader.begin().await?;
-        let highest = sqlx::query("SELECT coalesce(max(change_number), 0) AS number FROM nodes");
-        let highest: u64 = count(&highest.fetch_one(&mut *tx).await?, "number")?;
-        let since = if since > highest { 0 } else { since };
+        let newest = newest(&mut tx, site).await?;
+        let since = if since > newest { 0 } else { since };
         let rows = sqlx::query(AssertSqlSafe(format!(
             "SELECT n.*, changed.number, changed.is_present, count(*) OVER () AS total, {OPEN_CONFLICT} FROM (
                 SELECT id, change_number AS number, 1 AS is_present FROM nodes
@@ -107,14 +83,28 @@ impl Store {
             version = count(row, "number")?;
             let disputed = Disputed::read(row)?;
             data.push(if count::<u8>(row, "is_present")? == 1 {
-                NodeChange::Present(Box::new(maker.present(&mut tx, disputed).await?))
+                NodeChange::Present(Box::new(maker.record(&mut tx, disputed).await?))
             } else {
                 NodeChange::Left { node_id: disputed.node.id }
             });
         }
-        let version = if has_more { version } else { highest };
-        Ok(NodeChanges { success: true, data, total, since_version: since, version, has_more })
+        let version = if has_more { version } else { newest };
+        Ok(NodeChanges { data, total, since_version: since, version, has_more })
     }
+}
+
+/// The newest number of a change of a node that is the site's, or was; `{site}` stands for the site. Each part is one look into
+/// an index.
+pub(super) const NEWEST: &str = "(SELECT coalesce(max(latest.number), 0) FROM (
+    SELECT max(change_number) AS number FROM nodes WHERE home_site_id = {site}
+    UNION ALL SELECT max(change_number) FROM nodes WHERE home_site_id IS NULL
+    UNION ALL SELECT max(number) FROM node_departures WHERE site_id = {site}
+    UNION ALL SELECT max(number) FROM node_departures WHERE site_id = '') AS latest)";
+
+async fn newest(db: &mut DbConnection, site: SiteId) -> Result<u64, StoreError> {
+    let sql = format!("SELECT {} AS number", NEWEST.replace("{site}", "$1"));
+    let row = sqlx::query(AssertSqlSafe(sql)).bind(site.to_string()).fetch_one(db).await?;
+    count(&row, "number")
 }
 
 /// The conflict of the site `$1` about the node `n` that nobody has decided.
@@ -139,6 +129,7 @@ struct Maker {
     assignments: Assignments,
     workflows: HashMap<WorkflowId, Option<Workflow>>,
     template_versions: HashMap<TemplateId, u64>,
+    groups: HashMap<GroupId, Option<RecordGroup>>,
 }
 
 impl Maker {
@@ -148,34 +139,44 @@ impl Maker {
         disputed: Disputed,
     ) -> Result<BootRecord, StoreError> {
         let Disputed { node, conflict_id } = disputed;
-        let workflow = self.workflow(db, &node).await?.map(Assignment::Known);
+        let workflow = self.workflow(db, &node).await?;
+        let writes = matches!(node.state, Lifecycle::Pending | Lifecycle::Reprovision);
+        let once = writes && workflow.is_some();
+        let mut template_versions = BTreeMap::new();
+        for (file, id) in workflow.iter().flat_map(|workflow| &workflow.templates) {
+            template_versions.insert(file.clone(), self.template_version(db, *id).await?);
+        }
+        let group = match node.group_id {
+            Some(id) => self.group(db, id).await?,
+            None => None,
+        };
         Ok(BootRecord {
-            node_id: node.id,
-            mac_address: node.mac_address,
             hostname: node.hostname,
-            state: node.state,
-            workflow,
+            workflow: workflow.map(Assignment::Known),
             pending_command: node.pending_command,
-            version: node.version,
             conflict_id,
+            home_site_id: node.home_site_id,
+            group,
+            template_versions,
+            once,
+            ..BootRecord::new(node.id, node.mac_address, node.state, node.version)
         })
     }
 
-    async fn present(
+    async fn group(
         &mut self,
         db: &mut DbConnection,
-        disputed: Disputed,
-    ) -> Result<Present, StoreError> {
-        let state = disputed.node.state;
-        let writes = matches!(state, Lifecycle::Pending | Lifecycle::Reprovision);
-        let workflow = self.workflow(db, &disputed.node).await?;
-        let once = writes && workflow.is_some();
-        let mut template_versions = BTreeMap::new();
-        for (file, id) in workflow.map(|workflow| workflow.templates).unwrap_or_default() {
-            template_versions.insert(file, self.template_version(db, id).await?);
+        id: GroupId,
+    ) -> Result<Option<RecordGroup>, StoreError> {
+        if let Some(group) = self.groups.get(&id) {
+            return Ok(group.clone());
         }
-        let record = self.record(db, disputed).await?;
-        Ok(Present { record, template_versions, valid_for_seconds: VALID_FOR_SECONDS, once })
+        let row = sqlx::query("SELECT path FROM sites WHERE id = $1").bind(id.to_string());
+        let row = row.fetch_optional(db).await?;
+        let path = row.map(|row| row.try_get("path")).transpose()?;
+        let group = path.map(|path| RecordGroup { id, path });
+        self.groups.insert(id, group.clone());
+        Ok(group)
     }
 
     async fn workflow(

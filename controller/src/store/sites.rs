@@ -323,6 +323,10 @@ pub(super) async fn change(
     } else if hands_down(&old) != hands_down(&site) {
         records::renumber(db, Reach::Inheriting).await?;
     }
+    if old.path != site.path {
+        // Records name groups by their paths.
+        records::renumber(db, Reach::All).await?;
+    }
     Ok(site)
 }
 

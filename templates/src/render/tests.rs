@@ -87,6 +87,7 @@ fn every_script() -> Vec<Script> {
         Script::Installing { mac },
         Script::InstallFailed { mac },
         Script::Local { mac },
+        Script::Disputed { mac },
         Script::Retired { mac },
         Script::Error { lines: vec!["the first line".to_owned(), "the second line".to_owned()] },
     ]

@@ -4,15 +4,15 @@ use std::cell::RefCell;
 use std::collections::HashMap;
 use std::rc::Rc;
 
-use pureboot_protocol::{BootRecord, Mac};
+use pureboot_protocol::Mac;
 use smol::lock::OnceCell;
 
 use crate::clock;
-use crate::uplink::controller::{AT_BOOT, Controller};
+use crate::uplink::controller::{AT_BOOT, Controller, NodeAnswer};
 use crate::uplink::standing::Standing;
 
-/// What the controller said: a record, or that it has none. None of both: it did not say.
-type Answer = Option<Option<BootRecord>>;
+/// What the controller said; none if it did not.
+type Answer = Option<NodeAnswer>;
 
 /// The questions in flight.
 pub(super) struct Questions {

@@ -36,14 +36,9 @@ fn workflow() -> Workflow {
 
 fn record(state: Lifecycle, workflow: Option<Workflow>) -> BootRecord {
     BootRecord {
-        node_id: NodeId::from_random([2; 16]),
-        mac_address: request().mac,
         hostname: Some("web 1".to_owned()),
-        state,
         workflow: workflow.map(Assignment::Known),
-        pending_command: None,
-        version: 7,
-        conflict_id: None,
+        ..BootRecord::new(NodeId::from_random([2; 16]), request().mac, state, 7)
     }
 }
 
@@ -57,6 +52,7 @@ fn known(record: &BootRecord, freshness: Freshness, mode: Mode, install_given: b
                 mode,
                 autonomy: *autonomy,
                 install_given,
+                offline_action: OfflineAction::LastKnown,
             })
         })
         .collect();
@@ -74,6 +70,7 @@ fn word(decision: &Decision) -> String {
         Boot::Installing => "installing",
         Boot::InstallFailed => "failed",
         Boot::LocalDisk => "disk",
+        Boot::Disputed => "disputed",
         Boot::Foreign { .. } => "foreign",
         Boot::Retired => "retired",
     };
@@ -162,6 +159,7 @@ fn a_new_machine_is_taken_up_where_the_site_may() {
                         mode,
                         autonomy: *autonomy,
                         install_given: false,
+                        offline_action: OfflineAction::LastKnown,
                     })
                 })
                 .to_vec();
@@ -202,7 +200,14 @@ fn the_reasons_can_be_read_aloud() {
         (Knowledge::Unreachable, offline(), Autonomy::Readonly),
     ] {
         let request = request();
-        tell(decide(&Facts { request: &request, knowledge, mode, autonomy, install_given: false }));
+        tell(decide(&Facts {
+            request: &request,
+            knowledge,
+            mode,
+            autonomy,
+            install_given: false,
+            offline_action: OfflineAction::LastKnown,
+        }));
     }
     expect![[r#"
         discovered: the controller was asked just now; node web 1 is discovered; nobody has planned anything for it yet
@@ -219,8 +224,8 @@ fn the_reasons_can_be_read_aloud() {
         retired: the controller was asked just now; node web 1 is retired; it is gone for good
         no workflow: the controller was asked a short while ago; node web 1 is pending; no workflow is assigned to it
         disk: the controller was asked a short while ago; node web 1 is reprovision; no workflow is assigned to it; it is to be installed anew - that begins when it is set to pending
-        INSTALL +once: the controller does not answer - this is what it said 3 h 12 min ago; node web 1 is pending; its workflow is debian-12; without the controller an installer is given once - this is that time
-        disk: the controller does not answer - this is what it said 3 h 12 min ago; node web 1 is pending; its workflow is debian-12; the installer was given before - without the controller it is given once
+        INSTALL +once: the controller does not answer - this is record version 7 of 3 h 12 min ago; node web 1 is pending; its workflow is debian-12; without the controller an installer is given once - this is that time
+        disk: the controller does not answer - this is record version 7 of 3 h 12 min ago; node web 1 is pending; its workflow is debian-12; the installer was given before - without the controller it is given once
         discovered +list: the controller does not know this machine; new machines are listed as discovered
         discovered +list: the controller does not answer and nothing is remembered of this machine; autonomy limited lets the site list new machines as discovered
         come back: the controller does not answer and nothing is remembered of this machine; autonomy readonly leaves new machines to the controller
@@ -239,8 +244,8 @@ fn an_age_is_told_in_its_two_largest_units() {
         (31_626_000, "366 d 1 h ago"),
     ] {
         let age = Duration::from_secs(seconds);
-        let text = Reason::Record(Freshness::Past { age }).to_string();
-        assert!(text.ends_with(&format!(" said {expected}")), "{text}");
+        let text = Reason::Record { freshness: Freshness::Past { age }, version: 7 }.to_string();
+        assert!(text.ends_with(&format!(" record version 7 of {expected}")), "{text}");
     }
 }
 
@@ -257,12 +262,95 @@ fn u7_a_method_that_is_not_understood_installs_nothing() {
 }
 
 #[test]
+fn a_node_in_conflict_boots_its_disk_whatever_else_is_known() {
+    for state in Lifecycle::ALL {
+        let conflict_id = Some(ConflictId::from_random([4; 16]));
+        let record = BootRecord { conflict_id, ..record(*state, Some(workflow())) };
+        for (freshness, mode) in [
+            (Freshness::Asked, Mode::Online),
+            (Freshness::Cached, Mode::Degraded),
+            (PAST, Mode::Degraded),
+            (PAST, offline()),
+        ] {
+            let decision = known(&record, freshness, mode, false);
+            assert_eq!(
+                (word(&decision), decision.effects.len()),
+                ("disputed".to_owned(), 0),
+                "{state}"
+            );
+            let reason = decision.reasons.last().map(Reason::to_string).unwrap_or_default();
+            assert!(reason.contains("nothing is installed until an operator decides"), "{reason}");
+        }
+    }
+}
+
+#[test]
+fn what_the_sites_owner_wants_offline_is_done_where_nothing_that_holds_is_known() {
+    let fresh = Freshness::Past { age: Duration::from_secs(299) };
+    let stale = Freshness::Past { age: Duration::from_secs(300) };
+    let (pending, active) =
+        (record(Lifecycle::Pending, Some(workflow())), record(Lifecycle::Active, None));
+    let known = |record, freshness| Knowledge::Known { record, freshness };
+    let columns = [
+        (known(&pending, Freshness::Asked), Mode::Online),
+        (known(&pending, fresh), offline()),
+        (known(&pending, stale), offline()),
+        (known(&pending, stale), Mode::Degraded),
+        (known(&active, stale), offline()),
+        (Knowledge::Unknown, Mode::Online),
+        (Knowledge::Unreachable, offline()),
+    ];
+    let actions = [OfflineAction::LastKnown, OfflineAction::Discovery, OfflineAction::Local];
+    let rows = actions.iter().flat_map(|offline_action| {
+        Autonomy::ALL.iter().map(move |autonomy| {
+            let decisions = columns.map(|(knowledge, mode)| {
+                decide(&Facts {
+                    request: &request(),
+                    knowledge,
+                    mode,
+                    autonomy: *autonomy,
+                    install_given: false,
+                    offline_action: *offline_action,
+                })
+            });
+            (format!("{offline_action} {autonomy}"), decisions.to_vec())
+        })
+    });
+    // Columns: pending, asked; pending, offline for less than its record holds; longer; longer, degraded; active, offline; new,
+    // asked; new, offline.
+    check(
+        rows,
+        expect![[r#"
+        last_known readonly           INSTALL +once     INSTALL +once     INSTALL +once     INSTALL +once     disk              discovered +list  come back
+        last_known limited            INSTALL +once     INSTALL +once     INSTALL +once     INSTALL +once     disk              discovered +list  discovered +list
+        last_known full               INSTALL +once     INSTALL +once     INSTALL +once     INSTALL +once     disk              discovered +list  discovered +list
+        discovery readonly            INSTALL +once     INSTALL +once     disk              disk              disk              discovered +list  come back
+        discovery limited             INSTALL +once     INSTALL +once     disk              disk              disk              discovered +list  discovered +list
+        discovery full                INSTALL +once     INSTALL +once     disk              disk              disk              discovered +list  discovered +list
+        local readonly                INSTALL +once     INSTALL +once     disk              disk              disk              discovered +list  disk
+        local limited                 INSTALL +once     INSTALL +once     disk              disk              disk              discovered +list  disk
+        local full                    INSTALL +once     INSTALL +once     disk              disk              disk              discovered +list  disk
+    "#]],
+    );
+}
+
+#[test]
+fn what_writes_no_disk_is_done_as_often_as_it_is_wanted() {
+    let free = BootRecord { once: false, ..record(Lifecycle::Pending, Some(workflow())) };
+    assert_eq!(word(&known(&free, PAST, offline(), true)), "INSTALL +once");
+    assert_eq!(
+        known(&free, PAST, offline(), true).effects,
+        [Effect::RememberInstall { version: 7, is_limited: false }]
+    );
+}
+
+#[test]
 fn an_installation_is_remembered_by_version() {
     let record = record(Lifecycle::Pending, Some(workflow()));
     let decision = known(&record, PAST, offline(), false);
     assert_eq!(decision.boot, Boot::Install(Box::new(workflow())));
     assert_eq!(decision.mac, request().mac);
-    let remember = Effect::RememberInstall { version: 7, is_alone: true };
+    let remember = Effect::RememberInstall { version: 7, is_limited: true };
     assert_eq!(decision.effects, [remember]);
 }
 
@@ -275,6 +363,7 @@ struct Case {
     mode: Mode,
     autonomy: Autonomy,
     install_given: bool,
+    offline_action: OfflineAction,
 }
 
 impl Case {
@@ -284,8 +373,15 @@ impl Case {
             None if self.is_unreachable => Knowledge::Unreachable,
             None => Knowledge::Unknown,
         };
-        let (mode, autonomy, install_given) = (self.mode, self.autonomy, self.install_given);
-        decide(&Facts { request: &request(), knowledge, mode, autonomy, install_given })
+        let Self { mode, autonomy, install_given, offline_action, .. } = *self;
+        decide(&Facts {
+            request: &request(),
+            knowledge,
+            mode,
+            autonomy,
+            install_given,
+            offline_action,
+        })
     }
 
     fn is_confirmed(&self) -> bool {
@@ -298,10 +394,12 @@ prop_compose! {
         state in select(Lifecycle::ALL),
         has_workflow: bool,
         hostname in option::of("\\PC{0,200}|[\\x00-\\x7f]{0,40}"),
+        is_disputed in proptest::bool::weighted(0.2),
         name in "\\PC{0,200}|[\\x00-\\x7f]{0,40}",
     ) -> BootRecord {
         let workflow = has_workflow.then(|| Workflow { name, ..workflow() });
-        BootRecord { hostname, ..record(state, workflow) }
+        let conflict_id = is_disputed.then(|| ConflictId::from_random([4; 16]));
+        BootRecord { hostname, conflict_id, ..record(state, workflow) }
     }
 }
 
@@ -313,8 +411,9 @@ prop_compose! {
         mode in select(vec![Mode::Online, Mode::Degraded, offline()]),
         autonomy in select(Autonomy::ALL),
         install_given: bool,
+        offline_action in select(vec![OfflineAction::LastKnown, OfflineAction::Discovery, OfflineAction::Local]),
     ) -> Case {
-        Case { record, freshness, is_unreachable, mode, autonomy, install_given }
+        Case { record, freshness, is_unreachable, mode, autonomy, install_given, offline_action }
     }
 }
 
@@ -329,6 +428,7 @@ proptest! {
         if let Boot::Install(workflow) = decision.boot {
             let record = case.record.expect("an installer without a record");
             prop_assert_eq!(record.state, Lifecycle::Pending);
+            prop_assert_eq!(record.conflict_id, None);
             prop_assert_eq!(record.workflow, Some(Assignment::Known(*workflow)));
         }
     }

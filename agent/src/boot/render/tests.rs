@@ -1,4 +1,4 @@
-use expect_test::expect;
+use expect_test::{expect, expect_file};
 use proptest::prelude::*;
 
 use pureboot_protocol::{
@@ -209,4 +209,44 @@ proptest! {
         prop_assert_eq!(script.lines().count(), plain.lines().count());
         prop_assert_eq!(script.matches("${").count(), plain.matches("${").count());
     }
+}
+
+#[test]
+fn each_state_says_offline_since_when_by_which_record_and_what_happens_now() {
+    use crate::boot::decide::{Facts, Freshness, Knowledge, OfflineAction, decide};
+    use pureboot_protocol::{Assignment, Autonomy, BootRecord, ConflictId, Lifecycle, NodeId};
+
+    let decision = install("debian-12", 1, "quiet");
+    let Boot::Install(workflow) = decision.boot else { panic!("{decision:?}") };
+    let record = |state| BootRecord {
+        hostname: Some("web-1".to_owned()),
+        workflow: Some(Assignment::Known((*workflow).clone())),
+        ..BootRecord::new(NodeId::from_random([2; 16]), mac(), state, 7)
+    };
+    let mut cases: Vec<_> = Lifecycle::ALL.iter().map(|state| (record(*state), false)).collect();
+    cases.push((record(Lifecycle::Pending), true));
+    let conflict_id = Some(ConflictId::from_random([4; 16]));
+    cases.push((BootRecord { conflict_id, ..record(Lifecycle::Pending) }, false));
+    let request = BootRequest::new(mac());
+    let age = std::time::Duration::from_secs(11_520);
+    let mut told = String::new();
+    for (record, install_given) in &cases {
+        let decision = decide(&Facts {
+            request: &request,
+            knowledge: Knowledge::Known { record, freshness: Freshness::Past { age } },
+            mode: scene().mode,
+            autonomy: Autonomy::Readonly,
+            install_given: *install_given,
+            offline_action: OfflineAction::LastKnown,
+        });
+        let script = renderer().decision(&scene(), &decision).expect("a script");
+        check_script(&script, &scene().base).expect("iPXE understands it");
+        let lines = script.lines().filter(|line| {
+            let word = line.split(' ').next().unwrap_or_default();
+            ["echo", "kernel", "initrd", "sanboot"].contains(&word)
+        });
+        told.extend(lines.flat_map(|line| [line, "\n"]));
+        told.push('\n');
+    }
+    expect_file!["offline.expected"].assert_eq(&told);
 }

@@ -1,7 +1,7 @@
 use std::rc::Rc;
 use std::time::Duration;
 
-use pureboot_protocol::{BootRecord, CommandOutcome, Lifecycle, Order, Success};
+use pureboot_protocol::{CommandOutcome, Lifecycle, Order};
 use smol::LocalExecutor;
 use smol::Timer;
 use smol::future::block_on;
@@ -10,7 +10,7 @@ use super::*;
 use crate::data_dir::DataDir;
 use crate::store::CachedNode;
 use crate::store::tests::{at, event, mac, open, record};
-use crate::uplink::testing::Centre;
+use crate::uplink::testing::{Centre, about};
 
 /// How a test waits for what is carried out beside it.
 const PATIENCE: Duration = Duration::from_secs(20);
@@ -79,20 +79,13 @@ fn with_obeyer<C: Content>(
     }));
 }
 
-fn page(records: &[BootRecord]) -> String {
-    let page = serde_json::to_value(Success::new(records)).expect("JSON");
-    let mut page = page.as_object().expect("an object").clone();
-    page.insert("total".to_owned(), records.len().into());
-    serde_json::to_string(&page).expect("JSON")
-}
-
 fn version(store: &Store) -> Option<u64> {
     Some(store.node(mac(1))?.known?.record.version)
 }
 
 #[test]
 fn what_is_to_be_asked_about_is_asked_about() {
-    let answers = vec![(200, page(&[record(1, Lifecycle::Active, 4)]))];
+    let answers = vec![(200, about(mac(1), Some(record(1, Lifecycle::Active, 4))))];
     with_obeyer(&Unneeded, answers, async |obeyer, store| {
         let about = SiteOrder::Invalidate(Invalid::Node { mac: mac(1) });
         obeyer.handle_answer(&[], vec![command(1, about)], no_settings());
@@ -108,9 +101,10 @@ fn what_is_to_be_asked_about_is_asked_about() {
 
 #[test]
 fn c15_what_is_remembered_stays_while_the_controller_does_not_say_what_it_has_become() {
-    for (answer, outcome) in
-        [((500, "broken".to_owned()), None), ((200, page(&[])), Some(CommandOutcome::Completed))]
-    {
+    for (answer, outcome) in [
+        ((500, "broken".to_owned()), None),
+        ((200, about(mac(1), None)), Some(CommandOutcome::Completed)),
+    ] {
         with_obeyer(&Unneeded, vec![answer], async |obeyer, store| {
             let about = SiteOrder::Invalidate(Invalid::Node { mac: mac(1) });
             obeyer.handle_answer(&[], vec![command(1, about)], no_settings());
@@ -127,7 +121,7 @@ fn c15_what_is_remembered_stays_while_the_controller_does_not_say_what_it_has_be
 #[test]
 fn nothing_waits_for_content_and_its_progress_is_told() {
     let (go, wait) = bounded(1);
-    let answers = vec![(200, page(&[record(1, Lifecycle::Active, 4)]))];
+    let answers = vec![(200, about(mac(1), Some(record(1, Lifecycle::Active, 4))))];
     with_obeyer(&Slow(wait), answers, async |obeyer, store| {
         let sync = SiteOrder::Sync { force: false, categories: Vec::new() };
         let about = SiteOrder::Invalidate(Invalid::Node { mac: mac(1) });
@@ -158,7 +152,7 @@ fn the_end_of_an_order_for_settings_is_what_became_of_them() {
 
 #[test]
 fn an_answer_that_does_not_know_of_the_sites_own_reports_is_asked_for_again() {
-    let answers = vec![(200, page(&[record(1, Lifecycle::Active, 3)]))];
+    let answers = vec![(200, about(mac(1), Some(record(1, Lifecycle::Active, 3))))];
     with_obeyer(&Unneeded, answers, async |obeyer, store| {
         let move_it = |node: &mut CachedNode| {
             node.known.as_mut().expect("a record").record.state = Lifecycle::Installed;

@@ -1,8 +1,6 @@
 //! What an agent gets to render answer files by: all of it, signed for this one question, and no secret that no template names.
 
-use pureboot_protocol::{
-    AnswerSheet, ContentHash, NodeChanges, NodeId, Nonce, SheetAnswer, SheetQuestion,
-};
+use pureboot_protocol::{AnswerSheet, ContentHash, NodeId, Nonce, SheetAnswer, SheetQuestion};
 use ring::signature::{ED25519, UnparsedPublicKey};
 use serde_json::{Value, json};
 use sha2::{Digest, Sha256};
@@ -210,9 +208,7 @@ async fn whatever_a_sheet_is_made_of_makes_sites_ask_again() {
     let node = make_node(&centre, &agent, &template).await;
     let mut version = 0;
     let mut changed = async || {
-        let path = format!("/api/v1/agents/nodes?since_version={version}");
-        let answer = centre.call(&agent.credential, "GET", &path, None).await;
-        let answer: NodeChanges = serde_json::from_value(answer.body).expect("changes");
+        let answer = centre.changes(&agent.credential, &format!("since_version={version}")).await;
         version = answer.version;
         answer.data.len()
     };

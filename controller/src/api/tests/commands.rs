@@ -277,8 +277,8 @@ async fn a_machine_is_told_by_its_agent_and_what_it_acknowledges_is_done() {
     let given = centre.listen(&agent).await;
     assert_eq!(given.len(), 1);
     assert_eq!(given[0]["params"], json!({"mac": "02:00:00:00:00:01"}), "the agent asks anew");
-    let records = centre.call(&agent.credential, "GET", "/api/v1/agents/nodes", None).await;
-    assert_eq!(records.data()[0]["pending_command"], pending);
+    let records = centre.records(&agent.credential).await;
+    assert_eq!(records[0]["pending_command"], pending);
     let acknowledge = |seq, id: &Value| {
         let mut event = event(seq, 1, NodeEventKind::Heartbeat);
         event["payload"]["acknowledged_command"] = id.clone();

@@ -59,8 +59,7 @@ fn brief(node: &Value) -> String {
 }
 
 async fn record(centre: &Centre, agent: &Joined) -> Value {
-    let answer = centre.call(&agent.credential, "GET", "/api/v1/agents/nodes", None).await;
-    answer.data()[0].clone()
+    centre.records(&agent.credential).await.swap_remove(0)
 }
 
 #[tokio::test]

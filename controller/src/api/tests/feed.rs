@@ -3,17 +3,56 @@
 use std::collections::BTreeMap;
 
 use proptest::prelude::*;
-use pureboot_protocol::{BootRecord, Lifecycle, NodeChange, NodeChanges, NodeId, SiteId};
+use pureboot_protocol::{
+    BootRecord, Lifecycle, NodeChange, NodeChanges, NodeId, NodeRecords, PublicKey, Secret,
+    SignedRecords, SiteId, Told,
+};
+use ring::signature::{ED25519, UnparsedPublicKey};
 use serde_json::{Value, json};
 
 use super::changes::{hand_over, seen, wish};
-use super::{Centre, Joined, id};
+use super::{Centre, Joined, heartbeat, id, registration};
+
+impl Centre {
+    /// What an agent is told that asks with `query`, once its envelope is opened.
+    pub(super) async fn told(&self, credential: &Secret, query: &str) -> NodeRecords {
+        let path = format!("/api/v1/agents/nodes?{query}");
+        let answer = self.call(credential, "GET", &path, None).await;
+        assert_eq!(answer.status, 200, "{answer:?}");
+        let signed: SignedRecords =
+            serde_json::from_value(answer.data().clone()).expect("an envelope");
+        serde_json::from_str(&signed.payload).expect("records")
+    }
+
+    /// What has changed, as an agent is told it that asks with `query`.
+    pub(super) async fn changes(&self, credential: &Secret, query: &str) -> NodeChanges {
+        match self.told(credential, query).await.told {
+            Told::Changes(changes) => changes,
+            told @ Told::Node { .. } => panic!("{told:?}"),
+        }
+    }
+
+    /// Every record of an agent's site, in JSON.
+    pub(super) async fn records(&self, credential: &Secret) -> Vec<Value> {
+        let changes = self.changes(credential, "limit=500").await.data.into_iter();
+        let record = |change| match change {
+            NodeChange::Present(record) => Some(json!(record)),
+            NodeChange::Left { .. } => None,
+        };
+        changes.filter_map(record).collect()
+    }
+
+    /// The record of the node with `mac` as an agent is told it, in JSON.
+    pub(super) async fn record_of(&self, credential: &Secret, mac: &str) -> Option<Value> {
+        match self.told(credential, &format!("mac={mac}")).await.told {
+            Told::Node { record, .. } => record.map(|record| json!(record)),
+            told @ Told::Changes(_) => panic!("{told:?}"),
+        }
+    }
+}
 
 async fn ask(centre: &Centre, agent: &Joined, since: u64, limit: u16) -> NodeChanges {
-    let path = format!("/api/v1/agents/nodes?since_version={since}&limit={limit}");
-    let answer = centre.call(&agent.credential, "GET", &path, None).await;
-    assert_eq!(answer.status, 200, "{answer:?}");
-    serde_json::from_value(answer.body).expect("changes")
+    centre.changes(&agent.credential, &format!("since_version={since}&limit={limit}")).await
 }
 
 /// What a site knows that follows the changes.
@@ -38,7 +77,7 @@ impl Follower {
             for change in answer.data {
                 match change {
                     NodeChange::Present(node) => {
-                        self.records.insert(node.record.node_id, node.record);
+                        self.records.insert(node.node_id, *node);
                     }
                     NodeChange::Left { node_id } => _ = self.records.remove(&node_id),
                 }
@@ -52,9 +91,8 @@ impl Follower {
 
     /// Whether that is what a site would be told that asks for everything.
     async fn check(&self, centre: &Centre, agent: &Joined) {
-        let answer =
-            centre.call(&agent.credential, "GET", "/api/v1/agents/nodes?limit=500", None).await;
-        let all: Vec<BootRecord> = serde_json::from_value(answer.data().clone()).expect("records");
+        let all = centre.records(&agent.credential).await;
+        let all: Vec<BootRecord> = serde_json::from_value(json!(all)).expect("records");
         let all: BTreeMap<_, _> = all.into_iter().map(|record| (record.node_id, record)).collect();
         assert_eq!(self.records, all);
     }
@@ -81,11 +119,11 @@ async fn a_site_is_told_each_change_once_and_in_parts() {
     assert_eq!(follower.follow(&centre, &berlin, 2).await, 5);
     follower.check(&centre, &berlin).await;
     assert_eq!(follower.follow(&centre, &berlin, 2).await, 0);
-    // What happens elsewhere is not told, and is not asked for again.
+    // What happens elsewhere is not told, and is no reason to ask.
     let before = follower.version;
     centre.patch(&path(&foreign), json!({"tags": ["x"]})).await.data();
     assert_eq!(follower.follow(&centre, &berlin, 2).await, 0);
-    assert!(follower.version > before);
+    assert_eq!(follower.version, before);
     centre.patch(&path(&nodes[1]), json!({"hostname": "web"})).await.data();
     centre.delete(&path(&nodes[2])).await.data();
     assert_eq!(follower.follow(&centre, &berlin, 2).await, 2, "retired ones are told too");
@@ -162,7 +200,7 @@ async fn what_a_record_is_made_of_is_told_as_the_record_is() {
         .iter()
         .filter_map(|change| match change {
             NodeChange::Present(node) => Some((
-                node.record.mac_address.to_string(),
+                node.mac_address.to_string(),
                 node.template_versions.values().copied().collect::<Vec<_>>(),
                 node.once,
             )),
@@ -270,5 +308,53 @@ proptest! {
                 follower.check(&centre, site).await;
             }
         });
+    }
+}
+
+#[tokio::test]
+async fn what_is_told_is_signed_for_the_site_that_asks() {
+    let centre = Centre::start().await;
+    let site = centre.make_site("berlin").await;
+    let token = centre.make_token(site).await;
+    let credential = Secret::from_random([9; 32]);
+    let joined = centre.register(registration(site, &token, Some(&credential))).await;
+    let key: PublicKey = serde_json::from_value(joined.body["signing_key"].clone()).expect("a key");
+    centre.make_node("02:00:00:00:00:01", Some(site)).await;
+    for query in ["mac=02:00:00:00:00:01", "mac=02:00:00:00:00:09", "since_version=0"] {
+        let path = format!("/api/v1/agents/nodes?{query}");
+        let answer = centre.call(&credential, "GET", &path, None).await;
+        let signed: SignedRecords =
+            serde_json::from_value(answer.data().clone()).expect("an envelope");
+        let verify = |payload: &str| {
+            UnparsedPublicKey::new(&ED25519, key.as_bytes())
+                .verify(&SignedRecords::signed_bytes(payload), signed.signature.as_bytes())
+        };
+        assert!(verify(&signed.payload).is_ok(), "{query}");
+        assert!(
+            verify(&signed.payload.replace("02:", "03:")).is_err() || query == "since_version=0"
+        );
+        assert_eq!(centre.told(&credential, query).await.site_id, site);
+    }
+}
+
+#[tokio::test]
+async fn a_heartbeat_is_told_whether_there_is_anything_to_ask_for() {
+    let centre = Centre::start().await;
+    let (berlin, oslo) = (centre.join("berlin").await, centre.join("oslo").await);
+    let newest = async |agent: &Joined| {
+        let beat = Some(heartbeat(agent.site, 1));
+        let answer = centre.call(&agent.credential, "POST", "/api/v1/agents/heartbeat", beat).await;
+        answer.body["nodes_version"].as_u64().expect("a number")
+    };
+    let mut follower = Follower::default();
+    assert_eq!(newest(&berlin).await, 0);
+    let node = centre.make_node("02:00:00:00:00:01", Some(berlin.site)).await;
+    assert!(newest(&berlin).await > 0);
+    assert_eq!(newest(&oslo).await, 0);
+    for home in [json!(oslo.site), Value::Null, json!(berlin.site)] {
+        follower.follow(&centre, &berlin, 10).await;
+        assert_eq!(newest(&berlin).await, follower.version);
+        centre.patch(&path(&node), json!({"home_site_id": home})).await.data();
+        assert!(newest(&berlin).await > follower.version, "{home}");
     }
 }

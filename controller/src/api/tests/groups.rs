@@ -22,9 +22,8 @@ fn names(list: &Value) -> Vec<&str> {
 
 /// What the agent is told to install on the node with `mac`.
 async fn installed(centre: &Centre, agent: &Joined, mac: &str) -> Value {
-    let path = format!("/api/v1/agents/nodes?mac={mac}");
-    let list = centre.call(&agent.credential, "GET", &path, None).await;
-    list.data()[0]["workflow"]["name"].clone()
+    let record = centre.record_of(&agent.credential, mac).await.expect("a record");
+    record["workflow"]["name"].clone()
 }
 
 #[tokio::test]

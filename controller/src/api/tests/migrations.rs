@@ -45,8 +45,7 @@ async fn decide(centre: &Centre, claim: &Value, verb: &str) -> super::Answer {
 
 /// What the agent is told of machine 1.
 async fn told(centre: &Centre, agent: &Joined) -> Value {
-    let path = format!("/api/v1/agents/nodes?mac={MAC}");
-    centre.call(&agent.credential, "GET", &path, None).await.body
+    json!(centre.told(&agent.credential, &format!("mac={MAC}")).await.told)
 }
 
 #[tokio::test]
@@ -69,7 +68,7 @@ async fn i8_a_node_that_boots_elsewhere_stays_until_a_person_moves_it() {
     );
     // C16: nothing of the record, but what to do and why.
     let answer = told(&centre, &oslo).await;
-    assert_eq!((&answer["data"], &answer["total"]), (&json!([]), &json!(0)));
+    assert_eq!(answer["record"], Value::Null);
     assert_eq!(answer["foreign"], json!({"boots": "pending", "claim_id": claim["id"]}));
     assert_eq!(told(&centre, &berlin).await.get("foreign"), None);
 
@@ -100,11 +99,10 @@ async fn i8_a_node_that_boots_elsewhere_stays_until_a_person_moves_it() {
     assert_eq!(refused.problem(), (409, "claim_decided".to_owned()));
     let moved = node(&centre, 1).await;
     assert_eq!((&moved["home_site_id"], &moved["state"]), (&json!(oslo.site), &before["state"]));
-    assert_eq!(told(&centre, &oslo).await["data"][0]["mac_address"], MAC);
-    assert_eq!(told(&centre, &berlin).await["data"], json!([]));
-    let left =
-        centre.call(&berlin.credential, "GET", "/api/v1/agents/nodes?since_version=0", None).await;
-    assert_eq!(left.data()[0]["change"], "left");
+    assert_eq!(told(&centre, &oslo).await["record"]["mac_address"], MAC);
+    assert_eq!(told(&centre, &berlin).await["record"], Value::Null);
+    let left = centre.changes(&berlin.credential, "since_version=0").await.data;
+    assert_eq!(json!(left)[0]["change"], "left");
     let conflicts = rows(&centre, "/api/v1/sync/conflicts?status=all").await;
     assert_eq!(conflicts[0]["outcome"]["resolution"], "keep_central");
     let audited = rows(&centre, "/api/v1/audit?action=POST%20/migrations/%7Bid%7D/approve").await;
@@ -247,10 +245,8 @@ async fn what_a_foreign_node_boots_meanwhile_is_the_sites_own_choice() {
     let answer = centre.patch(&path, json!({"foreign_nodes": "install"})).await;
     assert_eq!(answer.problem(), (422, "validation_failed".to_owned()));
     // A machine that nobody has a record of, or that is nobody's any more, is foreign to nobody.
-    let nobody = centre
-        .call(&oslo.credential, "GET", "/api/v1/agents/nodes?mac=02:00:00:00:00:77", None)
-        .await;
-    assert_eq!(nobody.body.get("foreign"), None);
+    let nobody = centre.told(&oslo.credential, "mac=02:00:00:00:00:77").await.told;
+    assert_eq!(json!(nobody).get("foreign"), None);
     let id = node(&centre, 1).await["id"].as_str().expect("an id").to_owned();
     centre.delete(&format!("/api/v1/nodes/{id}")).await.data();
     assert_eq!(told(&centre, &oslo).await.get("foreign"), None);

@@ -185,9 +185,8 @@ async fn what_is_said_at_one_controller_is_known_at_the_other_at_once() {
         assert_eq!(answer.body["config"]["heartbeat_interval"], interval, "{answer:?}");
     }
     other.make_node("02:00:00:00:00:01", Some(agent.site)).await;
-    let path = "/api/v1/agents/nodes";
-    let records = one.call(&agent.credential, "GET", path, None).await;
-    assert_eq!(records.data()[0]["state"], Lifecycle::Discovered.as_str());
+    let records = one.records(&agent.credential).await;
+    assert_eq!(records[0]["state"], Lifecycle::Discovered.as_str());
 }
 
 #[tokio::test]

@@ -1,0 +1,180 @@
+//! `pureboot-agent cache nodes …`
+
+use std::fmt::Write as _;
+use std::path::{Path, PathBuf};
+use std::process::ExitCode;
+use std::time::Duration;
+
+use anyhow::{Context as _, bail};
+use argh::FromArgs;
+use http_body_util::Empty;
+use hyper::Request;
+use hyper::body::Bytes;
+use pureboot_protocol::{Lifecycle, Mac, Page, Success, Timestamp};
+
+use crate::clock;
+use crate::data_dir::DataDir;
+use crate::manage::client::{ask, send};
+use crate::nodes::route::Invalidated;
+use crate::nodes::view::NodeView;
+use crate::session::render::printable;
+use crate::status::span;
+
+const NODES: &str = "/api/v1/agent/cache/nodes";
+
+/// How long a change of what is remembered may take.
+const PATIENCE: Duration = Duration::from_secs(30);
+
+/// list what the site remembers of its machines, or have the controller asked anew
+#[derive(FromArgs, Debug)]
+#[argh(subcommand, name = "nodes")]
+pub(super) struct Nodes {
+    /// only machines in this state, such as pending or active
+    #[argh(option)]
+    state: Option<Lifecycle>,
+    /// only machines of this group and those below it: its path such as /web/front, its name, or its id
+    #[argh(option)]
+    group: Option<String>,
+    /// only machines with this workflow: its name or its id
+    #[argh(option)]
+    workflow: Option<String>,
+    /// print JSON for programs
+    #[argh(switch)]
+    json: bool,
+    /// directory that holds all that the agent keeps (default: /var/lib/pureboot)
+    #[argh(option, default = "super::super::default_data_dir()")]
+    data_dir: PathBuf,
+    #[argh(subcommand)]
+    command: Option<Command>,
+}
+
+#[derive(FromArgs, Debug)]
+#[argh(subcommand)]
+enum Command {
+    Invalidate(Invalidate),
+}
+
+/// ask the controller anew about a machine, or about all; what is remembered stays, and is served, until the answer is there
+#[derive(FromArgs, Debug)]
+#[argh(subcommand, name = "invalidate")]
+struct Invalidate {
+    /// the machine's hardware address
+    #[argh(positional)]
+    mac: Option<Mac>,
+    /// every machine
+    #[argh(switch)]
+    all: bool,
+    /// print JSON for programs
+    #[argh(switch)]
+    json: bool,
+    /// directory that holds all that the agent keeps (default: /var/lib/pureboot)
+    #[argh(option, default = "super::super::default_data_dir()")]
+    data_dir: PathBuf,
+}
+
+impl Nodes {
+    pub(super) fn run(self) -> anyhow::Result<ExitCode> {
+        if let Some(Command::Invalidate(invalidate)) = self.command {
+            return invalidate.run();
+        }
+        let nodes = self.load(&DataDir::open(&self.data_dir)?.socket())?;
+        super::super::print(&match self.json {
+            true => format!("{}\n", serde_json::to_string_pretty(&nodes)?),
+            false => table(&nodes, clock::now()),
+        })
+    }
+
+    /// Every machine that is asked for, page by page.
+    fn load(&self, socket: &Path) -> anyhow::Result<Vec<NodeView>> {
+        let mut path = format!("{NODES}?");
+        let state = self.state.map(|state| state.as_str().to_owned());
+        let wanted = [("state", &state), ("group", &self.group), ("workflow", &self.workflow)];
+        for (name, value) in wanted {
+            if let Some(value) = value {
+                _ = write!(path, "{name}={}&", encoded(value));
+            }
+        }
+        let (mut nodes, mut cursor) = (Vec::new(), String::new());
+        loop {
+            let page: Page<NodeView> = ask(socket, &format!("{path}cursor={cursor}"))?;
+            nodes.extend(page.data);
+            match page.next_cursor {
+                Some(last) => cursor = last,
+                None => return Ok(nodes),
+            }
+        }
+    }
+}
+
+impl Invalidate {
+    fn run(self) -> anyhow::Result<ExitCode> {
+        let path = match (self.mac, self.all) {
+            (Some(mac), false) => format!("{NODES}/{mac}"),
+            (None, true) => NODES.to_owned(),
+            _ => bail!("name one machine, or say --all"),
+        };
+        let socket = DataDir::open(&self.data_dir)?.socket();
+        let request =
+            Request::delete(path).body(Empty::<Bytes>::new()).context("cannot ask the agent")?;
+        let Success { data, .. } = send::<_, Success<Invalidated>>(&socket, request, PATIENCE)?;
+        let Invalidated { nodes } = data;
+        super::super::print(&match self.json {
+            true => format!("{}\n", serde_json::to_string_pretty(&data)?),
+            false => format!(
+                "the controller is asked anew about {nodes} machines; what is remembered stays until it answers\n"
+            ),
+        })
+    }
+}
+
+/// As a value of a query: letters and digits stand for themselves, all other bytes are escaped (RFC 3986 §2.1).
+fn encoded(value: &str) -> String {
+    let mut text = String::new();
+    for byte in value.bytes() {
+        match byte {
+            b if b.is_ascii_alphanumeric() => text.push(char::from(b)),
+            b => _ = write!(text, "%{b:02X}"),
+        }
+    }
+    text
+}
+
+fn table(nodes: &[NodeView], now: Timestamp) -> String {
+    if nodes.is_empty() {
+        return "nothing is remembered of such a machine\n".to_owned();
+    }
+    let or_dash = |text: Option<&str>| printable(text.unwrap_or("-"));
+    let rows = nodes.iter().map(|node| {
+        let age = node
+            .confirmed_at
+            .map_or("-".to_owned(), |at| span(u64::try_from(now.seconds_since(at)).unwrap_or(0)));
+        let state = match node.conflict_id {
+            Some(_) => "in conflict",
+            None => node.state.map_or("-", Lifecycle::as_str),
+        };
+        [
+            node.mac_address.to_string(),
+            or_dash(node.hostname.as_deref()),
+            state.to_owned(),
+            or_dash(node.workflow.as_deref()),
+            or_dash(node.group.as_deref()),
+            node.version.map_or("-".to_owned(), |version| version.to_string()),
+            node.standing.as_str().to_owned(),
+            age,
+        ]
+    });
+    let head = ["MAC", "NAME", "STATE", "WORKFLOW", "GROUP", "VERSION", "RECORD", "AGE"];
+    let rows: Vec<_> = std::iter::once(head.map(str::to_owned)).chain(rows).collect();
+    let mut text = String::new();
+    for row in &rows {
+        let mut line = String::new();
+        for (at, cell) in row.iter().enumerate() {
+            let cells = rows.iter().filter_map(|row| row.get(at));
+            let width = cells.map(|cell| cell.chars().count()).max().unwrap_or(0);
+            _ = write!(line, "{cell:<width$}  ");
+        }
+        text.push_str(line.trim_end());
+        text.push('\n');
+    }
+    text
+}
