@@ -119,6 +119,24 @@ mod tests {
         assert!((1..=2).contains(&new), "{new} of {} chunks", rows(&after).len());
     }
 
+    /// What the second of two files would cost a site that has the first; `ARCHITECTURE.md` has figures.
+    #[test]
+    #[ignore = "measures two files: set PUREBOOT_OLD and PUREBOOT_NEW"]
+    fn what_two_files_have_in_common() {
+        let read = |name| {
+            let path = std::env::var(name).expect("PUREBOOT_OLD and PUREBOOT_NEW name files");
+            digests(&[&std::fs::read(path).expect("a file that can be read")])
+        };
+        let (old, new) = (read("PUREBOOT_OLD"), read("PUREBOOT_NEW"));
+        let known: HashSet<&[u8]> = rows(&old).into_iter().collect();
+        let len =
+            |row: &&[u8]| u64::from(u32::from_be_bytes(row[..4].try_into().expect("four bytes")));
+        let missing: u64 = rows(&new).iter().filter(|row| !known.contains(*row)).map(len).sum();
+        let percent = 100.0 * missing as f64 / new.size_bytes as f64;
+        let line = format!("{missing} of {} bytes are new: {percent:.1} %\n", new.size_bytes);
+        std::io::Write::write_all(&mut std::io::stdout(), line.as_bytes()).expect("told");
+    }
+
     proptest! {
         #![proptest_config(ProptestConfig::with_cases(12))]
         #[test]
