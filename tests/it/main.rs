@@ -16,6 +16,7 @@ mod faults;
 mod hostile;
 mod http;
 mod join;
+mod kept;
 mod libraries;
 mod loaders;
 mod manage;
@@ -103,6 +104,7 @@ fn main() {
         sync::cases(),
         faults::cases(),
         answers::cases(),
+        kept::cases(),
         openapi::cases(),
         metrics::cases(),
         hostile::cases(),
