@@ -42,6 +42,7 @@ use crate::sync::flights::Flights;
 use crate::sync::housekeeper::Housekeeper;
 use crate::sync::keeper::Keeper;
 use crate::sync::line::Line;
+use crate::sync::pinned::Pinned;
 use crate::sync::run::{Sync, Wishes};
 use crate::sync::through::Bypass;
 use crate::tftp::refusals::Refusals;
@@ -109,6 +110,7 @@ struct Content {
     demand: Rc<Demand>,
     sync: Rc<Sync>,
     housekeeper: Rc<Housekeeper>,
+    pinned: Rc<Pinned>,
 }
 
 impl Content {
@@ -119,15 +121,20 @@ impl Content {
         cache: &Cache,
         controller: &Rc<Controller>,
         standing: &Rc<Standing>,
-    ) -> Self {
+    ) -> anyhow::Result<Self> {
+        let pinned = Rc::new(Pinned::load(data_dir)?);
         let keeper = Rc::new(Keeper::load(
             data_dir,
             config.site_id,
             Rc::clone(controller),
             Rc::clone(standing),
         ));
-        let housekeeper =
-            Rc::new(Housekeeper::new(cache.clone(), Rc::clone(&keeper), Rc::clone(standing)));
+        let housekeeper = Rc::new(Housekeeper::new(
+            cache.clone(),
+            Rc::clone(&keeper),
+            Rc::clone(standing),
+            Rc::clone(&pinned),
+        ));
         let line = Rc::new(Line::new(&config.sync));
         let flights = Flights::new(
             Rc::clone(executor),
@@ -145,8 +152,15 @@ impl Content {
             Rc::clone(standing),
             wishes.clone(),
         );
-        let sync = Sync::new(cache.clone(), keeper, flights, Rc::clone(&housekeeper), wishes);
-        Self { demand: Rc::new(demand), sync: Rc::new(sync), housekeeper }
+        let sync = Sync::new(
+            cache.clone(),
+            keeper,
+            flights,
+            Rc::clone(&housekeeper),
+            Rc::clone(&pinned),
+            wishes,
+        );
+        Ok(Self { demand: Rc::new(demand), sync: Rc::new(sync), housekeeper, pinned })
     }
 }
 
@@ -167,7 +181,7 @@ impl Agent {
             Rc::new(Controller::new(Rc::clone(executor), config.central_url.clone(), tls));
         let standing = Rc::new(Standing::new(identity));
         let content =
-            Content::assemble(executor, &config, &data_dir, &cache, &controller, &standing);
+            Content::assemble(executor, &config, &data_dir, &cache, &controller, &standing)?;
         if let Some(key) = data_dir::signing_key(&data_dir)? {
             controller.trust(Trust { site_id: config.site_id, key });
         }
@@ -235,6 +249,8 @@ impl Agent {
         let vitals = Rc::new(shared.vitals(&sockets, notes.clone()));
         let booter = Rc::new(shared.booter(renderer, sightings));
         shared.recover_cache();
+        let sync = Rc::clone(&shared.content.sync);
+        shared.spawn(async move { sync.mend().await });
         shared.spawn(Rc::clone(&shared.recorder).keep(Journal::new(&shared.data_dir)));
         shared.serve_management(sockets.management, sockets.http_address, &vitals);
         if let Some(notes) = notes {
@@ -344,6 +360,7 @@ impl Shared {
             cache: self.cache.clone(),
             sync: Rc::clone(&self.content.sync),
             housekeeper: Rc::clone(&self.content.housekeeper),
+            pinned: Rc::clone(&self.content.pinned),
             recorder: Rc::clone(&self.recorder),
             answers: Rc::clone(&self.answers),
             base: boot_address.into(),

@@ -59,6 +59,7 @@ pub use object::{Object, Reading};
 pub use part::{Part, Wanted};
 pub use pins::PINNED_BYTES_MAX;
 pub use pureboot_protocol::ContentHash;
+pub use sound::Damage;
 pub use upkeep::Standing;
 
 /// Fills at a time: each holds a descriptor and a buffer. More of them wait.
@@ -90,7 +91,7 @@ struct Shared {
     /// What has been verified since the start, of objects that are held.
     soundness: Mutex<HashMap<ContentHash, Arc<Soundness>>>,
     /// Objects that were found damaged when somebody read them.
-    damage: (Sender<ContentHash>, Receiver<ContentHash>),
+    damage: (Sender<Damage>, Receiver<Damage>),
     /// Loaders in memory.
     pins: Mutex<Pins>,
     /// Objects that could not be opened: each is complained about once.
@@ -99,6 +100,7 @@ struct Shared {
     unverified: Mutex<check::Unverified>,
     hits: AtomicU64,
     misses: AtomicU64,
+    damaged: AtomicU64,
 }
 
 impl Shared {
@@ -173,6 +175,8 @@ pub struct Stats {
     pub hits: u64,
     /// Lookups that did not.
     pub misses: u64,
+    /// Objects that were found damaged and set aside.
+    pub damaged: u64,
 }
 
 impl Stats {
@@ -203,6 +207,7 @@ impl Cache {
             unverified: Mutex::new(unverified),
             hits: AtomicU64::new(0),
             misses: AtomicU64::new(0),
+            damaged: AtomicU64::new(0),
         };
         pins::refresh(&shared);
         Ok(Self {
@@ -332,6 +337,7 @@ impl Cache {
                 .collect(),
             hits: self.shared.hits.load(Ordering::Relaxed),
             misses: self.shared.misses.load(Ordering::Relaxed),
+            damaged: self.shared.damaged.load(Ordering::Relaxed),
         };
         for (key, _, row) in index.entries() {
             let category = stats.categories.entry(key.category()).or_default();

@@ -111,6 +111,16 @@ impl DataDir {
         self.root.join("boots.jsonl")
     }
 
+    /// When content was last synced by the schedule.
+    pub fn schedule_file(&self) -> PathBuf {
+        self.root.join("state/schedule.json")
+    }
+
+    /// Names of content that a person has pinned.
+    pub fn pins_file(&self) -> PathBuf {
+        self.root.join("state/pins.json")
+    }
+
     /// The controller's last word on what the site is to hold.
     pub fn manifest_file(&self) -> PathBuf {
         self.root.join("state").join("manifest.json")

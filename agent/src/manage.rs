@@ -4,6 +4,7 @@
 //! listener that machines reach.
 
 pub mod client;
+mod metrics;
 
 use std::os::unix::fs::PermissionsExt as _;
 use std::path::Path;
@@ -13,6 +14,7 @@ use std::time::Duration;
 use anyhow::Context as _;
 use hyper::body::Incoming;
 use hyper::{Method, Request, StatusCode};
+use pureboot_protocol::{ContentKey, ContentKeyError};
 use pureboot_templates::BaseUrl;
 use serde::de::DeserializeOwned;
 use smol::LocalExecutor;
@@ -23,13 +25,14 @@ use crate::answers::keeper::Answers;
 use crate::cache::{Cache, manage as cache_routes};
 use crate::clock;
 use crate::http::{
-    Connection, CorrelationId, Response, Service, Target, problem, read_body, success,
+    self, Connection, CorrelationId, Response, Service, Target, problem, read_body, success,
 };
 use crate::nodes::follow::Follower;
 use crate::nodes::route as node_routes;
 use crate::session::recorder::Recorder;
 use crate::session::route as session_route;
 use crate::sync::housekeeper::Housekeeper;
+use crate::sync::pinned::Pinned;
 use crate::sync::run::Sync;
 use crate::vitals::Vitals;
 
@@ -51,6 +54,8 @@ pub struct Management {
     pub sync: Rc<Sync>,
     /// Lets content go.
     pub housekeeper: Rc<Housekeeper>,
+    /// What a person has pinned.
+    pub pinned: Rc<Pinned>,
     /// What was seen of boots.
     pub recorder: Rc<Recorder>,
     /// Answer files.
@@ -107,9 +112,18 @@ impl Service for Management {
             (&Method::POST, ["api", "v1", "agent", "cache", "verify"]) => {
                 cache_routes::verify_entries(&self.cache, &target, &id).await
             }
+            (&Method::GET, ["api", "v1", "agent", "cache", "pins"]) => success(self.pinned.names()),
+            (&Method::PUT, ["api", "v1", "agent", "cache", "pins", _, ..]) => {
+                self.pin(&target.rest(5), true, &id).await
+            }
+            (&Method::DELETE, ["api", "v1", "agent", "cache", "pins", _, ..]) => {
+                self.pin(&target.rest(5), false, &id).await
+            }
+            (&Method::GET, ["metrics"]) => self.metrics().await,
             (&Method::GET, ["api", "v1", "agent", "cache"]) => self.cache(&id),
             (&Method::GET, ["api", "v1", "agent", "cache", "entries"]) => {
-                cache_routes::get_entries(&self.cache, &target, &id)
+                let why = |key: &ContentKey| self.housekeeper.kept(key);
+                cache_routes::get_entries(&self.cache, why, &target, &id)
             }
             (&Method::GET, ["api", "v1", "agent", "cache", "nodes"]) => {
                 node_routes::get_nodes(&self.vitals.store, &self.follower, &target, &id)
@@ -121,10 +135,12 @@ impl Service for Management {
                 node_routes::delete_nodes(&self.vitals.store, &self.follower, mac, &id).await
             }
             (&Method::PUT, ["api", "v1", "agent", "cache", _, ..]) => {
-                cache_routes::put_entry(&self.cache, &target.rest(4), request, &id).await
+                let why = |key: &ContentKey| self.housekeeper.kept(key);
+                cache_routes::put_entry(&self.cache, why, &target.rest(4), request, &id).await
             }
             (&Method::DELETE, ["api", "v1", "agent", "cache", _, ..]) => {
-                cache_routes::delete_entry(&self.cache, &target.rest(4), &id).await
+                let why = |key: &ContentKey| self.housekeeper.kept(key);
+                cache_routes::delete_entry(&self.cache, why, &target.rest(4), &id).await
             }
             _ => not_found(&id),
         }
@@ -173,6 +189,28 @@ impl Management {
                 problem(status, code, format!("cannot evict: {error:#}"), id)
             }
         }
+    }
+
+    async fn pin(&self, name: &str, is_pinned: bool, id: &CorrelationId) -> Response {
+        let key: ContentKey = match name.parse() {
+            Ok(key) => key,
+            Err(error) => {
+                let detail = ContentKeyError::to_string(&error);
+                return problem(StatusCode::BAD_REQUEST, "invalid_content_key", detail, id);
+            }
+        };
+        match self.pinned.set(&key, is_pinned).await {
+            Ok(_) => success(self.sync.pin_state(&key, is_pinned)),
+            Err(error) => {
+                let status = StatusCode::INTERNAL_SERVER_ERROR;
+                problem(status, "storage_failed", format!("{error:#}"), id)
+            }
+        }
+    }
+
+    async fn metrics(&self) -> Response {
+        let text = metrics::render(&self.vitals.report().await, &self.cache.stats());
+        http::text(StatusCode::OK, metrics::CONTENT_TYPE, text)
     }
 
     fn cache(&self, id: &CorrelationId) -> Response {

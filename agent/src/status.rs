@@ -268,6 +268,9 @@ impl Report {
             format!("{} names, {}, {hits}", self.cache.entries, size(self.cache.size_bytes)),
         );
         row("content", self.content.describe(|at| ago(now, at)));
+        if let Some(syncs) = self.content.describe_syncs(|at| ago(now, at)) {
+            row("syncs", syncs);
+        }
         if let Some(missing) = self.loaders.complaint() {
             row("loaders", format!("missing: {missing}; {STOCK_CURE}"));
         }
@@ -351,9 +354,12 @@ mod tests {
                 manifest_expired: false,
                 names_wanted: 6,
                 names_missing: 0,
+                received_bytes: 0,
+                reused_bytes: 0,
                 progress: None,
                 last_sync_at: Some(Timestamp::from_unix_ms(93_781_000)),
                 last: None,
+                next_sync_at: Some(Timestamp::from_unix_ms(180_000_000)),
             },
             loaders: Stock::default(),
             dhcp: None,
@@ -380,6 +386,7 @@ mod tests {
             nodes       12 seen in the last hour, 40 known, 2 transfers under way
             cache       7 names, 123.5 MB, 100 % hits
             content     all 6 names of manifest 1700000000 are here, asked 1 s ago
+            syncs       next by the schedule at 1970-01-03T02:00:00.000Z
             queue       0 changes wait for the controller
             disk        42 % used
             health      ok
@@ -429,6 +436,7 @@ mod tests {
             nodes       12 seen in the last hour, 40 known, 2 transfers under way
             cache       0 names, 0 B, not asked yet
             content     5 of 6 names of manifest 1700000000 (EXPIRED) are missing, asked 1 s ago
+            syncs       next by the schedule at 1970-01-03T02:00:00.000Z
             refused     12 TFTP requests, last from 10.9.0.7 24 s ago: the address is in no network of this host
             queue       3 changes wait for the controller, the oldest for 1 min 24 s, 1 parked there
             disk        42 % used

@@ -11,8 +11,10 @@ pub mod manifest;
 mod obedience;
 pub mod pace;
 pub mod pieces;
+pub mod pinned;
 pub mod plan;
 pub mod report;
+pub mod rhythm;
 pub mod run;
 pub mod schedule;
 #[cfg(test)]

@@ -3,7 +3,7 @@
 //! Boot loaders, what is pinned, what a person put there by hand and what somebody reads are no candidates. Of the rest, what
 //! the manifest no longer names goes before what it names, and what was used longest ago goes first.
 
-use pureboot_protocol::{ContentHash, Timestamp};
+use pureboot_protocol::{Category, ContentHash, Timestamp};
 
 /// An object that may leave.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -16,6 +16,8 @@ pub struct Candidate {
     pub used_at: Timestamp,
     /// Whether the manifest names it.
     pub is_wanted: bool,
+    /// What it is for; of several uses, the one that is kept longest.
+    pub category: Category,
 }
 
 /// For whose sake room is made.
@@ -73,9 +75,14 @@ pub fn make_room(
     (freed >= lacking || need == Need::Tidiness).then_some(leaving)
 }
 
-/// What leaves because the manifest does not name it and nobody has asked for it since `since`.
-pub fn unused_since(candidates: &[Candidate], since: Timestamp) -> Vec<Candidate> {
-    let is_unused = |candidate: &&Candidate| !candidate.is_wanted && candidate.used_at < since;
+/// What leaves because the manifest does not name it and nobody has asked for it since `since`, which depends on what it is for.
+pub fn unused_since(
+    candidates: &[Candidate],
+    since: impl Fn(Category) -> Timestamp,
+) -> Vec<Candidate> {
+    let is_unused = |candidate: &&Candidate| {
+        !candidate.is_wanted && candidate.used_at < since(candidate.category)
+    };
     candidates.iter().filter(is_unused).copied().collect()
 }
 
@@ -91,6 +98,7 @@ mod tests {
                 size_bytes: 10,
                 used_at: Timestamp::from_unix_ms(*used_ms),
                 is_wanted,
+                category: Category::Images,
             }
         };
         let wanted = wanted.iter().map(candidate(true));
@@ -139,6 +147,11 @@ mod tests {
     #[test]
     fn what_is_unused_for_long_goes_unless_the_manifest_names_it() {
         let all = candidates(&[(1, 1)], &[(2, 1), (3, 10)]);
-        assert_eq!(numbers(unused_since(&all, Timestamp::from_unix_ms(10))), [2]);
+        assert_eq!(numbers(unused_since(&all, |_| Timestamp::from_unix_ms(10))), [2]);
+        let never = |category| match category {
+            Category::Images => Timestamp::from_unix_ms(0),
+            _ => Timestamp::from_unix_ms(10),
+        };
+        assert_eq!(numbers(unused_since(&all, never)), Vec::<u8>::new());
     }
 }

@@ -37,6 +37,37 @@ pub struct EntryView {
     pub sha256: String,
     /// When this site got it.
     pub updated_at: Timestamp,
+    /// Why it does not leave by itself.
+    pub kept: Kept,
+}
+
+/// Why content stays, the strongest reason.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Kept {
+    /// A person has pinned it.
+    Pinned,
+    /// Machines begin with it.
+    Loader,
+    /// The manifest names it; it may leave for content that a machine waits for.
+    Manifest,
+    /// The manifest names it no more; it leaves when it has been unused for long, or when room is needed.
+    Retention,
+    /// A person has put it there.
+    ByHand,
+}
+
+impl Kept {
+    /// The reason in words.
+    pub fn words(self) -> &'static str {
+        match self {
+            Self::Pinned => "pinned by you",
+            Self::Loader => "loader",
+            Self::Manifest => "manifest",
+            Self::Retention => "until unused for long",
+            Self::ByHand => "added by hand",
+        }
+    }
 }
 
 /// What came of reading content again.
@@ -48,14 +79,15 @@ pub struct Verified {
     pub damaged: Vec<ContentKey>,
 }
 
-impl From<Entry> for EntryView {
-    fn from(entry: Entry) -> Self {
+impl EntryView {
+    fn of(entry: Entry, kept: Kept) -> Self {
         Self {
             category: entry.key.category(),
             path: entry.key.path().to_owned(),
             size_bytes: entry.size_bytes,
             sha256: entry.sha256.to_string(),
             updated_at: entry.modified,
+            kept,
         }
     }
 }
@@ -65,7 +97,6 @@ struct CacheView<'a> {
     total_size_bytes: u64,
     max_size_bytes: Option<u64>,
     usage_percent: Option<f64>,
-    hit_rate: Option<f64>,
     policy: CachePolicy,
     patterns: &'a [String],
     categories: BTreeMap<Category, CategoryView>,
@@ -115,7 +146,6 @@ pub fn get_cache(cache: &Cache, site: &SiteConfig, node_cache: NodeCache) -> Res
         total_size_bytes: stats.size_bytes,
         max_size_bytes,
         usage_percent: max_size_bytes.filter(|max| *max > 0).map(percent),
-        hit_rate: stats.hit_rate(),
         policy: site.cache_policy,
         patterns: &site.cache_patterns,
         categories: categories.collect(),
@@ -124,7 +154,12 @@ pub fn get_cache(cache: &Cache, site: &SiteConfig, node_cache: NodeCache) -> Res
 }
 
 /// `GET /api/v1/agent/cache/entries?category=&limit=&cursor=`; the cursor is the last name of the page before.
-pub fn get_entries(cache: &Cache, target: &Target, id: &CorrelationId) -> Response {
+pub fn get_entries(
+    cache: &Cache,
+    why: impl Fn(&ContentKey) -> Kept,
+    target: &Target,
+    id: &CorrelationId,
+) -> Response {
     let category = match target.query("category").map(|word| word.parse::<Category>()).transpose() {
         Ok(category) => category,
         Err(error) => {
@@ -143,7 +178,13 @@ pub fn get_entries(cache: &Cache, target: &Target, id: &CorrelationId) -> Respon
     let last = entries.last().map(|entry| entry.key.to_string());
     let page = Page {
         success: true,
-        data: entries.into_iter().map(EntryView::from).collect(),
+        data: entries
+            .into_iter()
+            .map(|entry| {
+                let kept = why(&entry.key);
+                EntryView::of(entry, kept)
+            })
+            .collect(),
         total,
         next_cursor: last.filter(|_| !is_last),
     };
@@ -151,15 +192,25 @@ pub fn get_entries(cache: &Cache, target: &Target, id: &CorrelationId) -> Respon
 }
 
 /// `DELETE /api/v1/agent/cache/{category}/{path}`; `name` is what stands behind `cache/`.
-pub async fn delete_entry(cache: &Cache, name: &str, id: &CorrelationId) -> Response {
+pub async fn delete_entry(
+    cache: &Cache,
+    why: impl Fn(&ContentKey) -> Kept,
+    name: &str,
+    id: &CorrelationId,
+) -> Response {
     let key = match parse_key(name, id) {
         Ok(key) => key,
         Err(response) => return *response,
     };
+    let kept = why(&key);
+    if kept == Kept::Pinned {
+        let detail = format!("{key} is pinned: `pureboot-agent cache unpin {key}` first");
+        return problem(StatusCode::CONFLICT, "content_pinned", detail, id);
+    }
     match cache.remove(&key).await {
         Ok(Some(entry)) => {
             log::info!("removed {key} from the cache");
-            success(EntryView::from(entry))
+            success(EntryView::of(entry, kept))
         }
         Ok(None) => {
             let detail = format!("the cache holds no {key}");
@@ -177,6 +228,7 @@ pub async fn delete_entry(cache: &Cache, name: &str, id: &CorrelationId) -> Resp
 /// `cache/`. `Content-Length` is needed; `Content-Digest: sha-256=:…:` (RFC 9530) is checked if it is there.
 pub async fn put_entry(
     cache: &Cache,
+    why: impl Fn(&ContentKey) -> Kept,
     name: &str,
     request: Request<Incoming>,
     id: &CorrelationId,
@@ -205,6 +257,7 @@ pub async fn put_entry(
                 size_bytes: added.size_bytes,
                 sha256: added.sha256.to_string(),
                 updated_at: clock::now(),
+                kept: why(&key),
             })
         }
         Err(error) => {

@@ -156,7 +156,7 @@ impl Growing {
             chunk_hasher: Sha256::new(),
             believed: Believed::default(),
         };
-        if let Some(chunks) = &growing.wanted.chunks {
+        if let Some(chunks) = growing.wanted.chunks.as_ref().filter(|chunks| chunks.count() > 1) {
             growing.shared.files.save_list(growing.wanted.sha256, chunks)?;
         }
         if found_len <= growing.wanted.size_bytes {

@@ -39,6 +39,15 @@ impl Identity {
     }
 }
 
+/// What was found of an object's file.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Damage {
+    /// The object.
+    pub sha256: ContentHash,
+    /// The file, which may have been replaced meanwhile.
+    pub(super) file: Identity,
+}
+
 /// What is known of one file since the start. It outlives the readers.
 pub(super) struct Soundness {
     identity: Identity,
@@ -250,7 +259,8 @@ impl SoundFile {
     fn damaged(&self, at: u64) -> io::Error {
         if let Some(shared) = &self.shared {
             // Who is to hear of it has enough to do if there is no room.
-            _ = shared.damage.0.try_send(self.sha256);
+            let (sha256, file) = (self.sha256, self.soundness.identity);
+            _ = shared.damage.0.try_send(Damage { sha256, file });
         }
         let text = format!("object {} is not what it should be at byte {at}", self.sha256);
         io::Error::new(io::ErrorKind::InvalidData, text)

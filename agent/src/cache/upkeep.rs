@@ -1,14 +1,16 @@
 //! What a sync does with the cache beside filling it: names that change together, and objects that are read again.
 
 use std::cmp::Reverse;
-use std::collections::{BTreeSet, HashSet};
+use std::collections::{BTreeSet, HashMap, HashSet};
+use std::io;
 use std::sync::Arc;
+use std::sync::atomic::Ordering;
 
 use anyhow::Result;
 use pureboot_protocol::{Category, ContentHash, ContentKey};
 
 use super::evict::{Candidate, Room};
-use super::sound::{Identity, Soundness};
+use super::sound::{Damage, Identity, Soundness};
 use super::{Cache, ChunkList, is_exhausted, lock, pins};
 
 /// What the manifest says of an object that it names.
@@ -24,6 +26,11 @@ impl Cache {
     /// What `key` stands for.
     pub fn named(&self, key: &ContentKey) -> Option<ContentHash> {
         self.shared.index().find(key).map(|(hash, _)| hash)
+    }
+
+    /// Whether the manifest has brought a name, which a person has not.
+    pub fn is_managed(&self, key: &ContentKey) -> bool {
+        self.shared.index().managed().contains(key)
     }
 
     /// Whether an object is held.
@@ -121,33 +128,46 @@ impl Cache {
                 self.forget(hash).await?;
                 Ok(Some(false))
             }
-            Ok((false, _)) => {
-                self.set_aside(hash).await?;
+            Ok((false, metadata)) => {
+                self.set_aside(Damage { sha256: hash, file: Identity::of(&metadata) }).await?;
                 Ok(Some(false))
             }
         }
     }
 
     /// The next object that was found damaged when somebody read it.
-    pub async fn damaged(&self) -> ContentHash {
+    pub async fn damaged(&self) -> Damage {
         match self.shared.damage.1.recv().await {
-            Ok(hash) => hash,
+            Ok(damage) => damage,
             // The sender lives as long as the receiver.
             Err(_) => std::future::pending().await,
         }
     }
 
-    /// Moves a damaged object into quarantine; it is a miss from then on.
+    /// Moves a damaged object into quarantine; it is a miss from then on. A file that has taken its place meanwhile stays.
     ///
     /// # Errors
     /// The disk's.
-    pub async fn set_aside(&self, hash: ContentHash) -> Result<()> {
+    pub async fn set_aside(&self, damage: Damage) -> Result<()> {
+        let hash = damage.sha256;
         if !self.holds(&hash) {
             return Ok(());
         }
-        log::error!("object {hash} is damaged, it goes into quarantine");
         let shared = Arc::clone(&self.shared);
-        smol::unblock(move || shared.files.quarantine(hash)).await?;
+        let is_gone = smol::unblock(move || {
+            let (_, now) = shared.files.open_object(hash, None)?;
+            let is_it = Identity::of(&now) == damage.file;
+            if is_it {
+                shared.files.quarantine(hash)?;
+            }
+            io::Result::Ok(is_it)
+        })
+        .await?;
+        if !is_gone {
+            return Ok(());
+        }
+        log::error!("object {hash} is damaged, it goes into quarantine");
+        self.shared.damaged.fetch_add(1, Ordering::Relaxed);
         self.forget(hash).await
     }
 
@@ -188,7 +208,11 @@ impl Cache {
         let space = smol::unblock(move || shared.files.space()).await?;
         let index = self.shared.index();
         let mut by_hand = HashSet::new();
+        let mut categories: HashMap<ContentHash, Category> = HashMap::new();
         for (key, hash, _) in index.entries() {
+            // They are in the order of how long they are kept, but for boot loaders, which are no candidates.
+            let category = categories.entry(hash).or_insert(key.category());
+            *category = key.category().max(*category);
             if !index.managed().contains(key) || key.category() == Category::Bootloaders {
                 by_hand.insert(hash);
             }
@@ -210,6 +234,8 @@ impl Cache {
                 size_bytes: row.size_bytes,
                 used_at: index.used_at(&sha256, &row),
                 is_wanted: standing.is_some(),
+                // What has no name is an image that waits for the rest of its directory.
+                category: categories.get(&sha256).copied().unwrap_or(Category::Images),
             });
         }
         Ok((candidates, room))

@@ -2,6 +2,7 @@
 
 mod nodes;
 
+use std::collections::BTreeSet;
 use std::fmt::Write as _;
 use std::fs::File;
 use std::io::{IsTerminal as _, Read as _};
@@ -12,9 +13,9 @@ use std::time::Duration;
 use anyhow::{Context as _, ensure};
 use argh::FromArgs;
 use http_body_util::{Empty, Full, StreamBody};
-use hyper::Request;
 use hyper::body::{Bytes, Frame};
 use hyper::header::CONTENT_LENGTH;
+use hyper::{Method, Request};
 use pureboot_protocol::{Category, ContentKey, Page, Success};
 use smol::stream::{self, Stream};
 
@@ -22,13 +23,14 @@ use crate::cache::manage::{EntryView, StatsView, Verified};
 use crate::data_dir::DataDir;
 use crate::manage::client::{ask, send};
 use crate::status::size;
-use crate::sync::report::{Evicted, Eviction, EvictionOrder};
+use crate::sync::report::{Evicted, Eviction, EvictionOrder, PinState};
 
 /// A copy that moves is not hurried; one that stands still is ended by the agent.
 const PATIENCE: Duration = Duration::from_secs(24 * 3_600);
 
 const CACHE: &str = "/api/v1/agent/cache";
 const ENTRIES: &str = "/api/v1/agent/cache/entries";
+const PINS: &str = "/api/v1/agent/cache/pins";
 
 const CHUNK_LEN: usize = 256 * 1024;
 
@@ -49,6 +51,8 @@ enum Command {
     Verify(Verify),
     Evict(Evict),
     Nodes(nodes::Nodes),
+    Pin(Pin),
+    Unpin(Unpin),
 }
 
 /// copy a file into the cache under a name such as bootloaders/undionly.kpxe or images/debian/linux
@@ -66,10 +70,13 @@ struct Add {
     data_dir: PathBuf,
 }
 
-/// list what the cache holds
+/// list what the cache holds, and why it stays
 #[derive(FromArgs, Debug)]
 #[argh(subcommand, name = "ls")]
 struct Ls {
+    /// only this category: bootloaders, scripts, templates or images
+    #[argh(option)]
+    category: Option<Category>,
     /// print JSON for programs
     #[argh(switch)]
     json: bool,
@@ -127,6 +134,36 @@ struct Evict {
     data_dir: PathBuf,
 }
 
+/// keep what a name stands for whatever is short of space and however long it is unused; one that is missing is fetched
+#[derive(FromArgs, Debug)]
+#[argh(subcommand, name = "pin")]
+struct Pin {
+    /// category/path
+    #[argh(positional)]
+    name: ContentKey,
+    /// print JSON for programs
+    #[argh(switch)]
+    json: bool,
+    /// directory that holds all that the agent keeps (default: /var/lib/pureboot)
+    #[argh(option, default = "super::default_data_dir()")]
+    data_dir: PathBuf,
+}
+
+/// let a pinned name leave again like any other
+#[derive(FromArgs, Debug)]
+#[argh(subcommand, name = "unpin")]
+struct Unpin {
+    /// category/path
+    #[argh(positional)]
+    name: ContentKey,
+    /// print JSON for programs
+    #[argh(switch)]
+    json: bool,
+    /// directory that holds all that the agent keeps (default: /var/lib/pureboot)
+    #[argh(option, default = "super::default_data_dir()")]
+    data_dir: PathBuf,
+}
+
 fn parse_eviction(word: &str) -> Result<Eviction, String> {
     match word {
         "expired" => Ok(Eviction::Expired),
@@ -145,6 +182,12 @@ impl Cache {
             Command::Verify(verify) => verify.run(),
             Command::Evict(evict) => evict.run(),
             Command::Nodes(nodes) => nodes.run(),
+            Command::Pin(Pin { name, json, data_dir }) => {
+                set_pin(Method::PUT, &name, json, &data_dir)
+            }
+            Command::Unpin(Unpin { name, json, data_dir }) => {
+                set_pin(Method::DELETE, &name, json, &data_dir)
+            }
         }
     }
 }
@@ -234,6 +277,37 @@ impl Evict {
     }
 }
 
+fn set_pin(
+    method: Method,
+    name: &ContentKey,
+    json: bool,
+    data_dir: &Path,
+) -> anyhow::Result<ExitCode> {
+    let socket = DataDir::open(data_dir)?.socket();
+    let request = Request::builder()
+        .method(method)
+        .uri(format!("{PINS}/{name}"))
+        .body(Empty::new())
+        .context("cannot ask the agent")?;
+    let state: PinState = send::<Empty<Bytes>, Success<_>>(&socket, request, PATIENCE)?.data;
+    super::print(&match json {
+        true => format!("{}\n", serde_json::to_string_pretty(&state)?),
+        false => describe_pin(&state),
+    })
+}
+
+fn describe_pin(state: &PinState) -> String {
+    let PinState { name, pinned, held, in_manifest } = state;
+    let consequence = match (pinned, held, in_manifest) {
+        (true, true, _) => "it stays",
+        (true, false, true) => "it is not here yet, and comes",
+        (true, false, false) => "it is not here, and comes when the site's manifest names it",
+        (false, true, _) => "it stays as long as others of its kind",
+        (false, false, _) => "it is not here",
+    };
+    format!("{name} is {}: {consequence}\n", if *pinned { "pinned" } else { "not pinned" })
+}
+
 type Chunks =
     StreamBody<std::pin::Pin<Box<dyn Stream<Item = Result<Frame<Bytes>, std::io::Error>>>>>;
 
@@ -280,43 +354,96 @@ fn progress(sent: u64, len: u64) {
 impl Ls {
     fn run(self) -> anyhow::Result<ExitCode> {
         let socket = DataDir::open(&self.data_dir)?.socket();
-        let entries = all_entries(&socket)?;
+        let entries = all_entries(&socket, self.category)?;
         if self.json {
             return super::print(&format!("{}\n", serde_json::to_string_pretty(&entries)?));
         }
-        super::print(&table(&entries))
+        let pins: Success<BTreeSet<ContentKey>> = ask(&socket, PINS)?;
+        let mut pins = pins.data;
+        pins.retain(|key| self.category.is_none_or(|category| key.category() == category));
+        super::print(&table(&entries, &pins))
     }
 }
 
 /// Every name, page by page.
-fn all_entries(socket: &Path) -> anyhow::Result<Vec<EntryView>> {
+fn all_entries(socket: &Path, category: Option<Category>) -> anyhow::Result<Vec<EntryView>> {
     let mut entries = Vec::new();
-    let mut path = ENTRIES.to_owned();
+    let only = category.map_or(String::new(), |category| format!("category={category}&"));
+    let mut path = format!("{ENTRIES}?{only}");
     loop {
         let page: Page<EntryView> = ask(socket, &path)?;
         entries.extend(page.data);
         match page.next_cursor {
-            Some(cursor) => path = format!("{ENTRIES}?cursor={cursor}"),
+            Some(cursor) => path = format!("{ENTRIES}?{only}cursor={cursor}"),
             None => return Ok(entries),
         }
     }
 }
 
-fn table(entries: &[EntryView]) -> String {
-    if entries.is_empty() {
-        return "the cache is empty; `pureboot-agent cache add CATEGORY/PATH FILE` puts something in\n".to_owned();
-    }
+fn table(entries: &[EntryView], pins: &BTreeSet<ContentKey>) -> String {
     let name = |entry: &EntryView| format!("{}/{}", entry.category, entry.path);
     let width = entries.iter().map(|entry| name(entry).len()).max().unwrap_or(0);
-    let mut text = format!("{:<width$}  {:>10}  SHA-256\n", "NAME", "SIZE");
+    let mut text = match entries {
+        [] => "nothing is held; `pureboot-agent cache add CATEGORY/PATH FILE` puts something in\n"
+            .to_owned(),
+        _ => format!("{:<width$}  {:>10}  {:<21}  SHA-256\n", "NAME", "SIZE", "KEPT"),
+    };
+    let mut missing = pins.clone();
     for entry in entries {
-        _ = writeln!(
-            text,
-            "{:<width$}  {:>10}  {}",
-            name(entry),
-            size(entry.size_bytes),
-            entry.sha256
-        );
+        let (name, size) = (name(entry), size(entry.size_bytes));
+        let (kept, sha256) = (entry.kept.words(), &entry.sha256);
+        _ = writeln!(text, "{name:<width$}  {size:>10}  {kept:<21}  {sha256}");
+        missing.retain(|key| key.to_string() != name);
+    }
+    for key in missing {
+        _ = writeln!(text, "{key} is pinned and not here");
     }
     text
+}
+
+#[cfg(test)]
+mod tests {
+    use expect_test::expect;
+    use pureboot_protocol::Timestamp;
+
+    use super::*;
+    use crate::cache::manage::Kept;
+
+    #[test]
+    fn a_person_reads_what_is_held_and_why_it_stays() {
+        let entry = |category, path: &str, kept| EntryView {
+            category,
+            path: path.to_owned(),
+            size_bytes: 1_500_000,
+            sha256: "ab12".to_owned(),
+            updated_at: Timestamp::from_unix_ms(0),
+            kept,
+        };
+        let entries = [
+            entry(Category::Bootloaders, "ipxe.efi", Kept::Loader),
+            entry(Category::Images, "debian/linux", Kept::Pinned),
+        ];
+        let key = |text: &str| text.parse::<ContentKey>().expect("a name");
+        let pins = BTreeSet::from([key("images/debian/linux"), key("images/rescue")]);
+        expect![[r#"
+            NAME                        SIZE  KEPT                   SHA-256
+            bootloaders/ipxe.efi      1.5 MB  loader                 ab12
+            images/debian/linux       1.5 MB  pinned by you          ab12
+            images/rescue is pinned and not here
+        "#]]
+        .assert_eq(&table(&entries, &pins));
+        assert!(table(&[], &BTreeSet::new()).starts_with("nothing is held"));
+    }
+
+    #[test]
+    fn a_pin_tells_what_it_means() {
+        let name: ContentKey = "images/a".parse().expect("a name");
+        let told = |pinned, held, in_manifest| {
+            describe_pin(&PinState { name: name.clone(), pinned, held, in_manifest })
+        };
+        assert_eq!(told(true, true, false), "images/a is pinned: it stays\n");
+        assert!(told(true, false, true).contains("and comes\n"));
+        assert!(told(true, false, false).contains("when the site's manifest names it"));
+        assert!(told(false, true, true).starts_with("images/a is not pinned"));
+    }
 }

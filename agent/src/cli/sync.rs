@@ -25,6 +25,9 @@ const PATIENCE: Duration = Duration::from_secs(7 * 24 * 3_600);
 /// Between two lines about the progress, where nobody watches a terminal.
 const LINE_REST_S: i64 = 10;
 
+/// The length of the bar, in characters.
+const BAR_LEN: usize = 20;
+
 /// bring the running agent's content up to date with the controller now; exit code 0: all is here, 1: something is missing
 #[derive(FromArgs, Debug)]
 #[argh(subcommand, name = "sync")]
@@ -71,11 +74,16 @@ impl Sync {
 }
 
 fn describe(outcome: &Outcome) -> String {
-    let Outcome { files_synced, bytes_transferred, errors, duration_seconds, .. } = outcome;
+    let Outcome { files_synced, bytes_transferred, bytes_reused, errors, duration_seconds, .. } =
+        outcome;
+    let reused = match bytes_reused {
+        0 => String::new(),
+        bytes => format!(" over the line and {} that the site had already", size(*bytes)),
+    };
     let mut text = match (outcome.status, *files_synced) {
         (Status::Completed, 0) => "the content is up to date\n".to_owned(),
         (_, files) => format!(
-            "{files} {}, {} in {duration_seconds:.1} s\n",
+            "{files} {}, {}{reused} in {duration_seconds:.1} s\n",
             if files == 1 { "file" } else { "files" },
             size(*bytes_transferred)
         ),
@@ -116,7 +124,10 @@ impl Watcher {
         let line = describe_progress(progress, now);
         // There is nobody else to tell.
         _ = match self.manner {
-            Manner::Terminal => write!(std::io::stderr(), "\r{line}\x1b[K"),
+            Manner::Terminal => {
+                let bar = bar(progress.bytes_done, progress.bytes_total);
+                write!(std::io::stderr(), "\r{bar} {line}\x1b[K")
+            }
             Manner::Lines if !is_soon => writeln!(std::io::stderr(), "{line}"),
             Manner::Lines | Manner::Silent => return,
         };
@@ -131,16 +142,26 @@ impl Watcher {
     }
 }
 
+/// How much of it is done, to the eye.
+fn bar(done: u64, total: u64) -> String {
+    let done = u128::from(done.min(total)) * u128::from(BAR_LEN as u64);
+    let filled = done.checked_div(u128::from(total)).unwrap_or(0);
+    let filled = usize::try_from(filled).unwrap_or(BAR_LEN);
+    format!("[{}{}]", "#".repeat(filled), "-".repeat(BAR_LEN - filled))
+}
+
 /// The progress in one line: files, bytes, rate, time left, and what is coming.
 fn describe_progress(progress: &Progress, now: Timestamp) -> String {
-    let Progress { files_total, files_done, bytes_total, bytes_done, .. } = *progress;
+    let Progress { files_total, files_done, bytes_total, bytes_done, bytes_received, .. } =
+        *progress;
     let mut line = format!(
         "{files_done} of {files_total} files, {} of {}",
         size(bytes_done),
         size(bytes_total)
     );
     let seconds = u64::try_from(now.seconds_since(progress.started_at)).unwrap_or(0);
-    if let Some(rate) = bytes_done.checked_div(seconds).filter(|rate| *rate > 0) {
+    // What lay here already, from a download that broke off or in other objects, says nothing of the line.
+    if let Some(rate) = bytes_received.checked_div(seconds).filter(|rate| *rate > 0) {
         let left = bytes_total.saturating_sub(bytes_done) / rate;
         line += &format!(", {}/s, {} left", size(rate), span(left));
     }
@@ -161,18 +182,29 @@ mod tests {
             files_total: 3,
             files_done: 1,
             bytes_total: 90_000_000,
-            bytes_done: 30_000_000,
+            bytes_done: 60_000_000,
+            bytes_received: 30_000_000,
             current: Some("images/debian/linux".to_owned()),
         };
         assert_eq!(
             describe_progress(&progress, Timestamp::from_unix_ms(30_000)),
-            "1 of 3 files, 30.0 MB of 90.0 MB, 1.0 MB/s, 1 min 0 s left, images/debian/linux"
+            "1 of 3 files, 60.0 MB of 90.0 MB, 1.0 MB/s, 30 s left, images/debian/linux"
         );
         progress.current = None;
         assert_eq!(
             describe_progress(&progress, Timestamp::from_unix_ms(0)),
-            "1 of 3 files, 30.0 MB of 90.0 MB"
+            "1 of 3 files, 60.0 MB of 90.0 MB"
         );
+    }
+
+    #[test]
+    fn a_bar_is_full_when_all_is_here_and_never_longer() {
+        assert_eq!(bar(0, 100), "[--------------------]");
+        assert_eq!(bar(50, 100), "[##########----------]");
+        assert_eq!(bar(99, 100), "[###################-]");
+        assert_eq!(bar(u64::MAX, u64::MAX), "[####################]");
+        assert_eq!(bar(7, 3), bar(3, 3));
+        assert_eq!(bar(0, 0), "[--------------------]");
     }
 
     #[test]
@@ -181,6 +213,7 @@ mod tests {
             status,
             files_synced,
             bytes_transferred: files_synced * 1_000_000,
+            bytes_reused: 0,
             errors: errors.iter().map(|error| (*error).to_owned()).collect(),
             duration_seconds: 1.25,
         };

@@ -173,7 +173,7 @@ impl Demand {
             return Err(Found::Failed(Failure::Line(text)));
         }
         // The sync names what has come, and brings what belongs to it.
-        self.wishes.wish();
+        self.wishes.wish_for(entry.sha256);
         self.flights.join(entry, Need::Machine).ok_or(Found::Later)
     }
 }

@@ -7,14 +7,16 @@ use std::rc::Rc;
 use std::time::{Duration, Instant};
 
 use anyhow::Result;
-use pureboot_protocol::{Category, ContentHash, Timestamp};
+use pureboot_protocol::{Category, ContentHash, ContentKey, Timestamp};
 
 use crate::cache::evict::{Candidate, Need, Room, make_room, unused_since};
+use crate::cache::manage::Kept;
 use crate::cache::{Cache, Failure, Standing as Wish};
 use crate::clock;
 use crate::uplink::standing::Standing;
 
 use super::keeper::Keeper;
+use super::pinned::Pinned;
 use super::report::{Evicted, Eviction, EvictionOrder};
 
 /// From the beginning of one round of reading everything again to that of the next, at the least.
@@ -25,11 +27,21 @@ const DAY_S: i64 = 24 * 3_600;
 /// The days that unused content stays before the controller has said anything.
 const RETENTION_DAYS: u32 = 30;
 
+/// The days that unused content of a category stays at most, where that is less than the site's retention: it is soon fetched again.
+fn retention_days(category: Category) -> Option<u32> {
+    match category {
+        Category::Scripts => Some(1),
+        Category::Templates => Some(7),
+        Category::Bootloaders | Category::Images => None,
+    }
+}
+
 /// Lets content go, by the manifest and the site's settings.
 pub struct Housekeeper {
     cache: Cache,
     keeper: Rc<Keeper>,
     standing: Rc<Standing>,
+    pinned: Rc<Pinned>,
     scrub: RefCell<Scrub>,
 }
 
@@ -62,9 +74,30 @@ impl Scrub {
 }
 
 impl Housekeeper {
-    /// Keeps `cache` within the limits of the site's settings.
-    pub fn new(cache: Cache, keeper: Rc<Keeper>, standing: Rc<Standing>) -> Self {
-        Self { cache, keeper, standing, scrub: RefCell::default() }
+    /// Keeps `cache` within the limits of the site's settings, and what is `pinned` in it.
+    pub fn new(
+        cache: Cache,
+        keeper: Rc<Keeper>,
+        standing: Rc<Standing>,
+        pinned: Rc<Pinned>,
+    ) -> Self {
+        Self { cache, keeper, standing, pinned, scrub: RefCell::default() }
+    }
+
+    /// Why a name that is held does not leave.
+    pub fn kept(&self, key: &ContentKey) -> Kept {
+        let is_named = || self.keeper.catalog().is_some_and(|held| held.entry(key).is_some());
+        if self.pinned.contains(key) {
+            Kept::Pinned
+        } else if key.category() == Category::Bootloaders {
+            Kept::Loader
+        } else if is_named() {
+            Kept::Manifest
+        } else if self.cache.is_managed(key) {
+            Kept::Retention
+        } else {
+            Kept::ByHand
+        }
     }
 
     /// Lets go what has to leave so that `size_bytes` more fit.
@@ -151,16 +184,26 @@ impl Housekeeper {
                 *known = wish.max(*known);
             }
         }
+        for key in self.pinned.names() {
+            if let Some(hash) = self.cache.named(&key) {
+                wishes.insert(hash, Wish::Pinned);
+            }
+        }
         let config = self.standing.site_config();
         let held_bytes_max = config.and_then(|config| config.cache_max_size_gb);
         let held_bytes_max = held_bytes_max.map(|gb| u64::from(gb) * 1_000_000_000);
         self.cache.room(held_bytes_max, |hash| wishes.get(hash).copied()).await
     }
 
-    fn retained_since(&self) -> Timestamp {
+    /// Since when content of a category has to have been unused to leave.
+    fn retained_since(&self) -> impl Fn(Category) -> Timestamp {
         let config = self.standing.site_config();
         let days = config.map_or(RETENTION_DAYS, |config| config.cache_retention_days);
-        clock::now().plus_seconds(-DAY_S * i64::from(days))
+        let now = clock::now();
+        move |category| {
+            let days = retention_days(category).map_or(days, |most| days.min(most));
+            now.plus_seconds(-DAY_S * i64::from(days))
+        }
     }
 
     async fn drop_all(&self, leaving: Vec<Candidate>, why: &str) -> Result<()> {

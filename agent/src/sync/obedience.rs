@@ -62,7 +62,14 @@ mod tests {
     fn outcome(status: Status, errors: &[&str]) -> Outcome {
         let errors = errors.iter().map(|error| (*error).to_owned()).collect();
         let (files_synced, bytes_transferred) = (3, 4_096);
-        Outcome { status, files_synced, bytes_transferred, errors, duration_seconds: 1.0 }
+        Outcome {
+            status,
+            files_synced,
+            bytes_transferred,
+            bytes_reused: 0,
+            errors,
+            duration_seconds: 1.0,
+        }
     }
 
     #[test]

@@ -10,6 +10,8 @@ use pureboot_protocol::{Category, ContentHash, ContentKey, ManifestEntry};
 /// Names that change at one instant.
 #[derive(Debug, PartialEq, Eq)]
 pub struct Group {
+    /// What they are for.
+    pub category: Category,
     /// Objects that have to be fetched before, each once, the shortest first.
     pub missing: Vec<ManifestEntry>,
     /// Names that do not stand for what they are to stand for.
@@ -39,7 +41,7 @@ pub fn plan(
             groups.entry((entry.key.category(), unit(&entry.key))).or_default().push(entry);
         }
     }
-    let mut planned: Vec<(Category, Group)> = Vec::new();
+    let mut planned: Vec<Group> = Vec::new();
     for ((category, _), entries) in groups {
         let mut missing: Vec<ManifestEntry> = entries
             .iter()
@@ -49,10 +51,10 @@ pub fn plan(
         missing.sort_by_key(|entry| (entry.size_bytes, entry.sha256));
         missing.dedup_by_key(|entry| entry.sha256);
         let names = entries.iter().map(|entry| (entry.key.clone(), entry.sha256)).collect();
-        planned.push((category, Group { missing, names }));
+        planned.push(Group { category, missing, names });
     }
-    planned.sort_by_key(|(category, group)| (*category, group.missing_bytes()));
-    planned.into_iter().map(|(_, group)| group).collect()
+    planned.sort_by_key(|group| (group.category, group.missing_bytes()));
+    planned
 }
 
 /// What of a name others share with it that belong to it: its directory. A name without one stands alone.

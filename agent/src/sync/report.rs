@@ -1,6 +1,6 @@
 //! What a sync is asked for and what it tells, as the management API writes it (API.md §5).
 
-use pureboot_protocol::{Category, Timestamp};
+use pureboot_protocol::{Category, ContentKey, Timestamp};
 use serde::{Deserialize, Serialize};
 
 /// Errors that one outcome tells; what is more is counted only.
@@ -35,8 +35,11 @@ pub struct Outcome {
     pub status: Status,
     /// Objects that it brought.
     pub files_synced: u64,
-    /// Their bytes.
+    /// Bytes of content that came over the line.
     pub bytes_transferred: u64,
+    /// Bytes that did not have to, because the site had the same pieces in other objects.
+    #[serde(default)]
+    pub bytes_reused: u64,
     /// What went wrong, at most [`ERRORS_MAX`].
     pub errors: Vec<String>,
     /// From its beginning to its end.
@@ -91,6 +94,19 @@ pub struct Evicted {
     pub freed_bytes: u64,
 }
 
+/// What a pin, or its end, means for a name.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct PinState {
+    /// The name.
+    pub name: ContentKey,
+    /// Whether it is pinned now.
+    pub pinned: bool,
+    /// Whether it stands for something at this site.
+    pub held: bool,
+    /// Whether the manifest names it, so that it comes if it is not here.
+    pub in_manifest: bool,
+}
+
 /// How far a sync is.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Progress {
@@ -104,6 +120,9 @@ pub struct Progress {
     pub bytes_total: u64,
     /// Bytes that have been, or had been before.
     pub bytes_done: u64,
+    /// Bytes that have come over the line since it began, of whatever content.
+    #[serde(default)]
+    pub bytes_received: u64,
     /// What is being fetched.
     pub current: Option<String>,
 }
@@ -121,12 +140,21 @@ pub struct State {
     pub names_wanted: u64,
     /// Names of it that do not stand for what they should.
     pub names_missing: u64,
+    /// Bytes of content that have come over the line since the start.
+    #[serde(default)]
+    pub received_bytes: u64,
+    /// Bytes of content that did not have to, because the site had the same pieces in other objects.
+    #[serde(default)]
+    pub reused_bytes: u64,
     /// The sync that is under way.
     pub progress: Option<Progress>,
     /// When the last one ended.
     pub last_sync_at: Option<Timestamp>,
     /// How.
     pub last: Option<Outcome>,
+    /// When the schedule has the next one; none without a schedule.
+    #[serde(default)]
+    pub next_sync_at: Option<Timestamp>,
 }
 
 impl State {
@@ -154,6 +182,18 @@ impl State {
             _ => String::new(),
         };
         format!("{here}, {asked}{progress}")
+    }
+
+    /// The last sync and the next in one line; none where neither is known.
+    pub fn describe_syncs(&self, ago: impl Fn(Timestamp) -> String) -> Option<String> {
+        let last = self
+            .last
+            .as_ref()
+            .zip(self.last_sync_at)
+            .map(|(last, at)| format!("last {} ago: {}", ago(at), last.summary()));
+        let next = self.next_sync_at.map(|at| format!("next by the schedule at {at}"));
+        let words: Vec<String> = last.into_iter().chain(next).collect();
+        (!words.is_empty()).then(|| words.join("; "))
     }
 
     /// What a person should know of.

@@ -35,6 +35,8 @@ pub struct Rhythm {
     interval: Duration,
     timetable: Timetable,
     data_dir: DataDir,
+    /// Whether no life of the agent has had a schedule before.
+    is_first: bool,
 }
 
 impl Rhythm {
@@ -48,7 +50,15 @@ impl Rhythm {
             None
         });
         let timetable = Timetable::new(config.schedule(site)?, last, clock::now());
-        Ok(Self { interval: config.interval(), timetable, data_dir: data_dir.clone() })
+        let (interval, data_dir) = (config.interval(), data_dir.clone());
+        Ok(Self { interval, timetable, data_dir, is_first: last.is_none() })
+    }
+
+    /// Takes note of when the schedule began to count, so that a restart does not hide what it misses.
+    pub(super) async fn begin(&mut self) {
+        if std::mem::take(&mut self.is_first) {
+            self.handle_run(clock::now()).await;
+        }
     }
 
     pub(super) fn reach(&mut self, now: Timestamp) -> Reach {

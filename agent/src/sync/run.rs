@@ -16,13 +16,18 @@ use crate::rng::Rng;
 
 use super::flights::Flights;
 use super::housekeeper::Housekeeper;
-use super::keeper::Keeper;
+use super::keeper::{Keeper, Stale};
 use super::manifest::Catalog;
+use super::pinned::Pinned;
 use super::plan::{Group, plan};
-use super::report::{ERRORS_MAX, Order, Outcome, Progress, State, Status};
+use super::report::{ERRORS_MAX, Order, Outcome, PinState, Progress, State, Status};
+use super::rhythm::{Reach, Rhythm};
 
 /// Callers that wait for their turn; more are told that theirs is skipped.
 const WAITING_MAX: usize = 8;
+
+/// Objects that are remembered because a machine asked for them, until they are here.
+const ASKED_FOR_MAX: usize = 256;
 
 /// How often a sync that takes long looks whether its manifest is still the newest.
 const RECHECK: Duration = Duration::from_secs(60);
@@ -32,19 +37,24 @@ const RECHECK: Duration = Duration::from_secs(60);
 pub struct Wishes {
     sender: Sender<()>,
     receiver: Receiver<()>,
+    asked_for: Rc<RefCell<BTreeSet<ContentHash>>>,
 }
 
 impl Default for Wishes {
     fn default() -> Self {
         // One wish that waits is as good as many.
         let (sender, receiver) = bounded(1);
-        Self { sender, receiver }
+        Self { sender, receiver, asked_for: Rc::default() }
     }
 }
 
 impl Wishes {
-    /// A sync soon, please. Nobody waits for it.
-    pub fn wish(&self) {
+    /// This object soon, please, and what belongs to it. Nobody waits for it.
+    pub fn wish_for(&self, sha256: ContentHash) {
+        let mut asked_for = self.asked_for.borrow_mut();
+        if asked_for.len() < ASKED_FOR_MAX {
+            asked_for.insert(sha256);
+        }
         _ = self.sender.try_send(());
     }
 }
@@ -55,11 +65,13 @@ pub struct Sync {
     keeper: Rc<Keeper>,
     flights: Rc<Flights>,
     housekeeper: Rc<Housekeeper>,
+    pinned: Rc<Pinned>,
     wishes: Wishes,
     turn: smol::lock::Mutex<()>,
     waiting: Cell<usize>,
     progress: RefCell<Option<(Progress, Option<Arrival>)>>,
     last: RefCell<Option<(Timestamp, Outcome)>>,
+    next_at: Cell<Option<Timestamp>>,
 }
 
 impl Sync {
@@ -69,6 +81,7 @@ impl Sync {
         keeper: Rc<Keeper>,
         flights: Rc<Flights>,
         housekeeper: Rc<Housekeeper>,
+        pinned: Rc<Pinned>,
         wishes: Wishes,
     ) -> Self {
         Self {
@@ -76,49 +89,74 @@ impl Sync {
             keeper,
             flights,
             housekeeper,
+            pinned,
             wishes,
             turn: smol::lock::Mutex::new(()),
             waiting: Cell::new(0),
             progress: RefCell::default(),
             last: RefCell::default(),
+            next_at: Cell::new(None),
         }
     }
 
-    /// Syncs now, then after each `interval` and at each wish, for as long as the agent runs and is joined.
-    pub async fn run(&self, interval: Duration, rng: &mut Rng) {
+    /// Syncs in this rhythm and at each wish, for as long as the agent runs and is joined.
+    pub async fn run(&self, mut rhythm: Rhythm, rng: &mut Rng) {
+        rhythm.begin().await;
         loop {
-            self.sync(Order::default()).await;
+            let began = clock::now();
+            let reach = rhythm.reach(began);
+            let ended = self.take_turn(&Order::default(), reach).await;
+            if reach == Reach::All && !ended.is_cut_off {
+                rhythm.handle_run(began).await;
+            }
+            self.next_at.set(rhythm.next_at(clock::now()));
             self.housekeeper.scrub().await;
-            // Up to a tenth earlier, so that the agents of forty sites do not ask in one instant.
-            let pause = interval - rng.duration_between(Duration::ZERO, interval / 10);
+            let pause = rhythm.pause(clock::now(), rng);
             let rest = async { _ = Timer::after(pause).await };
             let wish = async { _ = self.wishes.receiver.recv().await };
             smol::future::or(rest, wish).await;
         }
     }
 
-    /// Syncs, after those that are under way or were there before.
+    /// Sets aside what was found damaged when somebody read it, and has it fetched anew, for as long as the agent runs.
+    pub async fn mend(&self) {
+        loop {
+            let damage = self.cache.damaged().await;
+            let sha256 = damage.sha256;
+            match self.cache.set_aside(damage).await {
+                Ok(()) => self.wishes.wish_for(sha256),
+                Err(error) => log::error!("cannot set object {sha256} aside: {error:#}"),
+            }
+        }
+    }
+
+    /// Syncs everything, after those that are under way or were there before.
     pub async fn sync(&self, order: Order) -> Outcome {
         if self.waiting.get() >= WAITING_MAX {
             let errors = vec![format!("{WAITING_MAX} others wait for their turn")];
             let status = Status::Skipped;
             return Outcome { status, errors, ..Run::begin().into_outcome() };
         }
+        self.take_turn(&order, Reach::All).await.outcome
+    }
+
+    async fn take_turn(&self, order: &Order, reach: Reach) -> Ended {
         let _waiting = Waiting::enter(&self.waiting);
         let _turn = self.turn.lock().await;
-        let outcome = self.carry_out(&order).await;
+        let ended = self.carry_out(order, reach).await;
         *self.progress.borrow_mut() = None;
+        let outcome = &ended.outcome;
         let summary = outcome.summary();
         match outcome.status {
             Status::Failed => log::warn!("a sync of content {summary}"),
             _ if outcome.files_synced > 0 => {
                 let (files, bytes) = (outcome.files_synced, outcome.bytes_transferred);
-                log::info!(files, bytes; "a sync of content {summary}");
+                log::info!(files, bytes, reused = outcome.bytes_reused; "a sync of content {summary}");
             }
             _ => log::debug!("a sync of content {summary}"),
         }
         *self.last.borrow_mut() = Some((clock::now(), outcome.clone()));
-        outcome
+        ended
     }
 
     /// Content of this name is not to be believed without looking: what is held of it is read again, the controller is asked
@@ -135,6 +173,16 @@ impl Sync {
         self.sync(Order { force: false, categories: vec![key.category()] }).await
     }
 
+    /// What a pin means for a name; what is missing of it comes soon.
+    pub fn pin_state(&self, key: &ContentKey, is_pinned: bool) -> PinState {
+        let entry = self.keeper.catalog().and_then(|catalog| catalog.entry(key).cloned());
+        let held = self.cache.named(key).is_some();
+        if let Some(entry) = entry.as_ref().filter(|_| is_pinned && !held) {
+            self.wishes.wish_for(entry.sha256);
+        }
+        PinState { name: key.clone(), pinned: is_pinned, held, in_manifest: entry.is_some() }
+    }
+
     /// How the site's content is.
     pub fn state(&self) -> State {
         let catalog = self.keeper.catalog();
@@ -146,9 +194,12 @@ impl Sync {
             manifest_expired: catalog.as_ref().is_some_and(|held| held.is_expired(clock::now())),
             names_wanted: entries.len() as u64,
             names_missing: entries.iter().filter(|entry| self.is_missing(entry)).count() as u64,
+            received_bytes: self.flights.received_bytes(),
+            reused_bytes: self.flights.reused_bytes(),
             progress: self.progress(),
             last_sync_at: last.as_ref().map(|(at, _)| *at),
             last: last.map(|(_, outcome)| outcome),
+            next_sync_at: self.next_at.get(),
         }
     }
 
@@ -156,46 +207,86 @@ impl Sync {
         let under_way = self.progress.borrow();
         let (progress, arrival) = under_way.as_ref()?;
         let coming = arrival.as_ref().map_or(0, Arrival::received_len);
-        Some(Progress { bytes_done: progress.bytes_done + coming, ..progress.clone() })
+        let received = self.flights.received_bytes();
+        Some(Progress {
+            bytes_done: progress.bytes_done + coming,
+            // Until here it was the count at the beginning.
+            bytes_received: received.saturating_sub(progress.bytes_received),
+            ..progress.clone()
+        })
     }
 
     fn is_missing(&self, entry: &ManifestEntry) -> bool {
         self.cache.named(&entry.key) != Some(entry.sha256)
     }
 
-    async fn carry_out(&self, order: &Order) -> Outcome {
+    async fn carry_out(&self, order: &Order, reach: Reach) -> Ended {
         let mut run = Run::begin();
+        run.received_before = self.flights.received_bytes();
+        let reused_before = self.flights.reused_bytes();
         let refreshed = self.keeper.refresh(Duration::ZERO, order.force).await;
         if let Err(error) = refreshed {
+            run.is_cut_off |= matches!(error, Stale::Call(_));
             run.note_error(error.to_string());
         }
-        let Some(mut catalog) = self.keeper.catalog() else { return run.into_outcome() };
+        if let Some(catalog) = self.keeper.catalog() {
+            self.bring_all(catalog, order, reach, &mut run).await;
+        }
+        run.bytes_reused = self.flights.reused_bytes() - reused_before;
+        run.end()
+    }
+
+    async fn bring_all(
+        &self,
+        mut catalog: Rc<Catalog>,
+        order: &Order,
+        reach: Reach,
+        run: &mut Run,
+    ) {
         if order.force {
-            self.read_again(&catalog, order, &mut run).await;
+            self.read_again(&catalog, order, run).await;
         }
         loop {
-            let groups = self.plan(&catalog, order);
-            self.begin_progress(&run, &groups);
-            match self.bring(groups, &catalog, &mut run).await {
+            let groups = self.plan(&catalog, order, reach);
+            self.begin_progress(run, &groups);
+            match self.bring(groups, &catalog, run).await {
                 Pass::Done => break,
                 Pass::Newer(newer) => catalog = newer,
             }
         }
-        if run.errors.is_empty() {
-            self.sweep(&catalog).await;
-            // Only then: what is wanted no more may be what is served until its successor is here.
-            if let Err(error) = self.housekeeper.tidy().await {
-                run.note_error(format!("cannot tidy the cache: {error:#}"));
-            }
+        if !run.errors.is_empty() {
+            return;
         }
-        run.into_outcome()
+        let missing = catalog.entries().iter().filter(|entry| self.is_missing(entry));
+        let missing: HashSet<ContentHash> = missing.map(|entry| entry.sha256).collect();
+        // An object that is here waits for the rest of its directory, as long as its name does not stand for it.
+        self.wishes.asked_for.borrow_mut().retain(|hash| missing.contains(hash));
+        self.sweep(&catalog).await;
+        // Only when nothing is missing: what is wanted no more may be what is served until its successor is here.
+        if (reach == Reach::All || missing.is_empty())
+            && let Err(error) = self.housekeeper.tidy().await
+        {
+            run.note_error(format!("cannot tidy the cache: {error:#}"));
+        }
     }
 
-    fn plan(&self, catalog: &Catalog, order: &Order) -> Vec<Group> {
+    fn plan(&self, catalog: &Catalog, order: &Order, reach: Reach) -> Vec<Group> {
         let categories =
             if order.categories.is_empty() { Category::ALL } else { &order.categories[..] };
         let named = |key: &ContentKey| self.cache.named(key);
-        plan(catalog.entries(), categories, named, |hash| self.cache.holds(hash))
+        let mut groups = plan(catalog.entries(), categories, named, |hash| self.cache.holds(hash));
+        if reach == Reach::Prompt {
+            let asked_for = self.wishes.asked_for.borrow();
+            let is_asked_for = |(key, hash): &(ContentKey, ContentHash)| {
+                asked_for.contains(hash) || self.pinned.contains(key)
+            };
+            groups.retain(|group| {
+                group.category != Category::Images
+                    || group.missing.is_empty()
+                    || group.names.iter().any(is_asked_for)
+            });
+        }
+        groups
     }
 
     fn begin_progress(&self, run: &Run, groups: &[Group]) {
@@ -206,6 +297,7 @@ impl Sync {
             files_done: run.files_synced,
             bytes_total: run.bytes_done + missing().map(|entry| entry.size_bytes).sum::<u64>(),
             bytes_done: run.bytes_done,
+            bytes_received: run.received_before,
             current: None,
         };
         *self.progress.borrow_mut() = Some((progress, None));
@@ -219,7 +311,10 @@ impl Sync {
             let is_here = match self.fetch_all(&group, run).await {
                 Ok(is_here) => is_here,
                 // Nothing else would come either.
-                Err(LineIsDown) => return Pass::Done,
+                Err(LineIsDown) => {
+                    run.is_cut_off = true;
+                    return Pass::Done;
+                }
             };
             if is_here
                 && let Err(error) =
@@ -318,13 +413,25 @@ enum Pass {
 /// The controller cannot be reached.
 struct LineIsDown;
 
+/// A sync that has ended.
+struct Ended {
+    outcome: Outcome,
+    /// Whether the line was what ended it, so that it should be gone on with when the line is back.
+    is_cut_off: bool,
+}
+
 /// One sync while it runs.
 struct Run {
     started_at: Timestamp,
     started: Instant,
     files_synced: u64,
     bytes_transferred: u64,
+    bytes_reused: u64,
     bytes_done: u64,
+    /// What flights had received when it began.
+    received_before: u64,
+    /// Whether the line was what ended it.
+    is_cut_off: bool,
     given_up: HashSet<ContentHash>,
     errors: Vec<String>,
 }
@@ -336,7 +443,10 @@ impl Run {
             started: clock::monotonic(),
             files_synced: 0,
             bytes_transferred: 0,
+            bytes_reused: 0,
             bytes_done: 0,
+            received_before: 0,
+            is_cut_off: false,
             given_up: HashSet::new(),
             errors: Vec::new(),
         }
@@ -348,11 +458,16 @@ impl Run {
         }
     }
 
+    fn end(self) -> Ended {
+        Ended { is_cut_off: self.is_cut_off, outcome: self.into_outcome() }
+    }
+
     fn into_outcome(self) -> Outcome {
         Outcome {
             status: if self.errors.is_empty() { Status::Completed } else { Status::Failed },
             files_synced: self.files_synced,
             bytes_transferred: self.bytes_transferred,
+            bytes_reused: self.bytes_reused,
             errors: self.errors,
             duration_seconds: clock::monotonic().duration_since(self.started).as_secs_f64(),
         }

@@ -32,6 +32,7 @@ use super::flights::Flights;
 use super::housekeeper::Housekeeper;
 use super::keeper::Keeper;
 use super::line::Line;
+use super::pinned::Pinned;
 use super::run::{Sync, Wishes};
 use super::through::Bypass;
 
@@ -42,13 +43,13 @@ pub(super) fn hash_of(bytes: &[u8]) -> ContentHash {
 /// How much is sent at once, in bytes.
 const PIECE_LEN: usize = 1 << 20;
 
-/// The list of chunks, as the controller serves it. The content says where it is cut: behind every 32 KiB that end with two
-/// bytes which are alike, and at 512 KiB.
+/// The list of chunks, as the controller serves it. The content says where it is cut: behind 32 KiB at the least, where two bytes
+/// are small, and at 512 KiB.
 pub(super) fn chunk_list(bytes: &[u8]) -> Vec<u8> {
     let mut list = Vec::new();
     let mut start = 0;
     while start < bytes.len() {
-        let is_cut = |end: &usize| bytes[end - 1] == bytes[end - 2];
+        let is_cut = |end: &usize| bytes[end - 1] == 0 && bytes[end - 2] < 4;
         let last = (start + Chunks::LEN_MAX).min(bytes.len());
         let end = (start + Chunks::LEN_MIN..last).find(is_cut).unwrap_or(last);
         list.extend_from_slice(&u32::try_from(end - start).expect("short").to_be_bytes());
@@ -361,6 +362,7 @@ pub(super) struct Site {
     pub(super) demand: Rc<Demand>,
     pub(super) sync: Rc<Sync>,
     pub(super) housekeeper: Rc<Housekeeper>,
+    pub(super) pinned: Rc<Pinned>,
     pub(super) standing: Rc<Standing>,
     pub(super) data_dir: DataDir,
     directory: Option<TempDir>,
@@ -408,8 +410,13 @@ impl Site {
         let controller = Rc::new(controller(executor, upstream));
         let keeper = Keeper::load(&data_dir, site(), Rc::clone(&controller), Rc::clone(&standing));
         let keeper = Rc::new(keeper);
-        let housekeeper =
-            Rc::new(Housekeeper::new(cache.clone(), Rc::clone(&keeper), Rc::clone(&standing)));
+        let pinned = Rc::new(Pinned::load(&data_dir).expect("nothing is pinned yet"));
+        let housekeeper = Rc::new(Housekeeper::new(
+            cache.clone(),
+            Rc::clone(&keeper),
+            Rc::clone(&standing),
+            Rc::clone(&pinned),
+        ));
         let line = Rc::new(Line::new(config));
         let flights = Flights::new(
             Rc::clone(executor),
@@ -427,14 +434,21 @@ impl Site {
             Rc::clone(&standing),
             wishes.clone(),
         );
-        let sync =
-            Sync::new(cache.clone(), Rc::clone(&keeper), flights, Rc::clone(&housekeeper), wishes);
+        let sync = Sync::new(
+            cache.clone(),
+            Rc::clone(&keeper),
+            flights,
+            Rc::clone(&housekeeper),
+            Rc::clone(&pinned),
+            wishes,
+        );
         Self {
             cache,
             keeper,
             demand: Rc::new(demand),
             sync: Rc::new(sync),
             housekeeper,
+            pinned,
             standing,
             data_dir,
             directory: None,

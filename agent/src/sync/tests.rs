@@ -1,6 +1,7 @@
 //! The whole way of content on loopback: a controller that says what a test wants, the cache on a real directory, machines.
 
 mod demand;
+mod pieces;
 
 use std::fs;
 use std::time::Duration;

@@ -17,6 +17,7 @@ use crate::rng::Rng;
 use crate::session::recorder::Recorder;
 use crate::session::teller;
 use crate::store::Store;
+use crate::sync::rhythm::Rhythm;
 use crate::sync::run::Sync;
 use crate::uplink::controller::{CHECK, CallError, Controller};
 use crate::uplink::courier::HttpCourier;
@@ -96,9 +97,10 @@ impl<V: Measure> Uplink<V> {
         };
         let mut sync_rng = Rng::from_seed(self.rng.next_u64());
         let mut answers_rng = Rng::from_seed(self.rng.next_u64());
+        let rhythm = Rhythm::load(&self.config.sync, self.config.site_id, &self.data_dir)?;
         let interval = self.config.sync.interval();
         let syncing = smol::future::zip(
-            self.sync.run(interval, &mut sync_rng),
+            self.sync.run(rhythm, &mut sync_rng),
             self.answers.run(interval, &mut answers_rng),
         );
         let flushing = outbox::run(self.flusher, &courier, flush_rng);

@@ -22,11 +22,15 @@ impl Service for TestService {
                 let node_cache = NodeCache { count: 3, oldest_entry: None };
                 get_cache(&self.0, &site(), node_cache)
             }
-            ("GET", ["cache", "entries"]) => get_entries(&self.0, &target, &id),
-            ("PUT", _) => put_entry(&self.0, &name, request, &id).await,
-            _ => delete_entry(&self.0, &name, &id).await,
+            ("GET", ["cache", "entries"]) => get_entries(&self.0, by_hand, &target, &id),
+            ("PUT", _) => put_entry(&self.0, by_hand, &name, request, &id).await,
+            _ => delete_entry(&self.0, by_hand, &name, &id).await,
         }
     }
+}
+
+fn by_hand(_: &ContentKey) -> Kept {
+    Kept::ByHand
 }
 
 fn site() -> SiteConfig {

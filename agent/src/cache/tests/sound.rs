@@ -40,12 +40,16 @@ fn d7_a_flipped_bit_is_given_to_nobody_and_what_is_before_it_is() {
         }
         let object = cache.find(&key(IMAGE)).await.expect("it is held");
         assert_eq!(object.read_now(2_000_000, 1).unwrap(), None);
-        assert_eq!(cache.damaged().await, hash_of(&bytes));
-        cache.set_aside(hash_of(&bytes)).await.unwrap();
+        let damage = cache.damaged().await;
+        assert_eq!(damage.sha256, hash_of(&bytes));
+        cache.set_aside(damage).await.unwrap();
         assert_eq!(read(&cache, IMAGE).await, None);
+        // Who read the damaged file says so once more, when a sound one has long taken its place.
+        add(&cache, IMAGE, &bytes).await.unwrap();
+        cache.set_aside(damage).await.unwrap();
+        assert_eq!(read(&cache, IMAGE).await.as_ref(), Some(&bytes));
     });
     assert_eq!(site.count("quarantine"), 1);
-    assert_eq!(site.count("chunks"), 0);
 }
 
 #[test]
@@ -96,7 +100,7 @@ fn d7_a_list_that_is_lost_or_damaged_is_made_anew_and_believed_by_nobody() {
         fs::remove_file(&list).unwrap();
         site.run(async |cache| {
             assert!(cache.find(&key(IMAGE)).await.is_none(), "it is read whole first");
-            assert_eq!(cache.damaged().await, hash_of(&bytes));
+            assert_eq!(cache.damaged().await.sha256, hash_of(&bytes));
         });
     }
 }

@@ -1,0 +1,85 @@
+//! What monitoring reads of the agent, as Prometheus writes it (text format 0.0.4). Values in, text out.
+
+use std::fmt::{Display, Write as _};
+
+use crate::cache::Stats;
+use crate::status::Report;
+use crate::sync::report::Status;
+
+/// How Prometheus calls the text.
+pub(super) const CONTENT_TYPE: &str = "text/plain; version=0.0.4; charset=utf-8";
+
+/// Everything that is measured. No label is anything that a machine or a name of content could choose.
+pub(super) fn render(report: &Report, stats: &Stats) -> String {
+    let mut page = Page::default();
+    page.gauge("up_seconds", "Time since the agent's start.", report.uptime_seconds);
+    let is_connected = u8::from(report.line.offline_since().is_none());
+    page.gauge("online", "Whether the controller is in reach.", is_connected);
+    page.gauge("active_boots", "Transfers to machines that are under way.", report.active_boots);
+    page.gauge("nodes_known", "Machines that are remembered.", report.nodes_known);
+    page.gauge("queue_pending", "Changes that wait for the controller.", report.queue_pending);
+    page.gauge("queue_parked", "Changes that it has parked.", report.queue_parked);
+    page.gauge("disk_usage_percent", "Of the data directory's disk.", report.disk_usage_percent);
+    page.gauge("cache_size_bytes", "Bytes of all objects, each once.", stats.size_bytes);
+    page.head("cache_entries", "gauge", "Names of content.");
+    for (category, held) in &stats.categories {
+        page.labelled("cache_entries", category.as_str(), held.entries);
+    }
+    page.head("cache_category_bytes", "gauge", "Bytes of what the names stand for.");
+    for (category, held) in &stats.categories {
+        page.labelled("cache_category_bytes", category.as_str(), held.size_bytes);
+    }
+    page.counter("cache_hits_total", "Lookups that found an object.", stats.hits);
+    page.counter("cache_misses_total", "Lookups that did not.", stats.misses);
+    page.counter("cache_damaged_total", "Objects set aside as damaged.", stats.damaged);
+    let content = &report.content;
+    page.gauge("sync_names_wanted", "Names in the manifest.", content.names_wanted);
+    page.gauge("sync_names_missing", "Those that are not here.", content.names_missing);
+    page.counter("sync_received_bytes_total", "Content over the line.", content.received_bytes);
+    page.counter(
+        "sync_reused_bytes_total",
+        "Content that did not have to come, because other objects had it.",
+        content.reused_bytes,
+    );
+    if let Some(version) = content.manifest_version {
+        page.gauge("sync_manifest_version", "The manifest's version.", version);
+    }
+    if let Some((last, at)) = content.last.as_ref().zip(content.last_sync_at) {
+        let seconds = at.unix_ms() / 1_000;
+        page.gauge("sync_last_timestamp_seconds", "When the last sync ended.", seconds);
+        let is_good = u8::from(last.status == Status::Completed);
+        page.gauge("sync_last_success", "Whether all was here then.", is_good);
+    }
+    page.text
+}
+
+#[derive(Default)]
+struct Page {
+    text: String,
+}
+
+impl Page {
+    fn head(&mut self, name: &str, kind: &str, help: &str) {
+        _ = write!(
+            self.text,
+            "# HELP pureboot_agent_{name} {help}\n# TYPE pureboot_agent_{name} {kind}\n"
+        );
+    }
+
+    fn value(&mut self, name: &str, kind: &str, help: &str, value: impl Display) {
+        self.head(name, kind, help);
+        _ = writeln!(self.text, "pureboot_agent_{name} {value}");
+    }
+
+    fn gauge(&mut self, name: &str, help: &str, value: impl Display) {
+        self.value(name, "gauge", help, value);
+    }
+
+    fn counter(&mut self, name: &str, help: &str, value: impl Display) {
+        self.value(name, "counter", help, value);
+    }
+
+    fn labelled(&mut self, name: &str, category: &str, value: impl Display) {
+        _ = writeln!(self.text, "pureboot_agent_{name}{{category=\"{category}\"}} {value}");
+    }
+}
