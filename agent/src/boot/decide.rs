@@ -9,8 +9,9 @@ use std::time::Duration;
 pub use pureboot_protocol::session::mode::Mode;
 use pureboot_protocol::{
     Assignment, Autonomy, BootRecord, BootRequest, ConflictId, HardwareFact, Lifecycle, Mac,
-    Timestamp, Workflow,
+    Workflow,
 };
+use serde::{Deserialize, Serialize};
 
 use crate::uplink::connectivity::Line;
 

@@ -244,7 +244,7 @@ fn a_loader_is_never_answered_503_and_is_sent_when_the_disk_is_gone() {
         ("images/a.img", &large[1..]),
     ];
     check_files(Limits::default(), &contents, async |address, directory| {
-        // Somebody reads the files that are not in memory, so that they are open and their length is not looked at again.
+        // Somebody reads the files that are not in memory.
         let mut readers = Vec::new();
         for target in ["/files/bootloaders/large.efi", "/files/images/a.img"] {
             let mut reader = Client::connect(address).await;
@@ -252,12 +252,14 @@ fn a_loader_is_never_answered_503_and_is_sent_when_the_disk_is_gone() {
             reader.stream.read_exact(&mut [0; 1]).await.unwrap();
             readers.push(reader);
         }
-        // The server has filled the kernel's buffers and waits for the readers; who reads on would see that the file is short.
+        // The server has filled the kernel's buffers and waits for the readers; who reads on would see that the file is another.
         Timer::after(Duration::from_millis(500)).await;
         for bytes in [&small[..], &large, &large[1..]] {
             let hash = sha256_of(bytes);
             let path = directory.join("objects").join(&hash[..2]).join(&hash);
-            std::fs::OpenOptions::new().write(true).open(&path).unwrap().set_len(0).unwrap();
+            let file = std::fs::OpenOptions::new().write(true).open(&path).unwrap();
+            file.set_len(0).unwrap();
+            file.set_len(bytes.len() as u64).unwrap();
         }
         let mut client = Client::connect(address).await;
         let loader = client.get("/files/bootloaders/a.efi", "").await;
