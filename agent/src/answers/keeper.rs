@@ -1,6 +1,7 @@
 //! Brings sheets up to date, and sees to it that no installer starts that would find no answers.
 
 use std::cell::RefCell;
+use std::collections::BTreeSet;
 use std::net::IpAddr;
 use std::rc::Rc;
 use std::time::{Duration, Instant};
@@ -148,13 +149,11 @@ impl Answers {
     /// been installed go.
     pub async fn run(&self, interval: Duration, rng: &mut Rng) {
         loop {
-            let (needing, others): (Vec<_>, Vec<_>) =
-                self.store.nodes().into_iter().partition(may_need);
-            for node in needing {
-                self.look_at(node.mac()).await;
+            for mac in self.needing() {
+                self.look_at(mac).await;
             }
-            let installed = others.iter().map(CachedNode::mac).collect();
-            if let Err(error) = self.shelf.let_secrets_go(installed).await {
+            // Looked up anew: a machine may have been ordered in the meantime.
+            if let Err(error) = self.shelf.let_secrets_go(self.needing()).await {
                 log::warn!(error:%; "secrets of machines that are installed cannot be let go now");
             }
             let pause = interval - rng.duration_between(Duration::ZERO, interval / 10);
@@ -165,6 +164,11 @@ impl Answers {
             };
             smol::future::or(async { _ = Timer::after(pause).await }, noting).await;
         }
+    }
+
+    /// The machines that may be installed soon.
+    fn needing(&self) -> BTreeSet<Mac> {
+        self.store.nodes().iter().filter(|node| may_need(node)).map(CachedNode::mac).collect()
     }
 
     async fn look_at(&self, mac: Mac) {

@@ -146,17 +146,23 @@ impl Shelf {
             .await
     }
 
-    /// Forgets the secrets of machines, whose sheets stay.
+    /// Forgets the secrets of all machines but these. The sheets stay.
     ///
     /// # Errors
     /// See [`StoreError`].
-    pub async fn let_secrets_go(&self, of: Vec<Mac>) -> Result<(), StoreError> {
+    pub async fn let_secrets_go(&self, but_of: BTreeSet<Mac>) -> Result<(), StoreError> {
         self.store
             .run(move |db| {
                 let transaction = db.transaction()?;
-                for mac in of {
-                    let sql = "UPDATE answer_sheets SET secrets = NULL WHERE mac = ?1 AND secrets <> '{}'";
-                    transaction.prepare_cached(sql)?.execute([Word(mac)])?;
+                let with_secrets: Vec<Word<Mac>> = transaction
+                    .prepare_cached("SELECT mac FROM answer_sheets WHERE secrets <> '{}'")?
+                    .query_map([], |row| row.get(0))?
+                    .collect::<Result<_, _>>()?;
+                let sql = "UPDATE answer_sheets SET secrets = NULL WHERE mac = ?1";
+                for Word(mac) in with_secrets {
+                    if !but_of.contains(&mac) {
+                        transaction.prepare_cached(sql)?.execute([Word(mac)])?;
+                    }
                 }
                 Ok(transaction.commit()?)
             })

@@ -1,4 +1,5 @@
-//! What machines reach over HTTP: scripts, files, and a place to report to (API.md §4). No secret is behind any of it.
+//! What machines reach over HTTP: scripts, files, answer files, and a place to report to (API.md §4). Who may have the secrets in answer
+//! files is [`crate::answers`]' to say; no other secret is behind any of it.
 
 use std::net::{IpAddr, Ipv4Addr};
 use std::rc::Rc;

@@ -102,7 +102,10 @@ fn secrets_are_let_go_and_the_sheet_stays() {
     for sheet in [with, without] {
         block_on(shelf.put(sheet, digest(1), texts(&templates), at(0))).expect("kept");
     }
-    block_on(shelf.let_secrets_go(vec![mac(1), mac(2), mac(3)])).expect("a disk");
+    block_on(shelf.let_secrets_go(BTreeSet::from([mac(1)]))).expect("a disk");
+    let secrets = block_on(shelf.held(mac(1))).expect("a disk").expect("kept").secrets;
+    assert!(secrets.is_some_and(|secrets| secrets.contains_key("root")), "it may be installed");
+    block_on(shelf.let_secrets_go(BTreeSet::new())).expect("a disk");
     let held = |number| block_on(shelf.held(mac(number))).expect("a disk").expect("kept");
     assert_eq!(held(1).secrets, None);
     assert!(held(2).is_whole(), "there is nothing to let go");
