@@ -37,7 +37,7 @@ pub struct Limits {
 
 impl Limits {
     /// What the boot listener takes on where this program may have so many descriptors: half of them for connections. An idle one costs
-    /// about 11 KB and gives way to a new one; one address has 16, however many there are.
+    /// about 27 KB and gives way to a new one; one address has 16, however many there are.
     pub fn for_machines(descriptors: u64) -> Self {
         let least = Self::default();
         let half = usize::try_from(descriptors / 2).unwrap_or(usize::MAX);
