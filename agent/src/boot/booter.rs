@@ -1,6 +1,7 @@
 //! From one machine's question to its script: asks who may know, decides, remembers, renders.
 
 mod begun;
+mod calls;
 mod question;
 
 use std::cell::RefCell;
@@ -17,6 +18,7 @@ use smol::Timer;
 use smol::channel::Sender;
 
 use self::begun::Begun;
+pub use self::calls::{Registered, Sighting, Unregistered};
 use self::question::Questions;
 use crate::answers::keeper::{Answers, Guest, Unready};
 use crate::boot::decide::{

@@ -42,13 +42,13 @@ use crate::sync::demand::{Demand, Found};
 use crate::vitals::Vitals;
 
 /// The longest report, in bytes.
-const REPORT_LEN_MAX: usize = 64 * 1024;
+pub(super) const REPORT_LEN_MAX: usize = 64 * 1024;
 
 /// Content that is not longer, in bytes, is sent however much else is: a moment later it is over.
 const SMALL_LEN_MAX: u64 = 256 * 1024;
 
 /// How long a report may take to come in.
-const REPORT_TIME: Duration = Duration::from_secs(10);
+pub(super) const REPORT_TIME: Duration = Duration::from_secs(10);
 
 /// Answers machines.
 pub struct BootService {
@@ -85,6 +85,16 @@ impl Service for BootService {
         let segments = target.segments();
         if let ["api", "v1", "report"] | ["api", "v1", "nodes", _, "event"] = segments.as_slice() {
             return self.take_report(request, &segments, &id).await;
+        }
+        match segments.as_slice() {
+            ["api", "v1", "nodes"] => return self.find_node(&request, &target, &id).await,
+            ["api", "v1", "nodes", "register"] => {
+                return self.register_node(request, connection, &id).await;
+            }
+            ["api", "v1", "nodes", node, "state"] => {
+                return self.move_node(request, node, &id).await;
+            }
+            _ => {}
         }
         if request.method() != Method::GET && request.method() != Method::HEAD {
             return method_not_allowed(request.method(), "GET, HEAD", &id);
@@ -405,7 +415,7 @@ struct TakenView {
     pending_command: Option<PendingCommand>,
 }
 
-fn answer(taken: &Taken) -> Response {
+pub(super) fn answer(taken: &Taken) -> Response {
     let (status, word) = match &taken.result {
         Some(result) => (StatusCode::OK, result.outcome.as_str()),
         None => (StatusCode::ACCEPTED, "queued"),
@@ -420,7 +430,7 @@ fn answer(taken: &Taken) -> Response {
     json(status, &Success::new(view))
 }
 
-fn refuse(error: &Refused, id: &CorrelationId) -> Response {
+pub(super) fn refuse(error: &Refused, id: &CorrelationId) -> Response {
     let (status, code) = match error {
         Refused::Session { .. } => (StatusCode::FORBIDDEN, "unknown_boot_session"),
         Refused::Unknown(_) => (StatusCode::NOT_FOUND, "node_not_found"),
@@ -506,7 +516,7 @@ fn user_agent(fields: &HeaderMap) -> String {
 }
 
 /// Where the machine is.
-fn address(connection: Connection) -> IpAddr {
+pub(super) fn address(connection: Connection) -> IpAddr {
     connection.peer.map_or(IpAddr::V4(Ipv4Addr::UNSPECIFIED), |peer| peer.ip())
 }
 
@@ -521,7 +531,11 @@ fn not_found(request: &Request<Incoming>, id: &CorrelationId) -> Response {
     problem(StatusCode::NOT_FOUND, "not_found", detail, id)
 }
 
-fn method_not_allowed(method: &Method, allowed: &'static str, id: &CorrelationId) -> Response {
+pub(super) fn method_not_allowed(
+    method: &Method,
+    allowed: &'static str,
+    id: &CorrelationId,
+) -> Response {
     let detail = format!("{method} is not for this; it takes {allowed}");
     let mut response = problem(StatusCode::METHOD_NOT_ALLOWED, "method_not_allowed", detail, id);
     response.headers_mut().insert(header::ALLOW, HeaderValue::from_static(allowed));
