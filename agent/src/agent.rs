@@ -313,7 +313,7 @@ impl Shared {
             recorder: Rc::clone(&self.recorder),
             answers: Rc::clone(&self.answers),
             dhcp,
-            counted: Cell::new(Counts { pending: 0, oldest_at: None }),
+            counted: Cell::new(Counts::default()),
             started_at: clock::now(),
             started: clock::monotonic(),
         }

@@ -7,6 +7,7 @@ mod check_config;
 mod dhcp_snippet;
 mod doctor;
 mod init;
+mod queue;
 mod start;
 mod status;
 mod sync;
@@ -49,6 +50,7 @@ enum Command {
     CheckConfig(check_config::CheckConfig),
     Cache(cache::Cache),
     Sync(sync::Sync),
+    Queue(queue::Queue),
     DhcpSnippet(dhcp_snippet::DhcpSnippet),
     Doctor(doctor::Doctor),
 }
@@ -59,7 +61,7 @@ pub fn run() -> ExitCode {
     let done = match arguments.command {
         _ if arguments.version => print(&format!("pureboot-agent {}\n", env!("CARGO_PKG_VERSION"))),
         None => Err(anyhow::anyhow!(
-            "say what to do: init, start, status, boots, answers, doctor, check-config, cache, sync or dhcp-snippet (--help tells more)"
+            "say what to do: init, start, status, boots, answers, doctor, check-config, cache, sync, queue or dhcp-snippet (--help tells more)"
         )),
         Some(Command::Init(init)) => init.run(),
         Some(Command::Start(start)) => start.run(),
@@ -69,6 +71,7 @@ pub fn run() -> ExitCode {
         Some(Command::CheckConfig(check_config)) => check_config.run(),
         Some(Command::Cache(cache)) => cache.run(),
         Some(Command::Sync(sync)) => sync.run(),
+        Some(Command::Queue(queue)) => queue.run(),
         Some(Command::DhcpSnippet(snippet)) => snippet.run(),
         Some(Command::Doctor(doctor)) => doctor.run(),
     };

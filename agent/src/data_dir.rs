@@ -91,6 +91,11 @@ impl DataDir {
         self.root.join("state").join("rotation.json")
     }
 
+    /// The last life of the agent that the controller has answered.
+    pub fn instance_file(&self) -> PathBuf {
+        self.root.join("state").join("instance")
+    }
+
     /// What the controller's signatures are checked with, since the agent joined.
     pub fn signing_key_file(&self) -> PathBuf {
         self.root.join("controller-key")

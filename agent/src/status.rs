@@ -65,7 +65,10 @@ pub struct Report {
     pub answers_refused: Option<AnswersRefused>,
     /// Changes that the controller has not acknowledged.
     pub queue_pending: u64,
-    /// Changes that the controller has parked since the agent's start.
+    /// Those of them that are on their way.
+    #[serde(default)]
+    pub queue_processing: u64,
+    /// Changes that the controller has parked, of those that are still kept.
     pub queue_parked: u64,
     /// Why they were not delivered when that was last tried.
     pub queue_error: Option<String>,
@@ -83,6 +86,13 @@ pub enum Membership {
     Joining,
     /// Joined.
     Joined,
+    /// Another machine lives under the agent's identity, and the controller listens to that one; this one serves on with what it knows.
+    Fenced {
+        /// The controller's words.
+        reason: String,
+        /// Since when.
+        since: Timestamp,
+    },
     /// The controller does not accept the agent; it serves on with what it knows.
     Refused {
         /// The controller's words.
@@ -176,6 +186,9 @@ impl Report {
         match &self.membership {
             Membership::Joined => {}
             Membership::Joining => reasons.push("the site has not been joined yet".to_owned()),
+            Membership::Fenced { reason, .. } => {
+                reasons.push(format!("another machine uses this agent's identity: {reason}"));
+            }
             Membership::Refused { reason, .. } => {
                 reasons.push(format!("the controller refuses this agent: {reason}"));
             }
@@ -228,6 +241,9 @@ impl Report {
             match &self.membership {
                 Membership::Joining => "joining".to_owned(),
                 Membership::Joined => format!("joined, autonomy {}", self.autonomy_level),
+                Membership::Fenced { reason, since } => {
+                    format!("IDENTITY IN USE by another machine for {}: {reason}", ago(now, *since))
+                }
                 Membership::Refused { reason, since } => {
                     format!("refused for {}: {reason}", ago(now, *since))
                 }
@@ -366,6 +382,7 @@ mod tests {
             tftp_refused: Vec::new(),
             answers_refused: None,
             queue_pending: 0,
+            queue_processing: 0,
             queue_parked: 0,
             queue_error: None,
             queue_oldest_at: None,

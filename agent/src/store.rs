@@ -28,7 +28,7 @@ pub use self::feed::Applied;
 pub use self::identity::Identity;
 pub use self::lock::{DataDirLock, LockError, is_volatile, lock_data_dir};
 pub use self::nodes::{CachedNode, InstallGiven, KnownRecord, UNKNOWN_NODES_MAX};
-pub(crate) use self::nodes::{load_by_id, save};
+pub(crate) use self::nodes::{load_all, load_by_id, save};
 pub use self::open::OpenError;
 pub use self::sessions::{SESSIONS_MAX, SESSIONS_PER_MACHINE_MAX};
 
@@ -57,7 +57,7 @@ pub struct Quota {
 
 impl Default for Quota {
     fn default() -> Self {
-        Self { file_bytes: 64 << 20, outbox_rows: 100_000, outbox_bytes: 24 << 20 }
+        Self { file_bytes: 96 << 20, outbox_rows: 100_000, outbox_bytes: 24 << 20 }
     }
 }
 

@@ -14,6 +14,7 @@ pub mod orders;
 pub mod rotate;
 pub mod run;
 pub mod standing;
+pub mod tenure;
 #[cfg(test)]
 pub(crate) mod testing;
 pub mod tls;

@@ -189,7 +189,8 @@ impl Vitals {
             tftp_refused: self.refusals.entries(),
             answers_refused: self.answers.refused(),
             queue_pending: queue.pending,
-            queue_parked: trouble.parked,
+            queue_processing: self.outbox.in_flight(),
+            queue_parked: queue.parked,
             queue_error: trouble.last_error,
             queue_oldest_at: queue.oldest_at,
             disk_usage_percent: self.disk_usage_percent().await,
@@ -208,6 +209,7 @@ impl heartbeat::Measure for Vitals {
         Heartbeat {
             site_id: self.site_id,
             timestamp: now,
+            instance: None,
             agent_version: env!("CARGO_PKG_VERSION").to_owned(),
             uptime_seconds: self.uptime_seconds(),
             services: self.services(),
@@ -226,7 +228,7 @@ impl heartbeat::Measure for Vitals {
             offline_duration_seconds: offline_since
                 .map_or(0, |since| u64::try_from(now.seconds_since(since)).unwrap_or(0)),
             pending_queue_items: queue.pending,
-            failed_queue_items: trouble.parked,
+            failed_queue_items: queue.parked,
             conflicts_pending: trouble.conflicts,
             config_version: self.standing.config_version(),
             command_results: Vec::new(),

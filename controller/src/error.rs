@@ -3,7 +3,7 @@
 use axum::http::header::{CONTENT_LENGTH, CONTENT_TYPE, RETRY_AFTER, WWW_AUTHENTICATE};
 use axum::http::{HeaderValue, Method, StatusCode};
 use axum::response::{IntoResponse, Response};
-use pureboot_protocol::{FieldError, Problem};
+use pureboot_protocol::{FieldError, IDENTITY_IN_USE, OUTBOX_FORKED, Problem};
 
 use crate::auth::rank::Rank;
 use crate::auth::scope::Scope;
@@ -187,7 +187,8 @@ impl From<StoreError> for ApiError {
             StoreError::NodeCommand(CommandError::Retired) => {
                 refused(StatusCode::CONFLICT, "node_retired")
             }
-            StoreError::Forked { .. } => refused(StatusCode::CONFLICT, "outbox_forked"),
+            StoreError::Forked { .. } => refused(StatusCode::CONFLICT, OUTBOX_FORKED),
+            StoreError::IdentityInUse(_) => refused(StatusCode::CONFLICT, IDENTITY_IN_USE),
             StoreError::Decided { .. } => refused(StatusCode::CONFLICT, "conflict_resolved"),
             StoreError::ClaimDecided { .. } => refused(StatusCode::CONFLICT, "claim_decided"),
             StoreError::Moved { .. } => refused(StatusCode::CONFLICT, "node_moved"),

@@ -42,6 +42,7 @@ mod site_health;
 mod store;
 mod strict;
 mod table;
+mod tenure;
 mod terminal;
 mod tls;
 mod together;

@@ -7,9 +7,12 @@ use schemars::JsonSchema;
 use serde::Serialize;
 
 use crate::store::Site;
+use crate::tenure::Rival;
 
 /// The share of the agent's disk, in per cent, from which an operator should know.
 const DISK_USAGE_PERCENT_MAX: f64 = 90.0;
+/// For so long after it was last refused a second machine is told of, in seconds: a machine that lives calls at least so often.
+const RIVAL_SHOWN_S: i64 = 2 * 3_600;
 /// Bytes of the unit that sites have their cache's limit in.
 const BYTES_PER_GB: f64 = 1e9;
 
@@ -26,6 +29,8 @@ pub(crate) struct Knowledge {
     pub(crate) conflicts: u64,
     /// Changes that are kept without effect.
     pub(crate) parked: u64,
+    /// The machine that was refused last, because another one has its identity.
+    pub(crate) rival: Option<Rival>,
 }
 
 /// How a site is. The field names are those of the HTTP surface; what only the agent knows is none before its first heartbeat.
@@ -62,6 +67,7 @@ enum AlertCode {
     DiskFull,
     ConflictsPending,
     ChangesParked,
+    IdentityInUse,
 }
 
 impl SiteHealth {
@@ -114,6 +120,14 @@ fn alerts(known: &Knowledge, now: Timestamp) -> Vec<Alert> {
         if percent >= DISK_USAGE_PERCENT_MAX {
             alert(AlertCode::DiskFull, format!("the agent's disk is {percent:.0} % full"));
         }
+    }
+    if let Some(rival) = &known.rival
+        && now.seconds_since(rival.at) < RIVAL_SHOWN_S
+    {
+        let message = format!(
+            "two machines use the identity of the site's agent: {rival}; stop one of them, or make a new token for the one that stays"
+        );
+        alert(AlertCode::IdentityInUse, message);
     }
     if known.conflicts > 0 {
         let message = format!("{} changes disagree with the controller", known.conflicts);

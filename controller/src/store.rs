@@ -39,6 +39,7 @@ mod sessions;
 mod sites;
 mod sqlite;
 mod templates;
+mod tenures;
 mod tokens;
 mod tree;
 mod users;
@@ -84,6 +85,7 @@ pub(crate) use secrets::{SealedSecret, SecretView, scope as secret_scope};
 pub(crate) use sessions::{NewSession, SESSION_SECONDS};
 pub(crate) use sites::{Site, SiteFields};
 pub(crate) use templates::{Template, TemplateHead};
+pub(crate) use tenures::Fenced;
 pub(crate) use tokens::{NewToken, Token};
 pub(crate) use users::{NewUser, User, UserPatch};
 pub(crate) use workflows::KeptWorkflow;
@@ -269,11 +271,14 @@ pub(crate) enum StoreError {
     #[error(transparent)]
     NodeCommand(#[from] CommandError),
     /// An outbox has two different changes with one number.
-    #[error("change {seq} of this epoch came with another id before; begin a new epoch")]
+    #[error("up to change {seq} this epoch came with other changes before; begin a new epoch")]
     Forked {
         /// The sequence number.
         seq: u64,
     },
+    /// Another life of the agent is the one that is listened to.
+    #[error(transparent)]
+    IdentityInUse(#[from] Fenced),
     /// A conflict has ended in another way.
     #[error(
         "the conflict {conflict} has ended with {resolution}; what is decided is not decided anew, change the node itself instead"

@@ -140,9 +140,14 @@ fn n12_agents_go_on_with_a_controller_that_was_brought_back() -> Result<()> {
     ensure!(!seen(&site, 5)?, "the backup is older");
     site.agent.report(&mac, &boot, "install_progress", Some(6))?;
     wait::until("the agent goes on", ARRIVAL_LIMIT, || Ok(seen(&site, 6)?.then_some(())))?;
+    for progress in 1..=5 {
+        ensure!(
+            seen(&site, progress)?,
+            "{progress} came after the backup, and the agent has it still"
+        );
+    }
     let lost = site.controller.get("/audit?action=changes.lost")?;
-    let found = lost.pointer("/0/detail/from").is_some() && lost.pointer("/1").is_none();
-    ensure!(found, "the loss is in the audit, once: {lost}");
+    ensure!(lost.pointer("/0").is_none(), "nothing is lost: {lost}");
     let now = site.controller.get(&manifest)?;
     let version = |manifest: &Value| manifest.get("version").and_then(Value::as_u64);
     ensure!(version(&now) > version(&after), "versions do not go back: {after} {now}");

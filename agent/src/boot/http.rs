@@ -362,7 +362,7 @@ impl BootService {
             disk_usage_percent: report.disk_usage_percent,
             queue_stats: QueueStats {
                 pending: report.queue_pending,
-                processing: 0,
+                processing: report.queue_processing,
                 failed: report.queue_parked,
                 total: report.queue_pending + report.queue_parked,
             },
@@ -396,7 +396,7 @@ struct HealthView {
 #[derive(Serialize)]
 struct QueueStats {
     pending: u64,
-    /// What is on its way is pending until it is acknowledged.
+    /// Of those that are pending: what is on its way is pending until it is acknowledged.
     processing: u64,
     failed: u64,
     total: u64,

@@ -1,14 +1,22 @@
-//! When which batch is sent, and which receipt counts: one flusher, strictly first in, first out (FAULTS Q3 to Q5, Q11).
+//! When which batch is sent, and what follows from its receipt: one flusher, strictly first in, first out (FAULTS Q3 to Q11).
+//! Which receipt counts is in `receipt`, how a change is sent that nobody takes as it is in `letter`.
 //!
 //! Feed one input, drain [`Flush::poll_output`] until it answers [`Output::Wait`], or carry out the one order that needs an
-//! answer ([`Output::Load`], [`Output::Deliver`], [`Output::Acknowledge`]) and feed that. No clock, no socket, no database.
+//! answer ([`Output::Load`], [`Output::Deliver`], [`Output::Acknowledge`], [`Output::Rewind`], [`Output::BeginEpoch`]) and feed
+//! that. No clock, no socket, no database.
+
+mod letter;
+mod receipt;
 
 use std::time::{Duration, Instant};
 
 use pureboot_protocol::{
-    Change, ChangeBatch, ChangeId, ChangeReceipt, ChangeResult, Epoch, Outcome,
+    ChainHash, ChangeBatch, ChangeId, ChangeReceipt, ChangeResult, Epoch, Instance, Outcome,
 };
 
+use self::letter::Letter;
+pub use self::receipt::ReceiptError;
+use self::receipt::{Sent, Verdict};
 use super::record::Queued;
 use crate::rng::Rng;
 
@@ -23,6 +31,10 @@ const PAUSE_MAX: Duration = Duration::from_secs(300);
 /// What a controller, or something between, may ask for (FAULTS T8, C2).
 const RETRY_AFTER_MIN: Duration = Duration::from_secs(1);
 const RETRY_AFTER_MAX: Duration = Duration::from_secs(900);
+
+/// After so many receipts in a row that speak of other changes than the outbox holds, the controller's view of the epoch is another
+/// one: the disk is from a backup (FAULTS D10).
+const DISPUTES_MAX: u32 = 2;
 
 /// Why a batch has no receipt. None of them counts against a change.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
@@ -47,6 +59,12 @@ pub enum DeliveryError {
         /// The status.
         status: u16,
     },
+    /// 409 `outbox_forked`: the controller has other changes under these numbers.
+    #[error("the outbox has forked: {0}")]
+    Forked(String),
+    /// 409 `identity_in_use`: another machine lives under this agent's identity. Boots go on.
+    #[error("another machine uses this agent's identity: {0}")]
+    InUse(String),
     /// Another 4xx: the controller understood enough not to take it.
     #[error("the controller refuses the changes with {status}: {detail}")]
     Refused {
@@ -60,45 +78,11 @@ pub enum DeliveryError {
     Unusable(String),
 }
 
-/// Why a receipt does not count. Nothing of it does, and the batch is sent again (FAULTS C8).
-#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
-pub enum ReceiptError {
-    /// An answer to an older attempt.
-    #[error("the receipt answers another attempt")]
-    Nonce,
-    /// Another life of the outbox.
-    #[error("the receipt is for epoch {0}")]
-    Epoch(Epoch),
-    /// It acknowledges what was never sent.
-    #[error(
-        "the receipt acknowledges change {acked_through}, and {last_sent} was the last that was sent"
-    )]
-    Ahead {
-        /// What it says.
-        acked_through: u64,
-        /// What was sent.
-        last_sent: u64,
-    },
-    /// It does not know changes that were acknowledged before: the controller has lost them (FAULTS N12).
-    #[error(
-        "the controller has nothing after change {acked_through}, and had acknowledged those before {first_seq}"
-    )]
-    Behind {
-        /// What it says.
-        acked_through: u64,
-        /// The oldest change that the agent still has.
-        first_seq: u64,
-    },
-    /// The results are not those of the changes that it acknowledges.
-    #[error(
-        "the receipt acknowledges {acked} changes with {results} results that are not theirs in order"
-    )]
-    Results {
-        /// How many changes.
-        acked: u64,
-        /// How many results.
-        results: usize,
-    },
+impl DeliveryError {
+    /// Whether what was sent is to blame, and a smaller batch, or another form of it, may be taken.
+    fn is_about_content(&self) -> bool {
+        matches!(self, Self::Refused { status: 400 | 413 | 422, .. })
+    }
 }
 
 /// What a person should know; it changes nothing by itself.
@@ -118,7 +102,14 @@ pub enum Report {
     },
     /// A batch has not been delivered and is tried again.
     Failed(DeliveryError),
-    /// One change alone is refused. It stays at the head and keeps those behind it waiting, because their order would be lost.
+    /// One change alone is refused. It is sent on as a dead letter, so that those behind it go on (FAULTS Q10).
+    Enclosed {
+        /// Its place in the epoch.
+        seq: u64,
+        /// What the controller said.
+        error: DeliveryError,
+    },
+    /// Not even a dead letter is taken. It stays at the head and keeps those behind it waiting, because their order would be lost.
     Blocked {
         /// Its place in the epoch.
         seq: u64,
@@ -127,6 +118,18 @@ pub enum Report {
     },
     /// A receipt does not count.
     BadReceipt(ReceiptError),
+    /// The controller has lost what it had acknowledged: it is from a backup (FAULTS N12).
+    Behind {
+        /// How far it has come.
+        acked_through: u64,
+        /// What it was sent.
+        first_seq: u64,
+    },
+    /// The epoch has gone two ways; what is not acknowledged is sent anew in another (FAULTS D10).
+    Forked {
+        /// The epoch that ends.
+        epoch: Epoch,
+    },
 }
 
 /// What is to be done next.
@@ -141,14 +144,30 @@ pub enum Output {
     },
     /// Send; feed [`Flush::handle_receipt`] or [`Flush::handle_failure`].
     Deliver(ChangeBatch),
-    /// Delete the prefix; feed [`Flush::handle_acknowledged`].
+    /// Note that the controller has the prefix; feed [`Flush::handle_acknowledged`].
     Acknowledge {
         /// The life of the outbox.
         epoch: Epoch,
-        /// The last change that goes.
+        /// The last change that it has.
         through: u64,
         /// What became of each.
         results: Vec<ChangeResult>,
+    },
+    /// Put back what is kept of the changes after this one; feed [`Flush::handle_rewound`].
+    Rewind {
+        /// The life of the outbox.
+        epoch: Epoch,
+        /// The last change that the controller has.
+        through: u64,
+        /// The controller's link of it.
+        hash: ChainHash,
+    },
+    /// Give all that is kept new numbers in another epoch; feed [`Flush::handle_epoch_begun`].
+    BeginEpoch {
+        /// The epoch that ends.
+        from: Epoch,
+        /// The one that begins.
+        to: Epoch,
     },
     /// Tell somebody.
     Report(Report),
@@ -164,8 +183,12 @@ enum State {
     Loading,
     /// The batch is to be sent, or sent and not yet answered.
     Delivering(ChangeBatch),
-    /// The receipt counts; the prefix is to be deleted.
+    /// The receipt counts; the prefix is to be noted.
     Acknowledging { epoch: Epoch, through: u64, results: Vec<ChangeResult> },
+    /// The controller is behind what it had acknowledged.
+    Rewinding { epoch: Epoch, through: u64, hash: ChainHash },
+    /// The controller has another outbox under this epoch.
+    Renewing { from: Epoch, to: Epoch },
     /// Something failed.
     Pausing {
         until: Instant,
@@ -178,28 +201,37 @@ enum State {
 pub struct Flush {
     state: State,
     rng: Rng,
+    instance: Option<Instance>,
     reports: Vec<Report>,
     /// The next batch is no larger.
     items_max: usize,
     /// In a row.
     failures: u32,
-    /// The last change that any attempt has carried, and the life of the outbox that it belongs to. A smaller batch may follow a
-    /// larger one whose answer was lost, and the controller has the larger one.
-    furthest_sent: Option<(Epoch, u64)>,
+    /// Receipts in a row that speak of other changes.
+    disputes: u32,
+    sent: Sent,
+    letter: Option<Letter>,
 }
 
 impl Flush {
     /// A flusher that begins by reading the outbox: a restart may have left something.
     pub fn new(rng: Rng) -> Self {
-        let items_max = BATCH_ITEMS_MAX;
         Self {
             state: State::Loading,
             rng,
+            instance: None,
             reports: Vec::new(),
-            items_max,
+            items_max: BATCH_ITEMS_MAX,
             failures: 0,
-            furthest_sent: None,
+            disputes: 0,
+            sent: Sent::default(),
+            letter: None,
         }
+    }
+
+    /// Names `instance` as the sender of its batches.
+    pub fn speaking_as(self, instance: Instance) -> Self {
+        Self { instance: Some(instance), ..self }
     }
 
     /// A change has been written to the outbox.
@@ -230,22 +262,25 @@ impl Flush {
         if !matches!(self.state, State::Loading) {
             return;
         }
-        let Some(first) = queued.changes.first() else {
+        let Queued { epoch, low_water, before, mut changes } = queued;
+        let Some(first_seq) = changes.first().map(|first| first.seq) else {
             self.state = State::Idle;
             return;
         };
-        let first_seq = first.seq;
-        let last_seq = queued.changes.last().map_or(first_seq, |last| last.seq);
-        let before = self.furthest_sent.filter(|(epoch, _)| *epoch == queued.epoch);
-        let furthest = before.map_or(last_seq, |(_, seq)| seq.max(last_seq));
-        self.furthest_sent = Some((queued.epoch, furthest));
+        self.letter.take_if(|letter| !letter.is_for(epoch, first_seq));
+        if let Some(letter) = &self.letter {
+            changes.truncate(1);
+            changes.iter_mut().for_each(|change| letter.enclose(change));
+        }
+        self.sent.note(epoch, before, &changes);
         let batch = ChangeBatch {
-            nonce: self.draw_nonce(),
-            epoch: queued.epoch,
+            nonce: ChangeId::from_bytes(self.draw()),
+            epoch,
+            instance: self.instance,
+            prev_hash: Some(before),
             first_seq,
-            // The head is the oldest that is kept: what is acknowledged is deleted.
-            low_water: Some(first_seq),
-            items: queued.changes,
+            low_water: Some(low_water),
+            items: changes,
         };
         self.state = State::Delivering(batch);
     }
@@ -256,11 +291,10 @@ impl Flush {
             // Whoever sends one batch at a time has no answer but to the last one.
             return;
         };
-        let furthest_sent = self.furthest_sent.map_or(0, |(_, seq)| seq);
-        match check(batch, furthest_sent, &receipt) {
+        match self.sent.judge(batch, &receipt) {
             // It took none and gave no reason.
-            Ok(0) => self.pause(now, None),
-            Ok(taken) => {
+            Ok(Verdict::Taken(0)) => self.pause(now, None),
+            Ok(Verdict::Taken(taken)) => {
                 let set_aside = batch.items.iter().zip(&receipt.results).filter(|(_, result)| {
                     matches!(result.outcome, Outcome::Parked | Outcome::Conflict)
                 });
@@ -269,22 +303,31 @@ impl Flush {
                     result: result.clone(),
                 }));
                 self.reports.push(Report::Delivered { changes: taken });
-                self.failures = 0;
+                // What an earlier attempt has brought besides is sent once more: only results tell what became of it.
+                let last_sent = batch.items.last().map_or(0, |last| last.seq);
+                (self.failures, self.disputes, self.letter) = (0, 0, None);
                 self.items_max = (self.items_max * 2).min(BATCH_ITEMS_MAX);
                 self.state = State::Acknowledging {
                     epoch: receipt.epoch,
-                    // What an earlier attempt has brought besides is sent once more: only results tell what became of it.
-                    through: batch
-                        .items
-                        .last()
-                        .map_or(0, |last| last.seq)
-                        .min(receipt.acked_through),
+                    through: last_sent.min(receipt.acked_through),
                     results: receipt.results,
                 };
             }
+            Ok(Verdict::Behind) => {
+                let (epoch, through) = (receipt.epoch, receipt.acked_through);
+                let first_seq = batch.first_seq;
+                self.reports.push(Report::Behind { acked_through: through, first_seq });
+                self.state = State::Rewinding { epoch, through, hash: receipt.hash };
+            }
             Err(error) => {
+                let epoch = batch.epoch;
+                self.disputes += u32::from(error.is_dispute());
                 self.reports.push(Report::BadReceipt(error));
-                self.pause(now, None);
+                if self.disputes < DISPUTES_MAX {
+                    self.pause(now, None);
+                } else {
+                    self.renew(epoch);
+                }
             }
         }
     }
@@ -292,18 +335,19 @@ impl Flush {
     /// The batch has no answer that counts.
     pub fn handle_failure(&mut self, error: DeliveryError, now: Instant) {
         let State::Delivering(batch) = &self.state else { return };
-        let len = batch.items.len();
+        let (epoch, first_seq, len) = (batch.epoch, batch.first_seq, batch.items.len());
         match &error {
-            DeliveryError::Refused { .. } => {
-                if len > 1 {
-                    // One of them may be what is refused: those before it go on at once (FAULTS C10).
-                    self.items_max = len / 2;
-                    self.state = State::Loading;
-                } else {
-                    let seq = batch.first_seq;
-                    self.reports.push(Report::Blocked { seq, error });
-                    return self.pause(now, None);
-                }
+            DeliveryError::Forked(_) => {
+                self.reports.push(Report::Failed(error));
+                return self.renew(epoch);
+            }
+            refused if refused.is_about_content() && len > 1 => {
+                // One of them may be what is refused: those before it go on at once (FAULTS C10).
+                self.items_max = len / 2;
+                self.state = State::Loading;
+            }
+            refused if refused.is_about_content() => {
+                return self.enclose(epoch, first_seq, error, now);
             }
             DeliveryError::TimedOut => {
                 self.items_max = (len / 2).max(1);
@@ -312,19 +356,39 @@ impl Flush {
             DeliveryError::Unavailable { retry_after, .. } => self.pause(now, *retry_after),
             DeliveryError::Unreachable(_)
             | DeliveryError::Unauthorized { .. }
+            | DeliveryError::InUse(_)
+            | DeliveryError::Refused { .. }
             | DeliveryError::Unusable(_) => self.pause(now, None),
         }
         self.reports.push(Report::Failed(error));
     }
 
-    /// The prefix has been deleted.
+    /// The prefix has been noted.
     pub fn handle_acknowledged(&mut self) {
         if matches!(self.state, State::Acknowledging { .. }) {
             self.state = State::Loading;
         }
     }
 
-    /// The outbox could not be read or its prefix not be deleted; what was sent is sent again, and is a duplicate then.
+    /// What is kept after the controller's last change waits again; `has_more` is false if nothing is kept that did not wait already.
+    pub fn handle_rewound(&mut self, has_more: bool) {
+        let State::Rewinding { epoch, .. } = self.state else { return };
+        if has_more {
+            self.state = State::Loading;
+        } else {
+            // The controller waits for what nobody has any more.
+            self.renew(epoch);
+        }
+    }
+
+    /// All that is kept has its place in the new epoch.
+    pub fn handle_epoch_begun(&mut self) {
+        if matches!(self.state, State::Renewing { .. }) {
+            self.state = State::Loading;
+        }
+    }
+
+    /// The outbox could not be read or written; what was sent is sent again, and is a duplicate then.
     pub fn handle_store_failure(&mut self, now: Instant) {
         self.pause(now, None);
     }
@@ -343,8 +407,30 @@ impl Flush {
             State::Acknowledging { epoch, through, results } => {
                 Output::Acknowledge { epoch: *epoch, through: *through, results: results.clone() }
             }
+            State::Rewinding { epoch, through, hash } => {
+                Output::Rewind { epoch: *epoch, through: *through, hash: *hash }
+            }
+            State::Renewing { from, to } => Output::BeginEpoch { from: *from, to: *to },
             State::Pausing { until, .. } => Output::Wait(Some(*until)),
         }
+    }
+
+    /// Sends the head on in a form that says less.
+    fn enclose(&mut self, epoch: Epoch, seq: u64, error: DeliveryError, now: Instant) {
+        let Some(letter) = Letter::after(self.letter.take(), epoch, seq, &error) else {
+            self.letter = Some(Letter::bare(epoch, seq, &error));
+            self.reports.push(Report::Blocked { seq, error });
+            return self.pause(now, None);
+        };
+        self.letter = Some(letter);
+        self.reports.push(Report::Enclosed { seq, error });
+        self.state = State::Loading;
+    }
+
+    fn renew(&mut self, from: Epoch) {
+        (self.disputes, self.letter) = (0, None);
+        self.reports.push(Report::Forked { epoch: from });
+        self.state = State::Renewing { from, to: Epoch::from_bytes(self.draw()) };
     }
 
     /// Full jitter under a ceiling that doubles: many sites that lose one controller do not come back in one moment.
@@ -356,40 +442,10 @@ impl Flush {
         self.state = State::Pausing { until: now + pause, is_asked_for: asked_for.is_some() };
     }
 
-    fn draw_nonce(&mut self) -> ChangeId {
+    fn draw(&mut self) -> [u8; 16] {
         let (high, low) = (u128::from(self.rng.next_u64()), u128::from(self.rng.next_u64()));
-        ChangeId::from_bytes((high << 64 | low).to_be_bytes())
+        (high << 64 | low).to_be_bytes()
     }
-}
-
-/// How many changes of the batch the receipt acknowledges.
-fn check(
-    batch: &ChangeBatch,
-    furthest_sent: u64,
-    receipt: &ChangeReceipt,
-) -> Result<usize, ReceiptError> {
-    if receipt.nonce != batch.nonce {
-        return Err(ReceiptError::Nonce);
-    }
-    if receipt.epoch != batch.epoch {
-        return Err(ReceiptError::Epoch(receipt.epoch));
-    }
-    let ChangeReceipt { acked_through, .. } = *receipt;
-    let first_seq = batch.first_seq;
-    let last_sent = batch.items.last().map_or(first_seq, |item: &Change| item.seq);
-    if acked_through > last_sent.max(furthest_sent) {
-        return Err(ReceiptError::Ahead { acked_through, last_sent: last_sent.max(furthest_sent) });
-    }
-    let Some(acked) = (acked_through.min(last_sent) + 1).checked_sub(first_seq) else {
-        return Err(ReceiptError::Behind { acked_through, first_seq });
-    };
-    let results = receipt.results.len();
-    let are_theirs =
-        batch.items.iter().zip(&receipt.results).all(|(item, result)| item.id == result.id);
-    if usize::try_from(acked) != Ok(results) || !are_theirs {
-        return Err(ReceiptError::Results { acked, results });
-    }
-    Ok(results)
 }
 
 #[cfg(test)]

@@ -3,7 +3,7 @@
 use std::collections::VecDeque;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
-use pureboot_protocol::{ChangeResult, Epoch, Outcome};
+use pureboot_protocol::{ChangeBatch, ChangeResult, Epoch, Outcome};
 use smol::channel::{Receiver, Sender, bounded};
 
 use super::flush::Report;
@@ -14,12 +14,28 @@ const RESULTS_MAX: usize = 256;
 /// How the flusher does.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Trouble {
-    /// Changes that the controller has parked, since the start of the agent.
-    pub parked: u64,
     /// Changes that met another one at the controller, since the start of the agent.
     pub conflicts: u64,
     /// Why the last attempt has failed; none after one that did not.
     pub last_error: Option<String>,
+}
+
+/// The changes that are on their way.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) struct Flight {
+    pub(super) first_seq: u64,
+    pub(super) last_seq: u64,
+}
+
+impl Flight {
+    pub(super) fn of(batch: &ChangeBatch) -> Self {
+        let last_seq = batch.items.last().map_or(batch.first_seq, |last| last.seq);
+        Self { first_seq: batch.first_seq, last_seq }
+    }
+
+    pub(super) fn len(self) -> u64 {
+        (self.last_seq + 1).saturating_sub(self.first_seq)
+    }
 }
 
 /// Shared by the flusher and those who wait.
@@ -33,6 +49,7 @@ struct Inner {
     epoch: Option<Epoch>,
     results: VecDeque<(u64, ChangeResult)>,
     waiting: Vec<(u64, Sender<ChangeResult>)>,
+    in_flight: Option<Flight>,
     trouble: Trouble,
 }
 
@@ -52,6 +69,24 @@ impl Outcomes {
             None => inner.waiting.push((seq, sender)),
         }
         receiver
+    }
+
+    /// The result of change `seq`, which came before and is found by whoever repeats it.
+    pub(super) fn repeat(&self, seq: u64, result: &ChangeResult) {
+        let mut inner = self.lock();
+        if !inner.results.iter().any(|(found, _)| *found == seq) {
+            inner.results.push_back((seq, result.clone()));
+            let excess = inner.results.len().saturating_sub(RESULTS_MAX);
+            inner.results.drain(..excess);
+        }
+    }
+
+    pub(super) fn set_in_flight(&self, flight: Option<Flight>) {
+        self.lock().in_flight = flight;
+    }
+
+    pub(super) fn in_flight(&self) -> Option<Flight> {
+        self.lock().in_flight
     }
 
     /// The results of the changes up to `through`, in order.
@@ -78,12 +113,13 @@ impl Outcomes {
         let mut inner = self.lock();
         match report {
             Report::Delivered { .. } => inner.trouble.last_error = None,
-            Report::SetAside { result, .. } => match result.outcome {
-                Outcome::Conflict => inner.trouble.conflicts += 1,
-                _ => inner.trouble.parked += 1,
-            },
+            Report::SetAside { result, .. } if result.outcome == Outcome::Conflict => {
+                inner.trouble.conflicts += 1;
+            }
+            // It is in the table, where it is counted; or something is being done about it.
+            Report::SetAside { .. } | Report::Behind { .. } | Report::Forked { .. } => {}
             Report::Failed(error) => inner.trouble.last_error = Some(error.to_string()),
-            Report::Blocked { seq, error } => {
+            Report::Enclosed { seq, error } | Report::Blocked { seq, error } => {
                 inner.trouble.last_error = Some(format!("change {seq}: {error}"));
             }
             Report::BadReceipt(error) => inner.trouble.last_error = Some(error.to_string()),

@@ -1,13 +1,15 @@
-//! The outbox's table: a change and its effect in one transaction, the quota, the prefix that an acknowledgement deletes.
+//! The outbox's table: a change and its effect in one transaction, the quota, the prefix that is acknowledged.
 
 use pureboot_protocol::{
-    AgentId, BootId, Change, ChangeId, ChangePayload, ChangeResult, ClockQuality, Epoch, NodeId,
-    Timestamp,
+    AgentId, BootId, ChainHash, Change, ChangeHead, ChangeId, ChangePayload, ChangeResult,
+    ClockQuality, Epoch, NodeId, Outcome, Timestamp,
 };
 use rusqlite::{Connection, OptionalExtension, Row, named_params};
 use serde_json::Value;
 
+use super::chain;
 use super::change::{self, NewChange};
+use super::ring::{Borders, yield_space};
 use crate::store::{CachedNode, Json, Quota, Store, StoreError, Word, load_by_id, save};
 
 /// Events may use this share of the outbox, so that a flood of them does not crowd out what machines become (FAULTS H22).
@@ -20,8 +22,10 @@ pub struct Recorded {
     pub seq: u64,
     /// What makes it the same change when it comes again.
     pub id: ChangeId,
-    /// False if it was queued before: then nothing was written, and the effect had been applied with it.
+    /// False if it was written before: then nothing was written, and the effect had been applied with it.
     pub was_new: bool,
+    /// What the controller did with it, where it was written before and is acknowledged.
+    pub result: Option<ChangeResult>,
     /// The node after it; none if the site does not know the node.
     pub node: Option<CachedNode>,
 }
@@ -31,17 +35,25 @@ pub struct Recorded {
 pub struct Queued {
     /// The life of the outbox.
     pub epoch: Epoch,
-    /// Changes in order, from the oldest.
+    /// The oldest change that is kept, acknowledged or not, and may be sent again.
+    pub low_water: u64,
+    /// The link that the first change follows.
+    pub before: ChainHash,
+    /// Changes that are not acknowledged, in order, from the oldest.
     pub changes: Vec<Change>,
 }
 
 /// How much waits for the controller.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub struct Counts {
     /// Changes that are not acknowledged.
     pub pending: u64,
     /// When the oldest of them was made.
     pub oldest_at: Option<Timestamp>,
+    /// Of those that are acknowledged and still kept, how many the controller has parked.
+    pub parked: u64,
+    /// And how many met another change there.
+    pub conflicts: u64,
 }
 
 impl Store {
@@ -62,31 +74,26 @@ impl Store {
         let mirror = self.mirror();
         self.run(move |db| {
             let entry = Entry::new(&new)?;
-            let transaction = db.transaction()?;
-            let mut node = load_by_id(&transaction, new.node)?;
-            if let Some(seq) = seq_of(&transaction, entry.id)? {
-                return Ok(Recorded { seq, id: entry.id, was_new: false, node });
+            // Nobody else writes: what is read here is so when it is written.
+            let node = load_by_id(db, new.node)?;
+            if let Some((seq, result)) = find(db, entry.id)? {
+                return Ok(Recorded { seq, id: entry.id, was_new: false, result, node });
             }
-            check_quota(&transaction, quota, &entry)?;
-            let seq = append(&transaction, &entry)?;
-            if let Some(node) = &mut node {
-                let course = |node: &CachedNode| {
-                    let record = &node.known.as_ref()?.record;
-                    Some((record.state, record.pending_command))
-                };
-                let (mac, before) = (node.mac(), course(node));
-                effect(node);
-                node.facts.mac = mac;
-                if course(node) != before {
-                    node.state_seq = Some(seq);
+            check_quota(db, quota, &entry)?;
+            let node = node.map(|node| Affected::by(effect, node));
+            let written = match write(db, &entry, node.as_ref()) {
+                // There is a place for it in the quota, so what is only kept in case makes room.
+                Err(StoreError::Full) => {
+                    yield_space(db)?;
+                    write(db, &entry, node.as_ref())
                 }
-                save(&transaction, node)?;
-            }
-            transaction.commit()?;
+                written => written,
+            };
+            let (seq, node) = written?;
             if let Some(node) = &node {
                 mirror.put(node.clone());
             }
-            Ok(Recorded { seq, id: entry.id, was_new: true, node })
+            Ok(Recorded { seq, id: entry.id, was_new: true, result: None, node })
         })
         .await
     }
@@ -98,32 +105,41 @@ impl Store {
     /// Otherwise see [`StoreError`].
     pub async fn pending(&self, items_max: usize, bytes_max: usize) -> Result<Queued, StoreError> {
         self.run(move |db| {
-            let epoch = epoch(db)?;
-            let mut changes = Vec::new();
-            let mut size_bytes = 0;
-            let mut statement = db.prepare_cached("SELECT * FROM outbox ORDER BY seq LIMIT ?1")?;
-            let mut rows = statement.query([i64::try_from(items_max).unwrap_or(i64::MAX)])?;
+            let (epoch, borders) = (epoch(db)?, Borders::load(db)?);
+            let mut last = borders.acked_through;
+            let broken = |seq| {
+                StoreError::Damaged(format!(
+                    "change {seq} of the outbox does not follow the one before"
+                ))
+            };
+            let before = borders.link_at(db, last)?.ok_or_else(|| broken(last + 1))?;
+            let (mut changes, mut size_bytes, mut link) = (Vec::new(), 0, before);
+            let sql = "SELECT * FROM outbox WHERE seq > ?1 ORDER BY seq LIMIT ?2";
+            let mut statement = db.prepare_cached(sql)?;
+            let limit = i64::try_from(items_max).unwrap_or(i64::MAX);
+            let mut rows = statement.query((last, limit))?;
             while let Some(row) = rows.next()? {
                 let entry = Entry::read(row)?;
                 size_bytes += entry.payload.len();
                 if size_bytes > bytes_max && !changes.is_empty() {
                     break;
                 }
-                let seq = row.get("seq")?;
-                if changes.last().is_some_and(|last: &Change| last.seq + 1 != seq) {
-                    let error =
-                        format!("change {seq} of the outbox does not follow the one before");
-                    return Err(StoreError::Damaged(error));
+                let (seq, prev) = (row.get("seq")?, row.get("prev_seq_same_node")?);
+                link = chain::link(link, &entry.head(seq, prev));
+                let kept = row.get::<_, Word<_>>("hash").map_err(|_| broken(seq))?.0;
+                if seq != last + 1 || link != kept {
+                    return Err(broken(seq));
                 }
-                changes.push(entry.into_change(seq, row.get("prev_seq_same_node")?)?);
+                last = seq;
+                changes.push(entry.into_change(seq, prev)?);
             }
-            Ok(Queued { epoch, changes })
+            Ok(Queued { epoch, low_water: borders.pruned_through + 1, before, changes })
         })
         .await
     }
 
-    /// Deletes what the controller has taken into its custody, and remembers the versions that its results name. All in one
-    /// transaction (FAULTS K5). An acknowledgement of another epoch has no effect.
+    /// Notes what the controller has taken into its custody, and the versions that its results name. All in one transaction (FAULTS
+    /// K5). It is kept for a while (FAULTS Q9). An acknowledgement of another epoch has no effect.
     ///
     /// `at` is when the receipt came: a record whose version it raises is the controller's word as of then.
     ///
@@ -144,10 +160,11 @@ impl Store {
             }
             let mut raised = Vec::new();
             for result in results {
+                note_result(&transaction, &result, at)?;
                 let Some(version) = result.node_version else { continue };
                 raised.extend(raise_version(&transaction, result.id, version, at)?);
             }
-            transaction.prepare_cached("DELETE FROM outbox WHERE seq <= ?1")?.execute([through])?;
+            Borders::load(&transaction)?.advance(&transaction, through, at)?;
             transaction.commit()?;
             // In order: where two results raise the same node, the later value is the one that stays.
             for node in raised {
@@ -168,10 +185,17 @@ impl Store {
                 .prepare_cached("SELECT sum(row_count) FROM outbox_use")?
                 .query_row([], |row| row.get(0))?;
             let oldest_at = db
-                .prepare_cached("SELECT at FROM outbox ORDER BY seq LIMIT 1")?
-                .query_row([], |row| row.get(0))
+                .prepare_cached("SELECT at FROM outbox WHERE seq > ?1 ORDER BY seq LIMIT 1")?
+                .query_row([Borders::load(db)?.acked_through], |row| row.get(0))
                 .optional()?;
-            Ok(Counts { pending, oldest_at: oldest_at.map(Timestamp::from_unix_ms) })
+            let (parked, conflicts) = db
+                .prepare_cached(
+                    "SELECT count(*) FILTER (WHERE outcome = 'parked'), count(*) FILTER (WHERE outcome = 'conflict')
+                     FROM outbox WHERE outcome IN ('parked', 'conflict')",
+                )?
+                .query_row([], |row| Ok((row.get(0)?, row.get(1)?)))?;
+            let oldest_at = oldest_at.map(Timestamp::from_unix_ms);
+            Ok(Counts { pending, oldest_at, parked, conflicts })
         })
         .await
     }
@@ -243,6 +267,25 @@ impl Entry {
         Ok(entry)
     }
 
+    /// The node that it is about.
+    pub(super) fn node(&self) -> NodeId {
+        self.node
+    }
+
+    /// All but the payload, in the place `seq`; as [`Change::head`] of what is sent.
+    pub(super) fn head(&self, seq: u64, prev_seq_same_node: Option<u64>) -> ChangeHead {
+        ChangeHead {
+            seq,
+            id: self.id,
+            node: self.node.to_string(),
+            base_version: self.base_version,
+            prev_seq_same_node,
+            at: self.at.to_string(),
+            clock: self.clock.to_string(),
+            session: self.session.map(|session| session.to_string()),
+        }
+    }
+
     fn into_change(self, seq: u64, prev_seq_same_node: Option<u64>) -> Result<Change, StoreError> {
         // The row is sound; a newer program wrote a kind that this one does not know. It waits for the newer one.
         let payload = serde_json::from_str(&self.payload).map_err(|error| {
@@ -266,38 +309,128 @@ impl Entry {
     }
 }
 
-fn epoch(db: &Connection) -> rusqlite::Result<Epoch> {
+pub(super) fn epoch(db: &Connection) -> rusqlite::Result<Epoch> {
     let mut statement = db.prepare_cached("SELECT epoch FROM meta")?;
     statement.query_row([], |row| row.get::<_, Word<_>>(0)).map(|epoch| epoch.0)
 }
 
-fn seq_of(db: &Connection, id: ChangeId) -> rusqlite::Result<Option<u64>> {
-    let mut statement = db.prepare_cached("SELECT seq FROM outbox WHERE id = ?1")?;
-    statement.query_row([Word(id)], |row| row.get(0)).optional()
+/// The change with this id, and what became of it where that is known.
+fn find(db: &Connection, id: ChangeId) -> rusqlite::Result<Option<(u64, Option<ChangeResult>)>> {
+    let mut statement = db.prepare_cached("SELECT * FROM outbox WHERE id = ?1")?;
+    statement.query_row([Word(id)], |row| Ok((row.get("seq")?, result(row)?))).optional()
+}
+
+/// What became of the change of `row`; none while that is not known.
+pub(super) fn result(row: &Row<'_>) -> rusqlite::Result<Option<ChangeResult>> {
+    let outcome: Option<String> = row.get("outcome")?;
+    // A word of a newer program tells this one nothing.
+    let Some(outcome) = outcome.and_then(|word| word.parse::<Outcome>().ok()) else {
+        return Ok(None);
+    };
+    Ok(Some(ChangeResult {
+        id: row.get::<_, Word<_>>("id")?.0,
+        outcome,
+        node_version: row.get("node_version")?,
+        conflict_id: row.get::<_, Option<Word<_>>>("conflict_id")?.map(|id| id.0),
+        reason: row.get("reason")?,
+    }))
+}
+
+fn note_result(db: &Connection, result: &ChangeResult, at: Timestamp) -> rusqlite::Result<()> {
+    db.prepare_cached(
+        "UPDATE outbox SET acked_at = :at, outcome = :outcome, node_version = :node_version, conflict_id = :conflict_id,
+             reason = :reason WHERE id = :id",
+    )?
+    .execute(named_params! {
+        ":at": at.unix_ms(),
+        ":outcome": result.outcome.as_str(),
+        ":node_version": result.node_version,
+        ":conflict_id": result.conflict_id.map(Word),
+        ":reason": result.reason,
+        ":id": Word(result.id),
+    })?;
+    Ok(())
+}
+
+/// A node after a change, before it is written.
+struct Affected {
+    node: CachedNode,
+    /// Whether the change moves its state, or takes an order away.
+    is_moved: bool,
+}
+
+impl Affected {
+    fn by(effect: impl FnOnce(&mut CachedNode), mut node: CachedNode) -> Self {
+        let course = |node: &CachedNode| {
+            let record = &node.known.as_ref()?.record;
+            Some((record.state, record.pending_command))
+        };
+        let (mac, before) = (node.mac(), course(&node));
+        effect(&mut node);
+        node.facts.mac = mac;
+        let is_moved = course(&node) != before;
+        Self { node, is_moved }
+    }
+}
+
+/// Writes a change and its node, both or neither.
+fn write(
+    db: &mut Connection,
+    entry: &Entry,
+    affected: Option<&Affected>,
+) -> Result<(u64, Option<CachedNode>), StoreError> {
+    let transaction = db.transaction()?;
+    let seq = append(&transaction, entry)?;
+    let node = affected.map(|Affected { node, is_moved }| CachedNode {
+        state_seq: if *is_moved { Some(seq) } else { node.state_seq },
+        ..node.clone()
+    });
+    if let Some(node) = &node {
+        save(&transaction, node)?;
+    }
+    transaction.commit()?;
+    Ok((seq, node))
+}
+
+/// The number and the link of the last change that was ever written in this epoch.
+fn tail(db: &Connection, borders: Borders) -> rusqlite::Result<(u64, ChainHash)> {
+    let last = db
+        .prepare_cached("SELECT seq, hash FROM outbox ORDER BY seq DESC LIMIT 1")?
+        .query_row([], |row| Ok((row.get(0)?, row.get::<_, Word<_>>(1)?.0)))
+        .optional()?;
+    Ok(last.unwrap_or((borders.pruned_through, borders.pruned_hash)))
 }
 
 /// Writes an entry at the end and returns its number; the caller's transaction decides whether it was ever there.
 pub(crate) fn append(db: &Connection, entry: &Entry) -> rusqlite::Result<u64> {
+    let borders = Borders::load(db)?;
+    let (last, before) = tail(db, borders)?;
+    let seq = last + 1;
+    let previous: Option<u64> = db
+        .prepare_cached("SELECT max(seq) FROM outbox WHERE node = ?1")?
+        .query_row([Word(entry.node)], |row| row.get(0))?;
+    let previous = previous.filter(|previous| *previous > borders.acked_through);
     db.prepare_cached(
-        "INSERT INTO outbox (id, agent, node, session, payload, base_version, prev_seq_same_node, at, is_clock_synced, is_event)
-         VALUES (:id, :agent, :node, :session, :payload, :base_version,
-             (SELECT max(seq) FROM outbox WHERE node = :node), :at, :is_clock_synced, :is_event)
-         RETURNING seq",
+        "INSERT INTO outbox (seq, id, agent, node, session, payload, base_version, prev_seq_same_node, at, is_clock_synced,
+             is_event, hash)
+         VALUES (:seq, :id, :agent, :node, :session, :payload, :base_version, :previous, :at, :is_clock_synced, :is_event,
+             :hash)",
     )?
-    .query_row(
-        named_params! {
-            ":id": Word(entry.id),
-            ":agent": Word(entry.agent),
-            ":node": Word(entry.node),
-            ":session": entry.session.map(Word),
-            ":payload": entry.payload,
-            ":base_version": entry.base_version,
-            ":at": entry.at.unix_ms(),
-            ":is_clock_synced": entry.clock == ClockQuality::Synced,
-            ":is_event": entry.is_event,
-        },
-        |row| row.get(0),
-    )
+    .execute(named_params! {
+        ":seq": seq,
+        ":id": Word(entry.id),
+        ":agent": Word(entry.agent),
+        ":node": Word(entry.node),
+        ":session": entry.session.map(Word),
+        ":payload": entry.payload,
+        ":base_version": entry.base_version,
+        ":previous": previous,
+        ":at": entry.at.unix_ms(),
+        ":is_clock_synced": entry.clock == ClockQuality::Synced,
+        ":is_event": entry.is_event,
+        ":hash": Word(chain::link(before, &entry.head(seq, previous))),
+    })?;
+    Ok(seq)
 }
 
 fn check_quota(db: &Connection, quota: Quota, entry: &Entry) -> Result<(), StoreError> {

@@ -4,15 +4,16 @@
 use std::future::Future;
 use std::time::{Duration, Instant};
 
-use pureboot_protocol::{ChangeBatch, ChangeReceipt, ChangeResult};
+use pureboot_protocol::{ChangeBatch, ChangeId, ChangeReceipt, ChangeResult, Instance};
 use smol::Timer;
 use smol::channel::{Receiver, Sender, bounded};
 use smol::future::FutureExt;
 
 use super::change::NewChange;
 use super::flush::{DeliveryError, Flush, Output, Report};
-use super::outcomes::{Outcomes, Trouble};
+use super::outcomes::{Flight, Outcomes, Trouble};
 use super::record::{Counts, Recorded};
+use super::view::{Item, Queue, Wish};
 use crate::clock;
 use crate::rng::Rng;
 use crate::store::{CachedNode, Store, StoreError};
@@ -47,6 +48,14 @@ pub struct Flusher {
     outcomes: Outcomes,
     queued: Receiver<()>,
     online: Receiver<()>,
+    instance: Option<Instance>,
+}
+
+impl Flusher {
+    /// Names `instance` as the sender of what is delivered.
+    pub fn speaking_as(self, instance: Instance) -> Self {
+        Self { instance: Some(instance), ..self }
+    }
 }
 
 impl Outbox {
@@ -61,6 +70,7 @@ impl Outbox {
             outcomes: outcomes.clone(),
             queued: hear_queued,
             online: hear_online,
+            instance: None,
         };
         (Self { store, outcomes, queued, online }, flusher)
     }
@@ -75,6 +85,9 @@ impl Outbox {
         effect: impl FnOnce(&mut CachedNode) + Send + 'static,
     ) -> Result<Recorded, StoreError> {
         let recorded = self.store.record(new, effect).await?;
+        if let Some(result) = &recorded.result {
+            self.outcomes.repeat(recorded.seq, result);
+        }
         let _ = self.queued.try_send(());
         Ok(recorded)
     }
@@ -102,6 +115,42 @@ impl Outbox {
         self.store.counts().await
     }
 
+    /// As [`Store::queue`], with what is on its way.
+    ///
+    /// # Errors
+    /// As [`Store::queue`].
+    pub async fn queue(&self, wish: Wish) -> Result<Queue, StoreError> {
+        let mut queue = self.store.queue(wish).await?;
+        queue.tell_flight(self.outcomes.in_flight(), self.trouble().last_error);
+        Ok(queue)
+    }
+
+    /// The change with the number `seq`, as [`Outbox::queue`] would list it.
+    ///
+    /// # Errors
+    /// See [`StoreError`].
+    pub async fn queued(&self, seq: u64) -> Result<Option<Item>, StoreError> {
+        Ok(self.tell(self.store.queued(seq).await?))
+    }
+
+    /// As [`Outbox::queued`], of the change with this id.
+    ///
+    /// # Errors
+    /// See [`StoreError`].
+    pub async fn queued_as(&self, id: ChangeId) -> Result<Option<Item>, StoreError> {
+        Ok(self.tell(self.store.queued_as(id).await?))
+    }
+
+    /// How many changes are on their way.
+    pub fn in_flight(&self) -> u64 {
+        self.outcomes.in_flight().map_or(0, Flight::len)
+    }
+
+    fn tell(&self, item: Option<Item>) -> Option<Item> {
+        let (flight, last_error) = (self.outcomes.in_flight(), self.trouble().last_error);
+        item.map(|item| item.told(flight, last_error.as_deref()))
+    }
+
     /// How the flusher does.
     pub fn trouble(&self) -> Trouble {
         self.outcomes.trouble()
@@ -110,8 +159,11 @@ impl Outbox {
 
 /// Empties the outbox for as long as the store's thread lives.
 pub async fn run<C: Courier>(flusher: Flusher, courier: &C, rng: Rng) {
-    let Flusher { store, outcomes, queued, online } = flusher;
+    let Flusher { store, outcomes, queued, online, instance } = flusher;
     let mut flush = Flush::new(rng);
+    if let Some(instance) = instance {
+        flush = flush.speaking_as(instance);
+    }
     loop {
         match flush.poll_output() {
             Output::Load { items_max, bytes_max } => {
@@ -129,7 +181,10 @@ pub async fn run<C: Courier>(flusher: Flusher, courier: &C, rng: Rng) {
                     Timer::after(DELIVERY_DEADLINE).await;
                     Err(DeliveryError::TimedOut)
                 };
-                match courier.deliver(&batch).or(late).await {
+                outcomes.set_in_flight(Some(Flight::of(&batch)));
+                let answer = courier.deliver(&batch).or(late).await;
+                outcomes.set_in_flight(None);
+                match answer {
                     Ok(receipt) => flush.handle_receipt(receipt, Instant::now()),
                     Err(error) => flush.handle_failure(error, Instant::now()),
                 }
@@ -141,7 +196,27 @@ pub async fn run<C: Courier>(flusher: Flusher, courier: &C, rng: Rng) {
                     Ok(()) => flush.handle_acknowledged(),
                     Err(StoreError::Stopped) => return,
                     Err(error) => {
-                        log::warn!(error:%; "cannot delete what the controller has acknowledged");
+                        log::warn!(error:%; "cannot note what the controller has acknowledged");
+                        flush.handle_store_failure(Instant::now());
+                    }
+                }
+            }
+            Output::Rewind { epoch, through, hash } => {
+                match store.rewind(epoch, through, hash).await {
+                    Ok(has_more) => flush.handle_rewound(has_more),
+                    Err(StoreError::Stopped) => return,
+                    Err(error) => {
+                        log::warn!(error:%; "cannot put back what the controller has lost");
+                        flush.handle_store_failure(Instant::now());
+                    }
+                }
+            }
+            Output::BeginEpoch { from, to } => {
+                match store.begin_epoch(from, to, clock::now()).await {
+                    Ok(()) => flush.handle_epoch_begun(),
+                    Err(StoreError::Stopped) => return,
+                    Err(error) => {
+                        log::warn!(error:%; "cannot begin a new epoch");
                         flush.handle_store_failure(Instant::now());
                     }
                 }
@@ -193,7 +268,25 @@ fn log_report(report: &Report) {
         Report::Failed(error @ DeliveryError::Unauthorized { .. }) => {
             log::error!(error:%; "no changes are delivered until the agent is registered anew");
         }
+        Report::Failed(error @ DeliveryError::InUse(_)) => {
+            log::error!(
+                error:%;
+                "no changes are delivered while another machine uses this agent's identity; boots go on; stop that machine, or                  make a new token for the site and run `pureboot-agent init --rejoin` on the one that stays"
+            );
+        }
         Report::Failed(error) => log::warn!(error:%; "changes wait for the controller"),
+        Report::Enclosed { seq, error } => {
+            log::error!(seq, error:%; "the controller refuses change {seq}, it is sent on as a dead letter");
+        }
+        Report::Behind { acked_through, first_seq } => {
+            log::error!(
+                acked_through, first_seq;
+                "the controller has come to change {acked_through} and had acknowledged all before {first_seq}: it is from a                  backup; what is kept is sent again"
+            );
+        }
+        Report::Forked { epoch } => {
+            log::error!(epoch:%; "the controller has other changes in epoch {epoch}; what is kept is sent in a new one");
+        }
         Report::Blocked { seq, error } => {
             log::error!(seq, error:%; "the controller refuses change {seq}, and all after it wait");
         }

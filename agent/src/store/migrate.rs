@@ -12,6 +12,7 @@ const STEPS: &[&str] = &[
     include_str!("schema.sql"),
     include_str!("steps/answers.sql"),
     include_str!("steps/records.sql"),
+    include_str!("steps/ring.sql"),
 ];
 
 /// Brings the database to the newest version that this program knows.
@@ -33,6 +34,8 @@ pub(super) fn migrate(db: &mut Connection) -> Result<(), OpenError> {
 /// What the database is made of.
 #[derive(Debug, PartialEq, Eq)]
 pub(super) struct SchemaRow {
+    /// Its place in the table of the schema; what was dropped leaves a gap.
+    pub(super) number: i64,
     pub(super) kind: String,
     pub(super) name: String,
     pub(super) table: String,
@@ -47,15 +50,15 @@ pub(super) fn expected_schema(version: usize) -> Result<Vec<SchemaRow>, OpenErro
 }
 
 fn schema(db: &Connection) -> rusqlite::Result<Vec<SchemaRow>> {
-    db.prepare("SELECT type, name, tbl_name, sql FROM sqlite_schema ORDER BY rowid")?
+    db.prepare("SELECT rowid, type, name, tbl_name, sql FROM sqlite_schema ORDER BY rowid")?
         .query_map([], |row| {
-            let (kind, name) = (row.get(0)?, row.get(1)?);
-            Ok(SchemaRow { kind, name, table: row.get(2)?, sql: row.get(3)? })
+            let (number, kind, name) = (row.get(0)?, row.get(1)?, row.get(2)?);
+            Ok(SchemaRow { number, kind, name, table: row.get(3)?, sql: row.get(4)? })
         })?
         .collect()
 }
 
-fn version(db: &Connection) -> rusqlite::Result<usize> {
+pub(super) fn version(db: &Connection) -> rusqlite::Result<usize> {
     db.pragma_query_value(None, "user_version", |row| row.get(0))
 }
 

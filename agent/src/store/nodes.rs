@@ -275,7 +275,8 @@ fn is_same_wish(old: &BootRecord, new: &BootRecord) -> bool {
 
 fn is_state_unacknowledged(db: &Connection, node: &CachedNode) -> rusqlite::Result<bool> {
     let Some(seq) = node.state_seq else { return Ok(false) };
-    db.prepare_cached("SELECT 1 FROM outbox WHERE seq = ?1")?.exists([seq])
+    let is_there = "SELECT 1 FROM outbox WHERE seq = ?1 AND seq > (SELECT acked_through FROM meta)";
+    db.prepare_cached(is_there)?.exists([seq])
 }
 
 /// A node that the site is the first to see; `mirror` is as of the last commit.
@@ -330,7 +331,7 @@ pub(crate) fn load_by_id(db: &Connection, id: NodeId) -> rusqlite::Result<Option
     readable(statement.query_row([Word(id)], read).optional())
 }
 
-pub(super) fn load_all(db: &Connection) -> rusqlite::Result<Vec<CachedNode>> {
+pub(crate) fn load_all(db: &Connection) -> rusqlite::Result<Vec<CachedNode>> {
     let mut nodes = Vec::new();
     let mut statement = db.prepare("SELECT * FROM nodes")?;
     let mut rows = statement.query([])?;

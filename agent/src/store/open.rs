@@ -17,7 +17,9 @@ use rusqlite::{Connection, ErrorCode, OpenFlags};
 use super::migrate::{APPLICATION_ID, migrate};
 use super::nodes::CachedNode;
 use super::salvage::{self, Salvage};
-use super::{StoreOptions, Word};
+use super::{StoreError, StoreOptions, Word};
+use crate::clock;
+use crate::outbox::{begin_epoch, is_unchained};
 
 /// The first release without the write-ahead log's reset bug.
 const SQLITE_VERSION_MIN: i32 = 3_051_003;
@@ -330,7 +332,21 @@ fn connect(files: &Files, options: &StoreOptions) -> Result<Connection, OpenErro
     migrate(&mut db)?;
     db.query_row("SELECT epoch FROM meta", [], |row| row.get::<_, Word<Epoch>>(0))
         .map_err(|error| OpenError::Damaged(error.to_string()))?;
+    link_changes(&mut db)?;
     Ok(db)
+}
+
+/// Gives the changes of a program that knew no chain their links, in an epoch of their own.
+fn link_changes(db: &mut Connection) -> Result<(), OpenError> {
+    if !is_unchained(db)? {
+        return Ok(());
+    }
+    let transaction = db.transaction()?;
+    begin_epoch(&transaction, draw_epoch()?, clock::now()).map_err(|error| match error {
+        StoreError::Other(error) => OpenError::from(error),
+        other => OpenError::Damaged(other.to_string()),
+    })?;
+    Ok(transaction.commit()?)
 }
 
 /// A connection with the settings that everything else relies on.

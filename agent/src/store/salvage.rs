@@ -7,7 +7,7 @@ use pureboot_protocol::{Epoch, Timestamp};
 use rusqlite::{Connection, OpenFlags, Row};
 
 use super::identity::{self, Identity};
-use super::migrate::expected_schema;
+use super::migrate::{expected_schema, version};
 use super::nodes::{self, CachedNode};
 use super::open::OpenError;
 use super::sessions::{self, BootSession};
@@ -50,6 +50,10 @@ pub(super) fn read(path: &Path) -> Salvage {
     let lost = &mut salvage.rows_lost;
     salvage.changes =
         rows(&db, "outbox", "seq", lost, |row| Ok((row.get("seq")?, Entry::read(row)?)));
+    // Where nobody knows what is acknowledged all of it is sent again, and is a duplicate then.
+    let acked_through = "SELECT acked_through FROM meta";
+    let acked_through: u64 = db.query_row(acked_through, [], |row| row.get(0)).unwrap_or(0);
+    salvage.changes.retain(|(seq, _)| *seq > acked_through);
     salvage.nodes = rows(&db, "nodes", "number", lost, |row| Ok(nodes::read(row)?));
     salvage.sessions = rows(&db, "sessions", "number", lost, |row| {
         Ok(BootSession {
@@ -70,10 +74,12 @@ fn restore_schema(path: &Path) -> Result<(), OpenError> {
     let db = Connection::open(path)?;
     // With this, SQLite also opens a schema that it cannot understand.
     db.pragma_update(None, "writable_schema", true)?;
-    for (number, row) in (1..).zip(expected_schema(usize::MAX)?) {
+    // A version that is damaged too is taken for the newest.
+    let version = Some(version(&db)?).filter(|version| *version > 0).unwrap_or(usize::MAX);
+    for row in expected_schema(version)? {
         db.execute(
             "UPDATE sqlite_schema SET type = ?2, name = ?3, tbl_name = ?4, sql = ?5 WHERE rowid = ?1",
-            (number, row.kind, row.name, row.table, row.sql),
+            (row.number, row.kind, row.name, row.table, row.sql),
         )?;
     }
     Ok(())

@@ -255,7 +255,7 @@ fn the_settings_that_durability_rests_on_are_in_force() {
     let number = |number: i64| rusqlite::types::Value::from(number);
     assert_eq!(
         settings,
-        [text("wal"), number(2), text("exclusive"), number(1), number((64 << 20) / 4_096)]
+        [text("wal"), number(2), text("exclusive"), number(1), number((96 << 20) / 4_096)]
     );
     assert!(!dir.path().join("state/site.db-shm").exists(), "d13: no shared memory");
 }

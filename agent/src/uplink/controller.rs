@@ -571,6 +571,13 @@ fn refusal(status: StatusCode, retry_after: Option<Duration>, body: &[u8]) -> Ca
         Ok(Problem { code, detail, .. }) => {
             CallError::Refused(Refusal { status, code, detail, retry_after })
         }
+        // Whoever stands in between and limits bodies has no words of ours; what it means is clear.
+        Err(_) if status == StatusCode::PAYLOAD_TOO_LARGE => CallError::Refused(Refusal {
+            status,
+            code: "too_large".to_owned(),
+            detail: "something on the way to the controller takes no body of this size".to_owned(),
+            retry_after,
+        }),
         Err(_) => CallError::Foreign(format!("{status} without a problem document")),
     }
 }

@@ -15,6 +15,7 @@ use crate::uplink::controller::Controller;
 use crate::uplink::obey::{Content, Obeyer};
 use crate::uplink::orders::Ending;
 use crate::uplink::standing::Standing;
+use crate::uplink::tenure::Tenure;
 
 /// Between calls while they fail.
 const RETRY: Duration = Duration::from_secs(30);
@@ -25,7 +26,7 @@ const UNBROKEN_REST: Duration = Duration::from_secs(5);
 
 /// Measures what a heartbeat says.
 pub trait Measure {
-    /// The agent as it is now; `command_results` is filled in by the caller.
+    /// The agent as it is now; `command_results` and `instance` are filled in by the caller.
     fn measure(&self) -> impl Future<Output = Heartbeat>;
 }
 
@@ -41,6 +42,8 @@ pub struct Pulse<'a, V, C> {
     pub standing: &'a Standing,
     /// Is told when the line is back.
     pub outbox: &'a Outbox,
+    /// Which life of the agent beats.
+    pub tenure: &'a Tenure,
     /// Carries out what the centre orders.
     pub obeyer: &'a Obeyer<'a, C>,
     /// Hears how far the centre's nodes have changed.
@@ -66,7 +69,11 @@ impl<V: Measure, C: Content> Pulse<'_, V, C> {
     /// One heartbeat; returns the pause until the next.
     async fn beat(&self) -> Duration {
         let vitals = self.vitals.measure().await;
-        let heartbeat = Heartbeat { command_results: self.obeyer.results(), ..vitals };
+        let heartbeat = Heartbeat {
+            command_results: self.obeyer.results(),
+            instance: Some(self.tenure.instance()),
+            ..vitals
+        };
         // A line that only falters is left to the outbox's own pauses.
         let was_away = matches!(self.standing.line(), Line::Untried | Line::Offline { .. });
         let asked_at = clock::now();
@@ -79,6 +86,7 @@ impl<V: Measure, C: Content> Pulse<'_, V, C> {
                 if was_away {
                     self.outbox.line_is_back();
                 }
+                self.tenure.hold().await;
                 self.standing.handle_heartbeat(answer.server_time, now);
                 self.follower.hear(answer.nodes_version, asked_at);
                 let commands = std::mem::take(&mut answer.commands);

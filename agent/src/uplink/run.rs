@@ -26,6 +26,7 @@ use crate::uplink::join::{self, Joining};
 use crate::uplink::obey::Obeyer;
 use crate::uplink::rotate::Rotation;
 use crate::uplink::standing::Standing;
+use crate::uplink::tenure::Tenure;
 
 /// Everything that is needed to speak to the controller.
 pub struct Uplink<V> {
@@ -82,7 +83,9 @@ impl<V: Measure> Uplink<V> {
                 return std::future::pending().await;
             }
         }
-        let courier = HttpCourier { controller: &self.controller, standing: &self.standing };
+        let tenure = Tenure::begin(&self.data_dir)?;
+        let courier =
+            HttpCourier { controller: &self.controller, standing: &self.standing, tenure: &tenure };
         let flush_rng = Rng::from_seed(self.rng.next_u64());
         let rotation = Rotation::new(&self.data_dir, &self.controller);
         let obeyer = Obeyer::new(&self.controller, &self.store, &rotation, &*self.sync);
@@ -92,6 +95,7 @@ impl<V: Measure> Uplink<V> {
             store: &self.store,
             standing: &self.standing,
             outbox: &self.outbox,
+            tenure: &tenure,
             obeyer: &obeyer,
             follower: &self.follower,
         };
@@ -103,7 +107,8 @@ impl<V: Measure> Uplink<V> {
             self.sync.run(rhythm, &mut sync_rng),
             self.answers.run(interval, &mut answers_rng),
         );
-        let flushing = outbox::run(self.flusher, &courier, flush_rng);
+        let flusher = self.flusher.speaking_as(tenure.instance());
+        let flushing = outbox::run(flusher, &courier, flush_rng);
         let changing = smol::future::zip(rotation.finish(), obeyer.run());
         let speaking = smol::future::zip(pulse.run(&mut self.rng), flushing);
         let speaking = smol::future::zip(speaking, self.follower.run());

@@ -2,7 +2,7 @@
 
 use std::cell::{Cell, RefCell};
 
-use pureboot_protocol::{AgentId, Autonomy, ClockQuality, SiteConfig, Timestamp};
+use pureboot_protocol::{AgentId, Autonomy, ClockQuality, IDENTITY_IN_USE, SiteConfig, Timestamp};
 use smol::channel::{Receiver, Sender, bounded};
 
 use crate::status::{LineReport, Membership};
@@ -91,10 +91,23 @@ impl Standing {
             (Some(_), Ok(_)) => log::info!("the controller answers again"),
         }
         drop(connectivity);
-        if let Err(CallError::Refused(refusal)) = outcome
-            && matches!(refusal.status.as_u16(), 401 | 403)
-        {
-            self.refuse(refusal.to_string(), now);
+        let Err(CallError::Refused(refusal)) = outcome else { return };
+        match refusal.status.as_u16() {
+            401 | 403 => self.refuse(refusal.to_string(), now),
+            409 if refusal.code == IDENTITY_IN_USE => self.fence(refusal.detail.clone(), now),
+            _ => {}
+        }
+    }
+
+    /// Another machine lives under the agent's identity.
+    fn fence(&self, reason: String, now: Timestamp) {
+        let mut membership = self.membership.borrow_mut();
+        match &mut *membership {
+            Membership::Fenced { reason: former, .. } => *former = reason,
+            other => {
+                log::error!("another machine uses this agent's identity: {reason}; boots go on");
+                *other = Membership::Fenced { reason, since: now };
+            }
         }
     }
 

@@ -4,11 +4,21 @@ use std::fmt;
 
 use serde::{Deserialize, Serialize};
 
+use crate::hex::hex_bytes;
 use crate::secret::{hex, unhex};
 use crate::site::words;
 use crate::{
-    Autonomy, BootId, BootRequest, ConflictId, Lifecycle, NodeEvent, NodeId, Timestamp, TokenError,
+    Autonomy, BootId, BootRequest, ConflictId, ContentHash, Lifecycle, NodeEvent, NodeId,
+    Timestamp, TokenError,
 };
+
+/// The code of the problem that a batch is answered with whose epoch has gone another way at the controller: the agent's disk is
+/// from a backup, or two machines have written one outbox. The agent begins a new epoch.
+pub const OUTBOX_FORKED: &str = "outbox_forked";
+/// The code of the problem that an agent is answered with while another machine lives under its identity.
+pub const IDENTITY_IN_USE: &str = "identity_in_use";
+/// The largest payload, in bytes of JSON, that goes along with a [`DeadLetter`].
+pub const DEAD_LETTER_PAYLOAD_MAX: usize = 4 << 10;
 
 macro_rules! hex16 {
     ($(#[$doc:meta])* $name:ident) => {
@@ -63,6 +73,37 @@ hex16!(
     /// One life of an agent's outbox; sequence numbers are counted within it. A new database begins a new epoch.
     Epoch
 );
+hex16!(
+    /// One life of an agent's process, drawn when it starts.
+    InstanceId
+);
+
+hex_bytes! {
+    /// A link of an outbox's chain: the SHA-256 of what [`ChangeHead::link`] writes. Who has the same link after a change has
+    /// the same changes before it.
+    ChainHash[32] = "a link of a chain (SHA-256)"
+}
+
+impl ChainHash {
+    /// What the first change of an epoch follows.
+    pub const GENESIS: Self = Self([0; 32]);
+
+    /// The digest as computed by the caller.
+    pub fn from_digest(digest: [u8; 32]) -> Self {
+        Self(digest)
+    }
+}
+
+/// Which process speaks for an agent: two machines with one identity are told apart by it, and a restart is known as one.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
+pub struct Instance {
+    /// This life.
+    pub id: InstanceId,
+    /// The last life of the same data directory that the controller has answered, if any.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub succeeds: Option<InstanceId>,
+}
 
 words! {
     /// How far the site's clock could be trusted when a change was made.
@@ -101,6 +142,25 @@ pub enum ChangePayload {
     },
     /// A machine reported.
     Event(NodeEvent),
+    /// Stands in the place of a change that the controller, or something on the way, refuses to read.
+    DeadLetter(DeadLetter),
+}
+
+/// A change that cannot be handed over as it is: enough of it to be kept and looked at.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
+pub struct DeadLetter {
+    /// The kind of the change.
+    pub kind: String,
+    /// Its payload's length as JSON.
+    pub size_bytes: u64,
+    /// The SHA-256 of its payload as JSON.
+    pub sha256: ContentHash,
+    /// Why it was refused.
+    pub reason: String,
+    /// The payload as JSON, of at most [`DEAD_LETTER_PAYLOAD_MAX`] bytes; none where it is longer, or is what is refused.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub payload: Option<String>,
 }
 
 /// One fact or wish about a node, made at a site.
@@ -131,6 +191,70 @@ pub struct Change {
     pub payload: ChangePayload,
 }
 
+impl Change {
+    /// All but the payload.
+    pub fn head(&self) -> ChangeHead {
+        ChangeHead {
+            seq: self.seq,
+            id: self.id,
+            node: self.node.to_string(),
+            base_version: self.base_version,
+            prev_seq_same_node: self.prev_seq_same_node,
+            at: self.at.to_string(),
+            clock: self.clock.to_string(),
+            session: self.session.map(|session| session.to_string()),
+        }
+    }
+}
+
+/// What a change says besides its payload, in the words that it comes with: read also of a change that is not understood.
+#[derive(Debug, Clone, PartialEq, Eq, Deserialize)]
+pub struct ChangeHead {
+    /// Its place in the epoch.
+    pub seq: u64,
+    /// Its id, which stands for the payload.
+    pub id: ChangeId,
+    /// As [`Change::node`].
+    #[serde(default)]
+    pub node: String,
+    /// As [`Change::base_version`].
+    #[serde(default)]
+    pub base_version: Option<u64>,
+    /// As [`Change::prev_seq_same_node`].
+    #[serde(default)]
+    pub prev_seq_same_node: Option<u64>,
+    /// As [`Change::at`].
+    #[serde(default)]
+    pub at: String,
+    /// As [`Change::clock`].
+    #[serde(default)]
+    pub clock: String,
+    /// As [`Change::session`].
+    #[serde(default)]
+    pub session: Option<String>,
+}
+
+impl ChangeHead {
+    /// The bytes whose SHA-256 is the link of this change, which follows `before`. No two different heads have the same bytes.
+    pub fn link(&self, before: ChainHash) -> Vec<u8> {
+        let mut bytes = b"pureboot chain 1".to_vec();
+        bytes.extend_from_slice(before.as_bytes());
+        bytes.extend_from_slice(&self.seq.to_be_bytes());
+        bytes.extend_from_slice(&self.id.0);
+        for number in [self.base_version, self.prev_seq_same_node] {
+            bytes.push(u8::from(number.is_some()));
+            bytes.extend_from_slice(&number.unwrap_or(0).to_be_bytes());
+        }
+        bytes.push(u8::from(self.session.is_some()));
+        let session = self.session.as_deref().unwrap_or_default();
+        for text in [&self.node, &self.at, &self.clock, session] {
+            bytes.extend_from_slice(&u64::try_from(text.len()).unwrap_or(u64::MAX).to_be_bytes());
+            bytes.extend_from_slice(text.as_bytes());
+        }
+        bytes
+    }
+}
+
 /// Changes in order, at most 100. `I` is [`Change`] for who writes a batch; who reads one may take the items as raw JSON
 /// first, so that one item that it does not understand is parked and not the end of the batch.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -140,10 +264,16 @@ pub struct ChangeBatch<I = Change> {
     pub nonce: ChangeId,
     /// The life of the outbox that the sequence numbers count in.
     pub epoch: Epoch,
+    /// Which process sends it; none if the agent does not say.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub instance: Option<Instance>,
+    /// The link that the first item follows; none if the agent does not say.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub prev_hash: Option<ChainHash>,
     /// The sequence number of the first item.
     pub first_seq: u64,
-    /// The smallest sequence number of the epoch that may come again; none if the agent does not say. What came before it has
-    /// not to be known for ever.
+    /// The smallest sequence number of the epoch that the agent still has and may send again; none if it does not say. What came
+    /// before it has not to be known for ever, and is not waited for.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub low_water: Option<u64>,
     /// The changes.
@@ -194,6 +324,8 @@ pub struct ChangeReceipt {
     pub epoch: Epoch,
     /// The last sequence number of the epoch up to which all are in the controller's custody; 0 for none.
     pub acked_through: u64,
+    /// The link of that change at the controller; [`ChainHash::GENESIS`] for none.
+    pub hash: ChainHash,
     /// One result for each item that was taken, in the batch's order.
     pub results: Vec<ChangeResult>,
 }
@@ -203,9 +335,8 @@ mod tests {
     use super::*;
     use crate::NodeEventKind;
 
-    #[test]
-    fn a_change_has_its_kind_beside_its_payload() {
-        let change = Change {
+    fn change() -> Change {
+        Change {
             seq: 7,
             id: ChangeId::from_bytes([0xaa; 16]),
             node: NodeId::from_random([0; 16]),
@@ -215,7 +346,46 @@ mod tests {
             clock: ClockQuality::Unsynced,
             session: None,
             payload: ChangePayload::Event(NodeEvent::new(NodeEventKind::BootStarted)),
-        };
+        }
+    }
+
+    #[test]
+    fn q5_who_writes_a_change_and_who_reads_it_have_the_same_link() {
+        let written = change();
+        let mut json = serde_json::to_value(&written).expect("a change can be written");
+        json["kind"] = "of a newer program".into();
+        json["new"] = 1.into();
+        let read: ChangeHead = serde_json::from_value(json).expect("a head can be read");
+        assert_eq!(read.link(ChainHash::GENESIS), written.head().link(ChainHash::GENESIS));
+    }
+
+    #[test]
+    fn q5_every_part_of_a_head_is_in_its_link() {
+        let head = change().head();
+        let link = head.link(ChainHash::GENESIS);
+        assert_ne!(head.link(ChainHash([1; 32])), link);
+        type Alter = fn(&mut ChangeHead);
+        let alterations: [Alter; 9] = [
+            |it| it.seq = 8,
+            |it| it.id = ChangeId::from_bytes([0xab; 16]),
+            |it| it.node.push('1'),
+            |it| it.base_version = Some(0),
+            |it| it.prev_seq_same_node = Some(0),
+            |it| it.at.push('1'),
+            |it| it.clock.push('1'),
+            |it| it.session = Some(String::new()),
+            |it| it.node.push_str(&std::mem::take(&mut it.at)),
+        ];
+        for (number, alter) in alterations.iter().enumerate() {
+            let mut other = head.clone();
+            alter(&mut other);
+            assert_ne!(other.link(ChainHash::GENESIS), link, "alteration {number}");
+        }
+    }
+
+    #[test]
+    fn a_change_has_its_kind_beside_its_payload() {
+        let change = change();
         let json = serde_json::to_value(&change).expect("a change can be written");
         assert_eq!(
             json,

@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 
 use serde::{Deserialize, Serialize};
 
-use crate::{CommandResult, SiteCommand, SiteConfig, SiteId, Timestamp};
+use crate::{CommandResult, Instance, SiteCommand, SiteConfig, SiteId, Timestamp};
 
 /// One service of the agent.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -24,6 +24,9 @@ pub struct Heartbeat {
     pub site_id: SiteId,
     /// The agent's clock.
     pub timestamp: Timestamp,
+    /// Which process sends it; none if the agent does not say.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub instance: Option<Instance>,
     /// The agent's version.
     pub agent_version: String,
     /// Since the agent's start.

@@ -125,6 +125,8 @@ pub(crate) async fn revoke(
 pub(crate) async fn heartbeat(
     State(app): State<App>,
     agent: Agent,
+    peer: Peer,
+    correlation_id: CorrelationId,
     Json(heartbeat): Json<Heartbeat>,
 ) -> Result<Response, ApiError> {
     if heartbeat.site_id != agent.site_id {
@@ -137,7 +139,8 @@ pub(crate) async fn heartbeat(
     }
     check(&heartbeat)?;
     let now = app.now();
-    let heard = app.beats.ask(Beat::new(agent, &heartbeat, now)).await?;
+    let beat = Beat::new(agent, &heartbeat, now).of_request(correlation_id.as_str(), peer.ip());
+    let heard = app.beats.ask(beat).await?;
     if heard.before != Some(AgentStatus::Online) {
         tracing::info!(site = %agent.site_id, "the agent of site {:?} is online", heard.path);
     }

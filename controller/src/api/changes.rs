@@ -10,7 +10,7 @@ use crate::api::check::Check;
 use crate::auth::Agent;
 use crate::correlation::CorrelationId;
 use crate::error::ApiError;
-use crate::extract::{Json, json};
+use crate::extract::{Json, Peer, json};
 use crate::router::App;
 use crate::store::Origin;
 
@@ -21,6 +21,7 @@ const ITEMS_MAX: usize = 100;
 pub(crate) async fn take(
     State(app): State<App>,
     agent: Agent,
+    peer: Peer,
     correlation_id: CorrelationId,
     Json(batch): Json<ChangeBatch<Value>>,
 ) -> Result<Response, ApiError> {
@@ -32,7 +33,7 @@ pub(crate) async fn take(
     check.require("low_water", low_water <= batch.first_seq, message);
     check.done()?;
     let origin = Origin { correlation_id: correlation_id.as_str(), now: app.now() };
-    let receipt = app.store.take_changes(agent.site_id, &batch, origin).await?;
+    let receipt = app.store.take_changes(agent.site_id, &batch, Some(peer.ip()), origin).await?;
     receipt.results.iter().for_each(|result| app.metrics.change(result.outcome));
     let (taken, acked_through) = (receipt.results.len(), receipt.acked_through);
     tracing::debug!(site = %agent.site_id, taken, acked_through, "took {taken} changes of site {}", agent.site_id);

@@ -15,6 +15,7 @@ mod content;
 mod custody;
 mod feed;
 mod groups;
+mod identity;
 mod installs;
 mod log;
 mod manifest;
@@ -346,6 +347,7 @@ fn registration(site: SiteId, token: &str, credential: Option<&Secret>) -> Value
 
 pub(crate) fn heartbeat(site: SiteId, config_version: u64) -> Value {
     let heartbeat = Heartbeat {
+        instance: None,
         site_id: site,
         timestamp: Timestamp::from_unix_ms(START_MS),
         agent_version: "0.1.1".to_owned(),

@@ -33,7 +33,8 @@ pub(super) fn operations() -> Vec<Operation> {
             .refuses(409),
         post("/api/v1/agents/heartbeat", "Say that the agent lives")
             .body::<Heartbeat>()
-            .bare::<HeartbeatAnswer>(),
+            .bare::<HeartbeatAnswer>()
+            .refuses(409),
         get(
             "/api/v1/agents/nodes",
             "What decides the boots at the agent's site, or of one of its nodes, signed; the payload is NodeRecords",

@@ -9,8 +9,7 @@ use crate::site_health::Knowledge;
 use crate::store::beats::HEARTBEATS_MAX;
 use crate::store::page::{Cursor, Paging};
 use crate::store::row::{DbRow, count, int, json, json_opt, time, time_opt, word, word_opt};
-use crate::store::sites;
-use crate::store::{Store, StoreError};
+use crate::store::{Store, StoreError, sites, tenures};
 
 /// How an agent stands. The field names are those of the HTTP surface.
 #[derive(Debug, Serialize, JsonSchema)]
@@ -157,12 +156,14 @@ impl Store {
         .bind(id.to_string())
         .fetch_one(&mut *tx)
         .await?;
+        let rival = tenures::last_rival(&mut tx, id).await?;
         Ok(Knowledge {
             site,
             heartbeat: json_opt(&row, "heartbeat")?,
             nodes: count(&row, "nodes")?,
             conflicts: count(&row, "conflicts")?,
             parked: count(&row, "parked")?,
+            rival,
         })
     }
 

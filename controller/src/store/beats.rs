@@ -1,8 +1,11 @@
 //! Heartbeats as they come, many in one transaction: a commit waits for the disk, and one wait is enough for all of them.
 
 use std::collections::{HashMap, HashSet};
+use std::net::IpAddr;
 
-use pureboot_protocol::{AgentId, AgentStatus, CommandResult, Heartbeat, SiteCommand, Timestamp};
+use pureboot_protocol::{
+    AgentId, AgentStatus, CommandResult, Heartbeat, Instance, SiteCommand, Timestamp,
+};
 use sqlx::{AssertSqlSafe, Row};
 
 use crate::auth::Agent;
@@ -10,7 +13,7 @@ use crate::store::commands::{self, Said};
 use crate::store::many::{ROWS_MAX, pieces, values};
 use crate::store::records::NEWEST;
 use crate::store::row::{DbConnection, DbRow, count, flag, int, time_opt, to_json, word, word_opt};
-use crate::store::{Store, StoreError};
+use crate::store::{Origin, Store, StoreError, tenures};
 
 /// Heartbeats that are kept of one site: a day at the default interval.
 pub(super) const HEARTBEATS_MAX: u64 = 1_440;
@@ -25,6 +28,9 @@ pub(crate) struct Beat {
     command_results: Vec<CommandResult>,
     body: String,
     received_at: Timestamp,
+    instance: Option<Instance>,
+    address: Option<IpAddr>,
+    correlation_id: String,
 }
 
 impl Beat {
@@ -36,7 +42,15 @@ impl Beat {
             command_results: heartbeat.command_results.clone(),
             body: to_json(heartbeat),
             received_at: now,
+            instance: heartbeat.instance,
+            address: None,
+            correlation_id: String::new(),
         }
+    }
+
+    /// Names the request that it came with, and from where.
+    pub(crate) fn of_request(self, correlation_id: &str, address: IpAddr) -> Self {
+        Self { correlation_id: correlation_id.to_owned(), address: Some(address), ..self }
     }
 }
 
@@ -98,6 +112,7 @@ struct Standing {
     last_number: u64,
     /// Whether there is a command that the agent should be given.
     is_wanted: bool,
+    tenure: tenures::Kept,
     heard: Heard,
 }
 
@@ -109,6 +124,7 @@ impl Standing {
             interval: row.try_get("interval_set")?,
             last_number: count(row, "last_number")?,
             is_wanted: flag(row, "is_wanted")?,
+            tenure: tenures::Kept::read(row)?,
             heard: Heard {
                 path: row.try_get("path")?,
                 before: word_opt(row, "agent_status")?,
@@ -124,6 +140,7 @@ impl Standing {
 /// them at once, as [`standings`] does.
 async fn keep(db: &mut DbConnection, beats: &[Beat]) -> Result<Outcomes, StoreError> {
     let mut standings = standings(db, beats).await?;
+    admit(db, beats, &mut standings).await?;
     command(db, beats, &mut standings).await?;
     let known: Vec<_> = beats
         .iter()
@@ -172,19 +189,37 @@ async fn command(
     Ok(())
 }
 
+/// Refuses the heartbeats of machines that are not listened to.
+async fn admit(
+    db: &mut DbConnection,
+    beats: &[Beat],
+    standings: &mut [Result<Standing, StoreError>],
+) -> Result<(), StoreError> {
+    for (beat, standing) in beats.iter().zip(standings) {
+        let Ok(Standing { tenure, .. }) = standing else { continue };
+        let origin = Origin { correlation_id: &beat.correlation_id, now: beat.received_at };
+        let site = beat.agent.site_id;
+        if let Err(refused) = tenure.admit(db, site, beat.instance, beat.address, origin).await? {
+            *standing = Err(refused);
+        }
+    }
+    Ok(())
+}
+
 /// How the agent of each heartbeat stands, or why nothing is kept of it.
 async fn standings(
     db: &mut DbConnection,
     beats: &[Beat],
 ) -> Result<Vec<Result<Standing, StoreError>>, StoreError> {
     let sql = format!(
-        "SELECT a.id, a.agent_version, a.revoked_at, a.heartbeat_interval AS interval_told, s.path, s.agent_status, s.version,
+        "SELECT a.id, a.agent_version, a.revoked_at, {}, a.heartbeat_interval AS interval_told, s.path, s.agent_status, s.version,
             s.heartbeat_interval AS interval_set,
             (SELECT coalesce(max(h.number), 0) FROM heartbeats h WHERE h.site_id = a.site_id) AS last_number,
             EXISTS (SELECT 1 FROM commands c WHERE c.site_id = a.site_id AND c.finished_at IS NULL
                 AND c.leased_until <= beat.column3) AS is_wanted, {} AS nodes_version
          FROM ({}) AS beat JOIN agents a ON a.site_id = beat.column1 AND a.id = beat.column2
          JOIN sites s ON s.id = a.site_id",
+        tenures::COLUMNS,
         NEWEST.replace("{site}", "beat.column1"),
         values(beats.len(), 3)
     );

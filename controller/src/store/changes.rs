@@ -2,78 +2,108 @@
 //!
 //! A batch is one transaction: the effects, the rows that recognise a repetition, and the acknowledgement become durable
 //! together or not at all. What a change does is in `taker`; what a batch reads and writes at once for all of its changes is in
-//! `ledger`, and how long they are known in `forget`.
+//! `ledger`, and how long they are known in `forget`. Whether a batch follows what came before it is decided in `chain`.
 
+mod chain;
 mod forget;
 mod ledger;
 mod taker;
 
-use pureboot_protocol::{Change, ChangeBatch, ChangeId, ChangeReceipt, Epoch, NodeId, SiteId};
+use std::collections::HashMap;
+use std::net::IpAddr;
+
+use pureboot_protocol::{
+    ChainHash, Change, ChangeBatch, ChangeHead, ChangeId, ChangeReceipt, Epoch, NodeId, SiteId,
+};
 use serde_json::{Value, json};
 use sha2::{Digest, Sha256};
 use sqlx::Row;
 
+use self::chain::{Chain, Place};
 use self::ledger::Ledger;
 use self::taker::Taker;
 use crate::audit::{Actor, Entry};
 use crate::store::nodes::Origin;
-use crate::store::row::{DbConnection, count, flag, int};
-use crate::store::{Store, StoreError, audit, claims};
+use crate::store::row::{DbConnection, count, flag, int, word, word_opt};
+use crate::store::{Store, StoreError, audit, claims, tenures};
+
+/// The most places that are compared with a batch, which holds no more.
+const PLACES_MAX: i64 = 100;
 
 impl Store {
-    /// Takes `batch` of the agent of `site` into custody.
+    /// Takes `batch` of the agent of `site` into custody; it came from `address`.
     ///
     /// A batch that begins after the change that is expected next is not taken; the receipt says how far the outbox has come.
     ///
     /// # Errors
-    /// The epoch has another change in the place of one of these, or the database fails. Then nothing is taken.
+    /// The epoch has another change in the place of one of these, another life of the agent has the floor, or the database fails.
+    /// Then nothing is taken.
     pub(crate) async fn take_changes(
         &self,
         site: SiteId,
         batch: &ChangeBatch<Value>,
+        address: Option<IpAddr>,
         origin: Origin<'_>,
     ) -> Result<ChangeReceipt, StoreError> {
         let mut tx = self.write().await?;
-        let outbox = Outbox::load(&mut tx, site, batch.epoch).await?;
-        let mut acked_through = outbox.acked_through;
-        if outbox.is_rewound && batch.first_seq > acked_through + 1 && !batch.items.is_empty() {
-            note_loss(&mut tx, &outbox, batch.first_seq, origin).await?;
-            acked_through = batch.first_seq - 1;
+        if let Err(refused) = tenures::admit(&mut tx, site, batch.instance, address, origin).await?
+        {
+            // That somebody was refused is kept.
+            tx.commit().await?;
+            return Err(refused);
         }
+        let outbox = Outbox::load(&mut tx, site, batch.epoch).await?;
         let items = read_items(batch);
+        let heads: Vec<_> = items.iter().map(|(seq, item, raw)| item.head(*seq, raw)).collect();
+        let receipt = |chain: Chain, results| ChangeReceipt {
+            nonce: batch.nonce,
+            epoch: batch.epoch,
+            acked_through: chain.acked_through,
+            hash: chain.link(),
+            results,
+        };
+        let mut chain = match outbox.chain.place(batch, &heads, outbox.is_rewound) {
+            Place::Fits(chain) => chain,
+            Place::Lost(chain) => {
+                note_loss(&mut tx, &outbox, batch.first_seq, origin).await?;
+                chain
+            }
+            Place::Behind => {
+                tx.commit().await?;
+                return Ok(receipt(outbox.chain, Vec::new()));
+            }
+            Place::Forked => return Err(StoreError::Forked { seq: outbox.chain.acked_through }),
+        };
+        let taken = outbox.taken_from(&mut tx, batch.first_seq, chain.acked_through).await?;
         let mut ledger = Ledger::open(&mut tx, site, &items).await?;
         let mut results = Vec::new();
-        for (seq, item, raw) in &items {
-            // A gap would be a loss that nobody can see later, so nothing behind one is taken.
-            if *seq > acked_through + 1 {
-                break;
-            }
+        for ((seq, item, raw), head) in items.iter().zip(&heads) {
+            let is_old = *seq <= chain.acked_through;
+            let is_other = taken.get(seq).is_some_and(|id| *id != item.id());
             let result = match ledger.known(item.id()) {
+                Some(result) if !is_other => result,
+                _ if is_old => return Err(StoreError::Forked { seq: *seq }),
                 Some(result) => result,
-                None if *seq <= acked_through => return Err(StoreError::Forked { seq: *seq }),
                 None => {
                     let mut taker =
                         Taker { db: &mut tx, outbox: &outbox, ledger: &mut ledger, origin };
                     taker.take(*seq, item, raw).await?
                 }
             };
-            acked_through = acked_through.max(*seq);
+            if !is_old {
+                chain = chain.after(head);
+            }
             results.push(result);
         }
         ledger.close(&mut tx, &outbox, origin).await?;
         claims::settle(&mut tx, site, origin).await?;
-        if acked_through > outbox.acked_through {
-            sqlx::query("UPDATE outboxes SET acked_through = $2, rewound = $3 WHERE id = $1")
-                .bind(outbox.id)
-                .bind(int(acked_through))
-                .bind(false)
-                .execute(&mut *tx)
-                .await?;
+        if chain != outbox.chain {
+            outbox.advance(&mut tx, chain).await?;
             let low_water = batch.low_water.unwrap_or(0);
-            forget::forget(&mut tx, &outbox, acked_through, low_water, origin.now).await?;
+            forget::forget(&mut tx, &outbox, chain.acked_through, low_water, origin.now).await?;
         }
         tx.commit().await?;
-        Ok(ChangeReceipt { nonce: batch.nonce, epoch: batch.epoch, acked_through, results })
+        Ok(receipt(chain, results))
     }
 }
 
@@ -94,33 +124,66 @@ fn item_seq(raw: &Value) -> Option<u64> {
 struct Outbox {
     id: i64,
     site: SiteId,
-    acked_through: u64,
-    /// Whether a restore has taken it back (FAULTS N12): the agent may have deleted what it handed over since the backup, and
-    /// would wait for ever for an acknowledgement that fits.
+    chain: Chain,
+    /// Whether a restore has taken it back (FAULTS N12): the agent sends again what it still has, and what it has no more is lost.
     is_rewound: bool,
 }
 
 impl Outbox {
     async fn load(db: &mut DbConnection, site: SiteId, epoch: Epoch) -> Result<Self, StoreError> {
         sqlx::query(
-            "INSERT INTO outboxes (site_id, epoch, acked_through, rewound)
-             SELECT $1, $2, 0, EXISTS (SELECT 1 FROM installation WHERE restored_at IS NOT NULL) WHERE TRUE
+            "INSERT INTO outboxes (site_id, epoch, acked_through, rewound, hash)
+             SELECT $1, $2, 0, EXISTS (SELECT 1 FROM installation WHERE restored_at IS NOT NULL), CAST($3 AS TEXT) WHERE TRUE
              ON CONFLICT (site_id, epoch) DO NOTHING",
         )
         .bind(site.to_string())
         .bind(epoch.to_string())
+        .bind(ChainHash::GENESIS.to_string())
         .execute(&mut *db)
         .await?;
         let row = sqlx::query(
-            "SELECT id, acked_through, rewound FROM outboxes WHERE site_id = $1 AND epoch = $2",
+            "SELECT id, acked_through, rewound, hash FROM outboxes WHERE site_id = $1 AND epoch = $2",
         );
         let row = row.bind(site.to_string()).bind(epoch.to_string()).fetch_one(db).await?;
         Ok(Self {
             id: row.try_get("id")?,
             site,
-            acked_through: count(&row, "acked_through")?,
+            chain: Chain {
+                acked_through: count(&row, "acked_through")?,
+                hash: word_opt(&row, "hash")?,
+            },
             is_rewound: flag(&row, "rewound")?,
         })
+    }
+
+    /// The changes that have the places from `first_seq` to `through`, as far as they are remembered under them.
+    async fn taken_from(
+        &self,
+        db: &mut DbConnection,
+        first_seq: u64,
+        through: u64,
+    ) -> Result<HashMap<u64, ChangeId>, StoreError> {
+        if first_seq > through {
+            return Ok(HashMap::new());
+        }
+        let sql = "SELECT seq, id FROM changes WHERE outbox_id = $1 AND seq >= $2 AND seq <= $3 ORDER BY seq LIMIT $4";
+        let rows = sqlx::query(sql).bind(self.id).bind(int(first_seq)).bind(int(through));
+        let rows = rows.bind(PLACES_MAX).fetch_all(db).await?;
+        rows.iter().map(|row| Ok((count(row, "seq")?, word(row, "id")?))).collect()
+    }
+
+    async fn advance(&self, db: &mut DbConnection, chain: Chain) -> Result<(), StoreError> {
+        let is_rewound = self.is_rewound && chain.acked_through == self.chain.acked_through;
+        sqlx::query(
+            "UPDATE outboxes SET acked_through = $2, rewound = $3, hash = $4 WHERE id = $1",
+        )
+        .bind(self.id)
+        .bind(int(chain.acked_through))
+        .bind(is_rewound)
+        .bind(chain.hash.map(|hash| hash.to_string()))
+        .execute(db)
+        .await?;
+        Ok(())
     }
 }
 
@@ -131,7 +194,7 @@ async fn note_loss(
     first_seq: u64,
     origin: Origin<'_>,
 ) -> Result<(), StoreError> {
-    let (site, from, through) = (outbox.site, outbox.acked_through + 1, first_seq - 1);
+    let (site, from, through) = (outbox.site, outbox.chain.acked_through + 1, first_seq - 1);
     tracing::warn!(%site, from, through, "changes {from} to {through} of site {site} came after the backup that was restored and are lost");
     let mut entry = Entry::new(origin.now, Actor::nobody(), "changes.lost", origin.correlation_id);
     entry.target = Some(site.to_string());
@@ -165,6 +228,21 @@ impl Item {
             Self::Good(change) => change.id,
             Self::Poison { id, .. } => *id,
         }
+    }
+
+    /// What it says of itself in the place `seq`; of what cannot even say that, its place and its id.
+    fn head(&self, seq: u64, raw: &Value) -> ChangeHead {
+        let read = <ChangeHead as serde::Deserialize>::deserialize(raw).ok();
+        read.unwrap_or_else(|| ChangeHead {
+            seq,
+            id: self.id(),
+            node: String::new(),
+            base_version: None,
+            prev_seq_same_node: None,
+            at: String::new(),
+            clock: String::new(),
+            session: None,
+        })
     }
 
     /// The node that it is about, as the site calls it.

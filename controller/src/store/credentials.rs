@@ -294,7 +294,8 @@ async fn enrol(
         "INSERT INTO agents (site_id, id, credential_hash, agent_version, capabilities, heartbeat_interval, registered_at)
          SELECT id, $2, $3, $4, $5, heartbeat_interval, $6 FROM sites WHERE id = $1
          ON CONFLICT (site_id) DO UPDATE SET id = $2, credential_hash = $3, next_credential_hash = NULL, revoked_at = NULL,
-            agent_version = $4, capabilities = $5, heartbeat_interval = excluded.heartbeat_interval, registered_at = $6,
+            instance = NULL, instance_succeeds = NULL, instance_former = NULL, instance_since = NULL, instance_address = NULL,
+            rival = NULL, rival_at = NULL, rival_address = NULL, agent_version = $4, capabilities = $5, heartbeat_interval = excluded.heartbeat_interval, registered_at = $6,
             beats_before = (SELECT coalesce(max(number), 0) FROM heartbeats WHERE site_id = $1)",
     )
     .bind(request.site_id.to_string())

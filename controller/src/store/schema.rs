@@ -27,7 +27,7 @@ macro_rules! step {
 }
 
 /// Every step from nothing to this version's schema. Steps are only ever added.
-const STEPS: [Step; 18] = [
+const STEPS: [Step; 19] = [
     step!(1, "main job", "0001_main_job.sql"),
     step!(2, "groups", "0002_groups.sql"),
     step!(3, "install timeout", "0003_install_timeout.sql"),
@@ -42,6 +42,7 @@ const STEPS: [Step; 18] = [
     step!(22, "conflicts", "0022_conflicts.sql"),
     step!(23, "installation", "0023_installation.sql"),
     step!(24, "health", "0024_health.sql"),
+    step!(25, "chain", "0025_chain.sql"),
     step!(27, "secret deliveries", "0027_secret_deliveries.sql"),
     step!(28, "boots", "0028_boots.sql"),
     step!(29, "claims", "0029_claims.sql"),

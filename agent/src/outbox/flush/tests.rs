@@ -1,12 +1,17 @@
 //! The flusher against receipts of every kind, and against a controller that loses, repeats and delays them.
 
 use std::collections::{HashSet, VecDeque};
+use std::sync::LazyLock;
 
 use proptest::prelude::*;
-use pureboot_protocol::{ChangePayload, ClockQuality, NodeEvent, NodeEventKind, NodeId, Timestamp};
+use pureboot_protocol::{
+    BootRequest, Change, ChangePayload, ClockQuality, DEAD_LETTER_PAYLOAD_MAX, DeadLetter, Mac,
+    NodeEvent, NodeEventKind, NodeId, RegisterNode, Timestamp,
+};
 
 use super::*;
 use crate::clock::monotonic;
+use crate::outbox::chain;
 use crate::rng::Rng;
 
 fn epoch() -> Epoch {
@@ -27,8 +32,25 @@ fn change(seq: u64) -> Change {
     }
 }
 
+/// The links of the changes 0, 1, 2, …
+static LINKS: LazyLock<Vec<ChainHash>> = LazyLock::new(|| {
+    let mut links = vec![ChainHash::GENESIS];
+    for seq in 1..=2_000 {
+        links.push(chain::link(*links.last().unwrap(), &change(seq).head()));
+    }
+    links
+});
+
+fn link(seq: u64) -> ChainHash {
+    LINKS[usize::try_from(seq).unwrap()]
+}
+
+fn loaded(first_seq: u64, changes: Vec<Change>) -> Queued {
+    Queued { epoch: epoch(), low_water: 1, before: link(first_seq - 1), changes }
+}
+
 fn queued(seqs: std::ops::RangeInclusive<u64>) -> Queued {
-    Queued { epoch: epoch(), changes: seqs.map(change).collect() }
+    loaded(*seqs.start(), seqs.map(change).collect())
 }
 
 /// The receipt of a controller that has taken everything up to `through`.
@@ -45,6 +67,7 @@ fn receipt(batch: &ChangeBatch, through: u64) -> ChangeReceipt {
         nonce: batch.nonce,
         epoch: batch.epoch,
         acked_through: through,
+        hash: link(through),
         results: taken.map(result).collect(),
     }
 }
@@ -87,7 +110,7 @@ fn fail(flush: &mut Flush, error: DeliveryError, now: Instant) -> Duration {
 #[test]
 fn an_empty_outbox_is_waited_on_and_a_new_change_is_sent_at_once() {
     let mut flush = Flush::new(Rng::from_seed(1));
-    flush.handle_loaded(Queued { epoch: epoch(), changes: vec![] });
+    flush.handle_loaded(loaded(1, vec![]));
     assert_eq!(flush.poll_output(), Output::Wait(None));
     flush.handle_queued();
     assert!(matches!(flush.poll_output(), Output::Load { .. }));
@@ -110,7 +133,7 @@ fn c8_a_receipt_that_is_not_exactly_ours_is_refused_as_a_whole() {
     let now = monotonic();
     let other = ChangeId::from_bytes([0xee; 16]);
     type Spoil = fn(&mut ChangeReceipt, ChangeId);
-    let cases: [(Spoil, ReceiptError); 7] = [
+    let cases: [(Spoil, ReceiptError); 8] = [
         (|r, other| r.nonce = other, ReceiptError::Nonce),
         (
             |r, _| r.epoch = Epoch::from_bytes([8; 16]),
@@ -121,7 +144,8 @@ fn c8_a_receipt_that_is_not_exactly_ours_is_refused_as_a_whole() {
             |r, _| r.acked_through = u64::MAX,
             ReceiptError::Ahead { acked_through: u64::MAX, last_sent: 6 },
         ),
-        (|r, _| r.acked_through = 2, ReceiptError::Behind { acked_through: 2, first_seq: 4 }),
+        (|r, _| r.acked_through = 2, ReceiptError::Results { acked: 0, results: 3 }),
+        (|r, _| r.hash = link(5), ReceiptError::Hash { acked_through: 6 }),
         (|r, _| r.results.swap(0, 1), ReceiptError::Results { acked: 3, results: 3 }),
         (|r, _| _ = r.results.pop(), ReceiptError::Results { acked: 3, results: 2 }),
     ];
@@ -236,39 +260,189 @@ fn n4_a_smaller_batch_after_a_lost_answer_meets_a_controller_that_has_the_larger
     ));
 }
 
-#[test]
-fn c10_a_poison_item_is_found_by_halving_and_those_before_it_go_first() {
+/// Delivers changes 1 to 100 to a controller that refuses to read each batch for which `refuses` holds; answers what it read under 37.
+fn deliver_past(refuses: impl Fn(&ChangeBatch) -> bool) -> (Vec<Report>, u32, Option<DeadLetter>) {
     let now = monotonic();
     let mut flush = Flush::new(Rng::from_seed(1));
-    let (mut first, poison, last) = (1, 37, 100);
-    let mut requests = 0;
-    let blocked = loop {
+    let (mut first, mut requests) = (1, 0);
+    let (mut reports, mut letter) = (Vec::new(), None);
+    loop {
         match flush.poll_output() {
             Output::Load { items_max, .. } => {
-                let through = last.min(first + u64::try_from(items_max).unwrap() - 1);
+                let through = 100.min(first + u64::try_from(items_max).unwrap() - 1);
                 flush.handle_loaded(queued(first..=through));
-            }
-            Output::Deliver(batch) if batch.items.iter().any(|item| item.seq == poison) => {
-                requests += 1;
-                let detail = "no".to_owned();
-                flush.handle_failure(DeliveryError::Refused { status: 422, detail }, now);
             }
             Output::Deliver(batch) => {
                 requests += 1;
+                if refuses(&batch) {
+                    let detail = "no".to_owned();
+                    flush.handle_failure(DeliveryError::Refused { status: 422, detail }, now);
+                    continue;
+                }
+                let found = batch.items.iter().find_map(|item| match &item.payload {
+                    ChangePayload::DeadLetter(letter) => Some((item.seq, letter.clone())),
+                    _ => None,
+                });
+                if let Some((seq, found)) = found {
+                    assert_eq!((seq, batch.items.len()), (37, 1));
+                    letter = Some(found);
+                }
                 flush.handle_receipt(receipt(&batch, batch.items.last().unwrap().seq), now);
             }
             Output::Acknowledge { through, .. } => {
                 first = through + 1;
                 flush.handle_acknowledged();
             }
-            Output::Report(Report::Blocked { seq, .. }) => break seq,
-            Output::Report(_) => {}
-            Output::Wait(_) => panic!("waits with something to do"),
+            Output::Report(report) => {
+                if !matches!(report, Report::Failed(_) | Report::Delivered { .. }) {
+                    reports.push(report);
+                }
+            }
+            Output::Wait(_) => return (reports, requests, letter),
+            output => panic!("{output:?}"),
         }
+        if first > 100 {
+            return (reports, requests, letter);
+        }
+    }
+}
+
+fn is_raw(item: &Change) -> bool {
+    !matches!(item.payload, ChangePayload::DeadLetter(_))
+}
+
+#[test]
+fn q10_c10_a_poison_item_goes_as_a_dead_letter_and_the_others_in_order() {
+    let refused = || DeliveryError::Refused { status: 422, detail: "no".to_owned() };
+    let (reports, requests, letter) =
+        deliver_past(|batch| batch.items.iter().any(|item| item.seq == 37 && is_raw(item)));
+    assert_eq!(reports, [Report::Enclosed { seq: 37, error: refused() }]);
+    assert!(requests < 40, "{requests} requests");
+    let letter = letter.expect("a letter");
+    assert_eq!((letter.kind.as_str(), letter.size_bytes), ("event", 29));
+    assert_eq!(letter.payload.as_deref(), Some(r#"{"event_type":"boot_started"}"#));
+    assert!(letter.reason.contains("422: no"), "{}", letter.reason);
+    // Not even with its payload.
+    let has_payload = |item: &Change| match &item.payload {
+        ChangePayload::DeadLetter(letter) => letter.payload.is_some(),
+        _ => true,
     };
-    assert_eq!((blocked, first), (poison, poison));
-    assert!(requests < 30, "{requests} requests");
-    assert!(matches!(next(&mut flush).1, Output::Wait(Some(_))), "and is tried again later");
+    let (reports, _, letter) =
+        deliver_past(|batch| batch.items.iter().any(|item| item.seq == 37 && has_payload(item)));
+    assert_eq!(reports, [37, 37].map(|seq| Report::Enclosed { seq, error: refused() }));
+    assert_eq!(letter.expect("a letter").payload, None);
+    // Not at all: it stays at the head.
+    let (reports, _, letter) = deliver_past(|batch| batch.items.iter().any(|item| item.seq == 37));
+    assert_eq!(reports.last(), Some(&Report::Blocked { seq: 37, error: refused() }));
+    assert_eq!(letter, None);
+}
+
+#[test]
+fn q10_a_long_payload_stays_behind() {
+    let mut change = change(1);
+    let request = BootRequest::new(Mac::from_bytes([2; 6]).unwrap());
+    let ip_address = Some("x".repeat(DEAD_LETTER_PAYLOAD_MAX));
+    change.payload = ChangePayload::Registration(RegisterNode { request, ip_address });
+    let error = DeliveryError::Refused { status: 413, detail: "large".to_owned() };
+    Letter::after(None, epoch(), 1, &error).expect("a first form").enclose(&mut change);
+    let ChangePayload::DeadLetter(letter) = change.payload else { panic!("no letter") };
+    assert_eq!(letter.payload, None);
+    assert!(letter.size_bytes > 4096);
+}
+
+#[test]
+fn a_refusal_that_is_not_about_content_splits_and_encloses_nothing() {
+    let now = monotonic();
+    for (seqs, status) in [(1..=8, 404), (1..=1, 405), (1..=1, 409)] {
+        let (mut flush, batch) = sending(seqs.clone());
+        let detail = "there is nothing".to_owned();
+        flush.handle_failure(DeliveryError::Refused { status, detail }, now);
+        let pause = pause_after(&mut flush, now);
+        flush.handle_timeout(now + pause);
+        flush.handle_loaded(queued(seqs));
+        assert!(matches!(next(&mut flush).1, Output::Deliver(again) if again.items == batch.items));
+    }
+}
+
+#[test]
+fn n12_a_controller_from_a_backup_is_sent_again_what_is_kept() {
+    let now = monotonic();
+    let (mut flush, batch) = sending(4..=6);
+    let mut behind = receipt(&batch, 1);
+    behind.results.clear();
+    flush.handle_receipt(behind, now);
+    let (reports, output) = next(&mut flush);
+    assert_eq!(reports, [Report::Behind { acked_through: 1, first_seq: 4 }]);
+    assert_eq!(output, Output::Rewind { epoch: epoch(), through: 1, hash: link(1) });
+    flush.handle_rewound(true);
+    assert!(matches!(flush.poll_output(), Output::Load { .. }));
+    flush.handle_loaded(queued(2..=6));
+    let Output::Deliver(batch) = flush.poll_output() else { panic!("nothing to deliver") };
+    assert_eq!((batch.first_seq, batch.prev_hash), (2, Some(link(1))));
+    flush.handle_receipt(receipt(&batch, 6), now);
+    assert!(matches!(next(&mut flush).1, Output::Acknowledge { through: 6, .. }));
+}
+
+/// The epoch that begins, where one does.
+fn begun(flush: &mut Flush) -> Option<Epoch> {
+    match next(flush) {
+        (reports, Output::BeginEpoch { from, to }) => {
+            assert_eq!(reports.last(), Some(&Report::Forked { epoch: epoch() }));
+            assert_eq!(from, epoch());
+            Some(to)
+        }
+        _ => None,
+    }
+}
+
+#[test]
+fn q8_d10_a_fork_begins_an_epoch() {
+    let now = monotonic();
+    let (mut flush, _) = sending(4..=6);
+    flush.handle_failure(DeliveryError::Forked("change 4 is another".to_owned()), now);
+    let to = begun(&mut flush).expect("a new epoch");
+    assert_ne!(to, epoch());
+    flush.handle_epoch_begun();
+    assert!(matches!(flush.poll_output(), Output::Load { .. }));
+    // Nobody has what the controller waits for.
+    let (mut flush, batch) = sending(4..=6);
+    let mut behind = receipt(&batch, 1);
+    behind.results.clear();
+    flush.handle_receipt(behind, now);
+    assert!(matches!(next(&mut flush).1, Output::Rewind { .. }));
+    flush.handle_rewound(false);
+    assert!(begun(&mut flush).is_some());
+}
+
+#[test]
+fn d10_a_controller_that_has_more_than_was_ever_written_is_believed_the_second_time() {
+    let now = monotonic();
+    type Spoil = fn(&mut ChangeReceipt);
+    let spoils: [Spoil; 2] = [|r| r.acked_through = 100, |r| r.hash = link(1)];
+    for spoil in spoils {
+        let (mut flush, batch) = sending(4..=6);
+        let mut spoilt = receipt(&batch, 6);
+        spoil(&mut spoilt);
+        flush.handle_receipt(spoilt.clone(), now);
+        let pause = pause_after(&mut flush, now);
+        flush.handle_timeout(now + pause);
+        flush.handle_loaded(queued(4..=6));
+        let Output::Deliver(batch) = next(&mut flush).1 else { panic!("nothing to deliver") };
+        spoilt.nonce = batch.nonce;
+        flush.handle_receipt(spoilt, now);
+        assert!(begun(&mut flush).is_some());
+    }
+}
+
+#[test]
+fn n13_a_fenced_agent_keeps_everything_and_asks_again() {
+    let now = monotonic();
+    let (mut flush, batch) = sending(1..=2);
+    flush.handle_failure(DeliveryError::InUse("another".to_owned()), now);
+    let pause = pause_after(&mut flush, now);
+    flush.handle_timeout(now + pause);
+    flush.handle_loaded(queued(1..=2));
+    assert!(matches!(next(&mut flush).1, Output::Deliver(again) if again.items == batch.items));
 }
 
 #[test]
@@ -297,6 +471,7 @@ fn n9_a_path_that_swallows_large_batches_gets_smaller_ones_and_later_larger_ones
             }
             Output::Report(_) => {}
             Output::Wait(until) => flush.handle_timeout(until.unwrap()),
+            output => panic!("{output:?}"),
         }
     }
     assert_eq!(
@@ -374,7 +549,8 @@ impl Controller {
             self.acked_through = self.acked_through.max(item.seq);
         }
         let acked_through = batch.first_seq - 1 + u64::try_from(results.len()).unwrap();
-        ChangeReceipt { nonce: batch.nonce, epoch: batch.epoch, acked_through, results }
+        let hash = link(acked_through);
+        ChangeReceipt { nonce: batch.nonce, epoch: batch.epoch, acked_through, hash, results }
     }
 }
 
@@ -398,8 +574,9 @@ proptest! {
             prop_assert!(step < 100_000, "it comes to an end");
             match flush.poll_output() {
                 Output::Load { items_max, .. } => {
-                    let changes = outbox.iter().take(items_max).cloned().collect();
-                    flush.handle_loaded(Queued { epoch: epoch(), changes });
+                    let changes: Vec<_> = outbox.iter().take(items_max).cloned().collect();
+                    let first_seq = changes.first().map_or(1, |first| first.seq);
+                    flush.handle_loaded(loaded(first_seq, changes));
                 }
                 Output::Deliver(batch) => {
                     let unreachable = || DeliveryError::Unreachable("cut".to_owned());
@@ -443,6 +620,9 @@ proptest! {
                     flush.handle_acknowledged();
                 }
                 Output::Report(_) => {}
+                Output::Rewind { .. } | Output::BeginEpoch { .. } => {
+                    prop_assert!(false, "nobody came back from the past");
+                }
                 Output::Wait(until) => {
                     if made == total && outbox.is_empty() {
                         break;

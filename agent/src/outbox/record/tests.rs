@@ -123,7 +123,7 @@ fn an_acknowledgement_deletes_exactly_the_prefix_of_its_epoch() {
     (1..=5).for_each(|session| _ = put(&store, 1, session));
     let epoch = block_on(store.pending(1, 1)).unwrap().epoch;
     let counts = block_on(store.counts()).unwrap();
-    assert_eq!(counts, Counts { pending: 5, oldest_at: Some(at(1)) });
+    assert_eq!(counts, Counts { pending: 5, oldest_at: Some(at(1)), ..Counts::default() });
     block_on(store.acknowledge(Epoch::from_bytes([0; 16]), 5, vec![], at(0))).unwrap();
     assert_eq!(seqs(&store), [1, 2, 3, 4, 5]);
     block_on(store.acknowledge(epoch, 0, vec![], at(0))).unwrap();
@@ -131,9 +131,9 @@ fn an_acknowledgement_deletes_exactly_the_prefix_of_its_epoch() {
     block_on(store.acknowledge(epoch, 3, vec![], at(0))).unwrap();
     assert_eq!(seqs(&store), [4, 5]);
     let counts = block_on(store.counts()).unwrap();
-    assert_eq!(counts, Counts { pending: 2, oldest_at: Some(at(4)) });
+    assert_eq!(counts, Counts { pending: 2, oldest_at: Some(at(4)), ..Counts::default() });
     block_on(store.acknowledge(epoch, 5, vec![], at(0))).unwrap();
-    assert_eq!(block_on(store.counts()).unwrap(), Counts { pending: 0, oldest_at: None });
+    assert_eq!(block_on(store.counts()).unwrap(), Counts::default());
 }
 
 #[test]

@@ -4,8 +4,8 @@ use std::io::Read as _;
 
 use flate2::read::GzDecoder;
 use pureboot_protocol::{
-    Change, ChangeId, ChangePayload, ClockQuality, Epoch, NodeEvent, NodeEventKind, NodeId,
-    Timestamp,
+    ChainHash, Change, ChangeId, ChangePayload, ClockQuality, Epoch, NodeEvent, NodeEventKind,
+    NodeId, Timestamp,
 };
 use smol::future::block_on;
 use smol::io::{AsyncReadExt as _, AsyncWriteExt as _};
@@ -41,6 +41,8 @@ fn batch(changes: u64) -> ChangeBatch {
     ChangeBatch {
         nonce: ChangeId::from_bytes([2; 16]),
         epoch: Epoch::from_bytes([7; 16]),
+        instance: None,
+        prev_hash: Some(ChainHash::GENESIS),
         first_seq: 1,
         low_water: Some(1),
         items: (1..=changes).map(change).collect(),
@@ -81,6 +83,7 @@ async fn serve(listener: TcpListener, is_old: bool, seen: Rc<RefCell<Vec<Seen>>>
                 nonce: batch.nonce,
                 epoch: batch.epoch,
                 acked_through: 1,
+                hash: ChainHash::GENESIS,
                 results: Vec::new(),
             };
             ("200 OK", serde_json::to_string(&receipt).expect("JSON"))

@@ -8,6 +8,9 @@ fn beat(site: u8) -> Beat {
     };
     let received_at = Timestamp::from_unix_ms(0);
     Beat {
+        instance: None,
+        address: None,
+        correlation_id: String::new(),
         agent,
         agent_version: String::new(),
         command_results: Vec::new(),

@@ -27,7 +27,7 @@ pub(super) async fn forget(
     low_water: u64,
     now: Timestamp,
 ) -> Result<(), StoreError> {
-    if outbox.acked_through / STRIDE == acked_through / STRIDE {
+    if outbox.chain.acked_through / STRIDE == acked_through / STRIDE {
         return Ok(());
     }
     sqlx::query(
@@ -91,9 +91,17 @@ mod tests {
         tx.commit().await.expect("committed");
         let nonce = ChangeId::from_bytes([2; 16]);
         let items = vec![json!({})];
-        let batch = ChangeBatch { nonce, epoch, first_seq: 11_000, low_water, items };
+        let batch = ChangeBatch {
+            nonce,
+            epoch,
+            instance: None,
+            prev_hash: None,
+            first_seq: 11_000,
+            low_water,
+            items,
+        };
         let origin = Origin { correlation_id: "test", now };
-        store.take_changes(id, &batch, origin).await.expect("taken");
+        store.take_changes(id, &batch, None, origin).await.expect("taken");
         let rows = sqlx::query("SELECT seq FROM changes ORDER BY seq").fetch_all(&store.reader);
         let rows = rows.await.expect("rows");
         rows.iter().map(|row| row.try_get("seq").expect("a number")).collect()

@@ -83,6 +83,10 @@ impl Taker<'_> {
                 Ok(kept) => self.observe(change, event, kept).await,
                 Err(effect) => Ok(effect),
             },
+            ChangePayload::DeadLetter(letter) => Ok(Effect::Parked(format!(
+                "the agent could not hand over this {} as it is: {}",
+                letter.kind, letter.reason
+            ))),
             ChangePayload::StateChange { state, .. } => match self.own_node(change).await? {
                 Ok(kept) => self.wish(change, *state, kept).await,
                 Err(effect) => Ok(effect),
@@ -381,7 +385,9 @@ impl Taker<'_> {
 fn wished(change: &Change) -> Option<Lifecycle> {
     match change.payload {
         ChangePayload::StateChange { state, .. } => Some(state),
-        ChangePayload::Registration(_) | ChangePayload::Event(_) => None,
+        ChangePayload::Registration(_) | ChangePayload::Event(_) | ChangePayload::DeadLetter(_) => {
+            None
+        }
     }
 }
 
