@@ -16,6 +16,7 @@ use hyper::body::Incoming;
 use hyper::{Method, Request, StatusCode};
 use pureboot_protocol::{ContentKey, ContentKeyError};
 use pureboot_templates::BaseUrl;
+use pureboot_protocol::ChangeId;
 use serde::de::DeserializeOwned;
 use smol::LocalExecutor;
 use smol::channel::bounded;
@@ -29,8 +30,10 @@ use crate::http::{
 };
 use crate::nodes::follow::Follower;
 use crate::nodes::route as node_routes;
+use crate::outbox::view::{ITEMS_MAX, Wish};
 use crate::session::recorder::Recorder;
 use crate::session::route as session_route;
+use crate::store::StoreError;
 use crate::sync::housekeeper::Housekeeper;
 use crate::sync::pinned::Pinned;
 use crate::sync::run::Sync;
@@ -96,6 +99,8 @@ impl Service for Management {
         let Ok(target) = Target::parse(request.uri()) else { return not_found(&id) };
         match (request.method(), target.segments().as_slice()) {
             (&Method::GET, ["api", "v1", "agent", "status"]) => success(self.vitals.report().await),
+            (&Method::GET, ["api", "v1", "agent", "queue"]) => self.queue(&target, &id).await,
+            (&Method::GET, ["api", "v1", "agent", "queue", name]) => self.queued(name, &id).await,
             (&Method::GET, ["api", "v1", "agent", "boots"]) => {
                 let name_of = |mac| self.vitals.store.node(mac)?.known?.record.hostname;
                 session_route::get_boots(&self.recorder, name_of, &target, clock::now(), &id)
@@ -211,6 +216,46 @@ impl Management {
     async fn metrics(&self) -> Response {
         let text = metrics::render(&self.vitals.report().await, &self.cache.stats());
         http::text(StatusCode::OK, metrics::CONTENT_TYPE, text)
+    /// What waits for the controller: `limit` (500 at most, 0 for the figures alone), `after` (a number), `all` (`true`).
+    async fn queue(&self, target: &Target, id: &CorrelationId) -> Response {
+        let number = |name: &str, usual: u64| match target.query(name) {
+            None => Ok(usual),
+            Some(text) => text.parse().map_err(|_| format!("{name} is '{text}': give a number")),
+        };
+        let (limit, after) = match (number("limit", ITEMS_MAX), number("after", 0)) {
+            (Ok(limit), Ok(after)) => (limit, after),
+            (Err(detail), _) | (_, Err(detail)) => {
+                return problem(StatusCode::BAD_REQUEST, "invalid_query", detail, id);
+            }
+        };
+        let wish = match target.query("all").as_deref() {
+            _ if limit == 0 => Wish::Figures,
+            Some("true") => Wish::All { limit, after },
+            _ => Wish::Open { limit, after },
+        };
+        match self.vitals.outbox.queue(wish).await {
+            Ok(queue) => success(queue),
+            Err(error) => unread(&error, id),
+        }
+    }
+
+    /// One change, by its number or its id.
+    async fn queued(&self, name: &str, id: &CorrelationId) -> Response {
+        let found = match (name.parse(), ChangeId::try_from(name.to_owned())) {
+            (_, Ok(change)) => self.vitals.outbox.queued_as(change).await,
+            (Ok(seq), _) => self.vitals.outbox.queued(seq).await,
+            _ => Ok(None),
+        };
+        match found {
+            Ok(Some(item)) => success(item),
+            Ok(None) => {
+                let detail = format!(
+                    "there is no change '{name}'; what is delivered is kept for a week, `pureboot-agent queue ls --all` lists it"
+                );
+                problem(StatusCode::NOT_FOUND, "not_found", detail, id)
+            }
+            Err(error) => unread(&error, id),
+        }
     }
 
     fn cache(&self, id: &CorrelationId) -> Response {
@@ -236,6 +281,11 @@ async fn read_order<T: DeserializeOwned>(
         let detail = format!("the body is no order: {error}");
         Box::new(problem(StatusCode::BAD_REQUEST, "invalid_order", detail, id))
     })
+}
+
+fn unread(error: &StoreError, id: &CorrelationId) -> Response {
+    let detail = format!("the queue cannot be read now: {error}");
+    problem(StatusCode::SERVICE_UNAVAILABLE, "storage_busy", detail, id)
 }
 
 fn not_joined(consequence: &str, id: &CorrelationId) -> Response {
