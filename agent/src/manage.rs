@@ -14,9 +14,9 @@ use std::time::Duration;
 use anyhow::Context as _;
 use hyper::body::Incoming;
 use hyper::{Method, Request, StatusCode};
+use pureboot_protocol::ChangeId;
 use pureboot_protocol::{ContentKey, ContentKeyError};
 use pureboot_templates::BaseUrl;
-use pureboot_protocol::ChangeId;
 use serde::de::DeserializeOwned;
 use smol::LocalExecutor;
 use smol::channel::bounded;
@@ -216,6 +216,8 @@ impl Management {
     async fn metrics(&self) -> Response {
         let text = metrics::render(&self.vitals.report().await, &self.cache.stats());
         http::text(StatusCode::OK, metrics::CONTENT_TYPE, text)
+    }
+
     /// What waits for the controller: `limit` (500 at most, 0 for the figures alone), `after` (a number), `all` (`true`).
     async fn queue(&self, target: &Target, id: &CorrelationId) -> Response {
         let number = |name: &str, usual: u64| match target.query(name) {
