@@ -209,7 +209,10 @@ fn leave(db: &Connection, id: NodeId) -> rusqlite::Result<Effect> {
 }
 
 fn has_changes(db: &Connection, id: NodeId) -> rusqlite::Result<bool> {
-    db.prepare_cached("SELECT 1 FROM outbox WHERE node = ?1")?.exists([Word(id)])
+    db.prepare_cached(
+        "SELECT 1 FROM outbox WHERE node = ?1 AND seq > (SELECT acked_through FROM meta)",
+    )?
+    .exists([Word(id)])
 }
 
 fn delete(db: &Connection, mac: Mac) -> rusqlite::Result<()> {

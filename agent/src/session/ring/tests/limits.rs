@@ -220,7 +220,7 @@ fn a_session_is_told_when_it_has_come_to_rest_and_again_when_it_goes_on() {
 #[test]
 fn what_could_not_be_told_is_told_soon_and_no_more_than_is_wanted() {
     let mut sessions = flood(100, 2, 2);
-    let later = crate::clock::monotonic() + UNTOLD_MAX;
+    let later = crate::clock::monotonic() + 2 * UNTOLD_MAX;
     let told = sessions.take_untold(30, later);
     assert_eq!(told.len(), 30);
     sessions.put_back_untold(&told[20..], later);
