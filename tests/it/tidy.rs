@@ -106,7 +106,7 @@ fn every_fault_that_must_be_shown_has_a_test() -> Result<()> {
 }
 
 fn the_policy_contract_parses() -> Result<()> {
-    let path = root()?.join("plugins/wit/policy.wit");
+    let path = root()?.join("plugins/wit/since-0.1/policy.wit");
     let mut resolve = wit_parser::Resolve::default();
     let package = resolve.push_file(&path)?;
     let package = resolve.packages.get(package).context("the package that was just read")?;
