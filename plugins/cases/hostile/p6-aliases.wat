@@ -1,0 +1,21 @@
+;; P6: 100,000 variables that are one text of 64 KiB: 13 GB for whoever copies each.
+(module
+  (memory (export "memory") 32)
+  (global $heap (mut i32) (i32.const 65536))
+  (func (export "cabi_realloc") (param i32 i32 i32) (param $len i32) (result i32)
+    (local $at i32)
+    (local.set $at (i32.and (i32.add (global.get $heap) (i32.const 7)) (i32.const -8)))
+    (global.set $heap (i32.add (local.get $at) (local.get $len)))
+    (local.get $at))
+  (func (export "pureboot:policy/boot@0.1.0#decide") (param $request i32) (result i32)
+    (local $at i32)
+    (memory.fill (i32.const 2048) (i32.const 0x61) (i32.const 65536))
+    (local.set $at (i32.const 131072))
+    (loop $next
+      (i32.store (local.get $at) (i32.const 2048))
+      (i32.store offset=4 (local.get $at) (i32.const 65536))
+      (local.set $at (i32.add (local.get $at) (i32.const 8)))
+      (br_if $next (i32.lt_u (local.get $at) (i32.const 1731072))))
+    (i32.store offset=16 (i32.const 1024) (i32.const 131072))
+    (i32.store offset=20 (i32.const 1024) (i32.const 100000))
+    (i32.const 1024)))
