@@ -1,5 +1,6 @@
 //! FAULTS §9: what policies do to the host, and what comes of it.
 
+use std::pin::pin;
 use std::time::Duration;
 
 use pureboot_plugin_host::answer::BadAnswer;
@@ -79,6 +80,20 @@ fn turns_during(case: &str) -> u64 {
     drop(others);
     assert_eq!(said, Err(Failure::Fuel(FUEL)));
     turns.get()
+}
+
+#[test]
+fn a_call_that_nobody_waits_for_any_more_ends_with_its_instance() {
+    let plugin = load(&component("boot-policy", "hostile/p1-loop"), &[Hook::Boot]).unwrap();
+    let (facts, settings) = (crate::guest::facts(), Vars::new());
+    for turns in 1..20 {
+        let mut call = pin!(plugin.decide(&facts, &settings, &crate::guest::Anything));
+        for _ in 0..turns {
+            let first = smol::block_on(smol::future::poll_once(call.as_mut()));
+            assert!(first.is_none(), "it is a loop");
+        }
+    }
+    assert_eq!(decide(&plugin).said, Err(Failure::Fuel(FUEL)));
 }
 
 #[test]
