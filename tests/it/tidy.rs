@@ -25,6 +25,8 @@ pub(crate) fn cases() -> Vec<Case> {
         case!(the_policy_contract_parses),
         case!(links_in_documents_lead_somewhere),
         case!(the_protocol_depends_on_serde_alone),
+        case!(p15_no_program_carries_what_wasmtime_s_escapes_went_through),
+        case!(there_is_one_place_that_is_unsafe),
     ]
 }
 
@@ -144,5 +146,46 @@ fn the_protocol_depends_on_serde_alone() -> Result<()> {
     let names: Vec<_> =
         tree.lines().skip(1).filter_map(|line| line.split_whitespace().next()).collect();
     ensure!(names == ["serde"], "it depends on {names:?}");
+    Ok(())
+}
+
+/// Code generators, WASI, the pooling allocator, threads and the asynchronous component model: where the sandbox was escaped from.
+fn p15_no_program_carries_what_wasmtime_s_escapes_went_through() -> Result<()> {
+    let mut faults = Vec::new();
+    for package in ["pureboot-agent", "pureboot-plugin-host"] {
+        let mut command = process::system("cargo")?;
+        command.current_dir(root()?);
+        command.args(["tree", "--offline", "--locked", "--package", package]);
+        command.args(["--edges", "normal", "--prefix", "none", "--format", "{p} {f}"]);
+        let tree = process::succeed(command)?;
+        for line in tree.lines() {
+            let name = line.split_whitespace().next().unwrap_or_default();
+            let generates = name.starts_with("cranelift-codegen") || name.contains("winch");
+            if generates || name.starts_with("wasmtime-wasi") {
+                faults.push(format!("{package} has {line}"));
+            }
+            if name == "wasmtime" && line.split_whitespace().last() != Some(WASMTIME_FEATURES) {
+                faults
+                    .push(format!("{package} has {line}, and only {WASMTIME_FEATURES} are wanted"));
+            }
+        }
+    }
+    report(&faults)
+}
+
+/// What the host of policies needs of wasmtime, with the features that those bring.
+const WASMTIME_FEATURES: &str =
+    "async,component-model,once_cell,pulley,runtime,std,wasmtime-jit-icache-coherence";
+
+/// `Component::deserialize` of the plugin host. Everywhere else the compiler forbids it, and there this does.
+fn there_is_one_place_that_is_unsafe() -> Result<()> {
+    let mark = ["unsafe", " {"].concat();
+    let mut places = Vec::new();
+    for path in files(".rs")? {
+        let text = fs::read_to_string(&path)?;
+        places.extend(text.lines().filter(|line| line.contains(&mark)).map(|_| path.clone()));
+    }
+    let is_known = |path: &PathBuf| path.ends_with("plugins/host/src/plugin.rs");
+    ensure!(places.len() == 1 && places.iter().all(is_known), "unsafe blocks in {places:?}");
     Ok(())
 }

@@ -9,6 +9,7 @@ use argh::FromArgs;
 use pureboot_tests::postgres::{self, Postgres};
 use pureboot_tests::process;
 
+use crate::guests::{self, Built};
 use crate::{cargo, packages};
 
 /// Prove the tree: format, lints, build, tests, documents, dependencies. Installs what it needs where it may.
@@ -23,6 +24,9 @@ pub(crate) struct Test {
     #[argh(positional)]
     filter: Option<String>,
 }
+
+/// The plugin host with what compiles policies.
+const PLUGIN_HOST: [&str; 4] = ["--package", "pureboot-plugin-host", "--features", "compile"];
 
 /// Ask the RustSec database about the dependencies. Needs the network.
 #[derive(FromArgs)]
@@ -118,6 +122,35 @@ impl Gate {
         });
     }
 
+    /// What of the plugin host needs a compiler of policies, which no other step builds.
+    fn plugins(&mut self) {
+        let mut lint = ["clippy", "--locked", "--all-targets"].to_vec();
+        lint.extend(PLUGIN_HOST);
+        lint.extend(["--", "-D", "warnings"]);
+        self.command("clippy of the plugin host", cargo::command(&lint));
+        let mut has_guests = false;
+        self.step("guests", |notes| match guests::build()? {
+            Built::Here => {
+                has_guests = true;
+                Ok(Tally { passed: 1, ..Tally::default() })
+            }
+            Built::NoCompiler(cure) => {
+                notes.push(format!(
+                    "SKIPPED: the example policies, and the tests that run them: {cure}"
+                ));
+                Ok(Tally { skipped: 1, ..Tally::default() })
+            }
+        });
+        self.step("test of the plugin host", |notes| {
+            let mut test = cargo::command(&["test", "--locked", "--test", "policies"])?;
+            test.args(PLUGIN_HOST).arg("--");
+            if has_guests {
+                test.arg("--include-ignored");
+            }
+            run_tests(test, notes)
+        });
+    }
+
     fn end(self) -> ExitCode {
         println!();
         for note in &self.notes {
@@ -178,11 +211,14 @@ impl Test {
             return Ok(gate.end());
         }
         gate.command("fmt", cargo::command(&["fmt", "--all", "--check"]));
+        let guests = ["fmt", "--all", "--check", "--manifest-path", "plugins/examples/Cargo.toml"];
+        gate.command("fmt of the guests", cargo::command(&guests));
         let clippy = ["clippy", "--locked", "--workspace", "--all-targets", "--", "-D", "warnings"];
         gate.command("clippy", cargo::command(&clippy));
         gate.command("build", build);
         gate.tests(test_command(None, self.long));
         gate.tests_on_postgres(None);
+        gate.plugins();
         let doc = ["doc", "--locked", "--workspace", "--no-deps", "--document-private-items"];
         gate.command(
             "doc",

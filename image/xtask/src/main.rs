@@ -9,6 +9,7 @@ mod bench;
 mod cargo;
 mod demo;
 mod gate;
+mod guests;
 mod interrupt;
 mod packages;
 mod story;
@@ -32,6 +33,7 @@ enum Command {
     Test(gate::Test),
     Advisories(gate::Advisories),
     Bench(bench::Bench),
+    Guests(guests::Guests),
 }
 
 fn run(command: Command) -> Result<ExitCode> {
@@ -40,6 +42,7 @@ fn run(command: Command) -> Result<ExitCode> {
         Command::Test(test) => test.run(),
         Command::Advisories(advisories) => advisories.run(),
         Command::Bench(bench) => bench.run(),
+        Command::Guests(guests) => guests.run(),
     }
 }
 
