@@ -19,6 +19,8 @@ use crate::uplink::standing::Standing;
 const REPORT_LEN_MAX: usize = 256 << 10;
 /// Between two reports when there is more to tell: a line that is back belongs to others first.
 const BREATH: Duration = Duration::from_secs(2);
+/// How often it is looked whether the agent has joined its site, which tells the rhythm.
+const UNJOINED_REST: Duration = Duration::from_secs(2);
 /// How long a controller is left alone that does not know of sessions: an earlier version.
 const UNKNOWN_REST: Duration = Duration::from_secs(3_600);
 
@@ -26,8 +28,11 @@ const UNKNOWN_REST: Duration = Duration::from_secs(3_600);
 pub async fn tell(recorder: &Recorder, controller: &Controller, standing: &Standing) {
     let mut has_complained = false;
     loop {
+        while standing.agent_id().is_none() {
+            Timer::after(UNJOINED_REST).await;
+        }
         Timer::after(Duration::from_secs(standing.heartbeat_interval_s().into())).await;
-        if matches!(standing.line(), Line::Offline { .. }) || standing.agent_id().is_none() {
+        if matches!(standing.line(), Line::Offline { .. }) {
             continue;
         }
         while let Some(report) = next(recorder) {
