@@ -9,11 +9,12 @@ use std::time::Duration;
 use anyhow::{Context, Result, bail, ensure};
 use pureboot_tests::disk::{ReadOnlyFile, SmallDisk};
 use pureboot_tests::process::Program;
-use pureboot_tests::site::{Agent, Ports, Site, boot_of, text};
+use pureboot_tests::site::{Agent, HEARTBEAT_INTERVAL_SECONDS, Ports, Site, boot_of, text};
 use pureboot_tests::tftp::{Client, read_request, refuse_options};
 use pureboot_tests::{http, noise, process, random_mac, sha256, wait};
 use serde_json::{Value, json};
 
+use crate::cli::Operator;
 use crate::need::Need;
 use crate::{Case, case};
 
@@ -24,6 +25,7 @@ pub(crate) fn cases() -> Vec<Case> {
             Need::Program("curl", "curl")
         ),
         case!(steps_are_shown_while_they_are_seen),
+        case!(the_centre_tells_the_boots_of_a_machine_in_the_rhythm_of_heartbeats),
         case!(a_file_that_cannot_be_read_is_seen_and_explained),
         case!(d8_a_restart_keeps_what_was_seen_whatever_became_of_the_file),
         case!(d3_a_full_disk_costs_no_boot_and_leaves_no_half_a_line, Need::Root),
@@ -37,6 +39,9 @@ const KERNEL_LEN: usize = 300_000;
 
 /// What `--follow` may take to show a step.
 const FOLLOW_LIMIT: Duration = Duration::from_secs(20);
+
+/// What a boot may take to be known at the centre, on a busy machine: a heartbeat or two when it is quiet.
+const TOLD_LIMIT: Duration = Duration::from_secs(24 * HEARTBEAT_INTERVAL_SECONDS);
 
 /// The boot sessions of a machine as a program reads them, oldest first.
 pub(crate) fn sessions(agent: &Agent, mac: &str) -> Result<Vec<Value>> {
@@ -148,6 +153,49 @@ fn a_machine_is_followed_from_its_loader_to_its_call_back() -> Result<()> {
         ensure!(said.contains(wanted), "no '{wanted}' in:\n{said}");
     }
     ensure!(!said.contains('\x1b'), "colours where there is no terminal:\n{said}");
+    Ok(())
+}
+
+fn the_centre_tells_the_boots_of_a_machine_in_the_rhythm_of_heartbeats() -> Result<()> {
+    let site = site()?;
+    let mac = random_mac();
+    let boot = load(&site)?;
+    ask(&site, &mac, &boot)?;
+    site.agent.report(&mac, &boot, "first_boot", None)?;
+    let node = site.controller.wait_for_state(&mac, "discovered")?;
+    let path = format!("/nodes/{}/boots", text(&node, "id")?);
+    let expected = [
+        "transfer tftp loader probe",
+        "transfer tftp loader whole",
+        "transfer tftp first_script whole",
+        "script",
+        "reported first_boot",
+    ];
+    let told = wait::until("the centre tells the whole boot", TOLD_LIMIT, || {
+        let boots = site.controller.get(&path)?;
+        let [told] = boots.as_array().context("a list")?.as_slice() else {
+            bail!("not one boot: {boots}")
+        };
+        ensure!(steps(told) == expected, "steps {:#?}", steps(told));
+        Ok(Some(told.clone()))
+    })?;
+    for (field, wanted) in
+        [("id", &json!(boot)), ("site_id", &json!(site.id)), ("mac", &json!(mac))]
+    {
+        ensure!(told.get(field) == Some(wanted), "{field} is not {wanted} in {told:#}");
+    }
+    ensure!(told.get("node_id") == node.get("id"), "of another node: {told:#}");
+    ensure!(told.pointer("/outcome/state") == Some(&json!("called_back")), "{told:#}");
+
+    let operator = Operator { controller: &site.controller };
+    let said = operator.done(&["node", "boots", &mac])?;
+    for wanted in [&mac, "called back: first_boot", &boot, "seen by the agent of /site-"] {
+        ensure!(said.contains(wanted), "no '{wanted}' in:\n{said}");
+    }
+    let for_programs = operator.json(&["node", "boots", &mac])?;
+    ensure!(for_programs.pointer("/0/id") == Some(&json!(boot)), "{for_programs}");
+    let of_site = operator.json(&["site", "boots", &site.id])?;
+    ensure!(of_site.pointer("/0/id") == Some(&json!(boot)), "{of_site}");
     Ok(())
 }
 

@@ -41,8 +41,8 @@ pub(crate) fn cases() -> Vec<Case> {
 const COMMAND_LIMIT: Duration = Duration::from_secs(60);
 
 /// An operator at the command line.
-struct Operator<'a> {
-    controller: &'a Controller,
+pub(crate) struct Operator<'a> {
+    pub(crate) controller: &'a Controller,
 }
 
 impl Operator<'_> {
@@ -61,11 +61,11 @@ impl Operator<'_> {
     }
 
     /// What is printed by a command that must succeed.
-    fn done(&self, arguments: &[&str]) -> Result<String> {
+    pub(crate) fn done(&self, arguments: &[&str]) -> Result<String> {
         process::succeed(self.command(arguments)?)
     }
 
-    fn json(&self, arguments: &[&str]) -> Result<Value> {
+    pub(crate) fn json(&self, arguments: &[&str]) -> Result<Value> {
         let said = self.done(&[arguments, &["--json"]].concat())?;
         serde_json::from_str(&said).with_context(|| format!("{arguments:?} printed {said}"))
     }
