@@ -1,5 +1,5 @@
-//! Forgets what is no longer kept: old rows of the audit, sessions and tokens that ended long ago, conflicts that did, old boot
-//! sessions, and what is too much of the events and moves of nodes.
+//! Forgets what is no longer kept: old rows of the audit, sessions and tokens that ended long ago, conflicts that did, changes
+//! without effect, old boot sessions, and what is too much of the events and moves of nodes.
 
 use std::time::Duration;
 
@@ -30,6 +30,15 @@ pub(crate) async fn look(app: &App) -> Result<(), StoreError> {
     let rows = app.store.forget_conflicts(before(now, conflicts)).await?;
     if rows > 0 {
         tracing::info!(rows, "{rows} conflicts had ended more than {conflicts} days ago");
+    }
+    // After the conflicts, which hold on to their changes.
+    let (changes, lives) = app.store.forget_custody(before(now, conflicts)).await?;
+    if changes + lives > 0 {
+        tracing::info!(
+            changes,
+            lives,
+            "{changes} changes without effect and {lives} ended outboxes were older than {conflicts} days"
+        );
     }
     let origin = Origin { correlation_id: CORRELATION_ID, now };
     let rows = app.store.expire_claims(origin).await?;
