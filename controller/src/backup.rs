@@ -560,24 +560,4 @@ async fn tell_missing(objects: &Objects, noted: &Noted) {
 }
 
 #[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn d15_a_backup_takes_the_place_of_a_file_at_most_and_of_that_only_by_force() {
-        let dir = tempfile::tempdir().expect("a directory");
-        let file = dir.path().join("a.tar");
-        assert!(may_write(&file, false).is_ok());
-        std::fs::write(&file, "the last one").expect("written");
-        assert!(may_write(&file, false).is_err());
-        assert!(may_write(&file, true).is_ok());
-        let link = dir.path().join("b.tar");
-        std::os::unix::fs::symlink(dir.path().join("nothing"), &link).expect("a link");
-        for place in [&link, dir.path()] {
-            for force in [false, true] {
-                let error = may_write(place, force).expect_err("refused").to_string();
-                assert!(error.contains("is no file"), "{error}");
-            }
-        }
-    }
-}
+mod tests;

@@ -418,4 +418,4 @@ fn check_version(given: Option<u64>, current: u64) -> Result<(), StoreError> {
 #[cfg(test)]
 pub(crate) mod testing;
 #[cfg(test)]
-mod tests;
+pub(crate) mod tests;
