@@ -1,6 +1,7 @@
 //! Backups of running controllers, and what comes of them: on either database, over kills, with the agents that go on.
 
 use std::fs;
+use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Output};
 use std::sync::Arc;
@@ -9,18 +10,26 @@ use std::thread;
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, ensure};
-use pureboot_tests::controller::Controller;
+use pureboot_tests::controller::{Controller, Options};
 use pureboot_tests::postgres::{INITDB, Postgres};
-use pureboot_tests::process;
+use pureboot_tests::process::{self, Program};
 use pureboot_tests::site::{ARRIVAL_LIMIT, Site, boot_of, text};
 use pureboot_tests::{is_long, noise, random, random_mac, wait};
 use serde_json::{Value, json};
 use tempfile::TempDir;
 
+use crate::bucket::Bucket;
+use crate::content::peak_kib;
 use crate::need::Need;
 use crate::{Case, case};
 
 const SERVER: Need = Need::Program(INITDB, "postgresql");
+const SQLITE: Need = Need::Program("sqlite3", "sqlite3");
+/// Rows of about [`ROW_LEN`] bytes that no buffer holds.
+const ROWS: usize = 25_000;
+const ROW_LEN: usize = 2_000;
+/// What the memory of a backup or a restore may be greater by for such rows, in KiB.
+const GROWTH_MAX_KIB: u64 = 16 << 10;
 /// What a backup or a restore may take.
 const LIMIT: Duration = Duration::from_secs(60);
 
@@ -29,6 +38,8 @@ pub(crate) fn cases() -> Vec<Case> {
         case!(n12_agents_go_on_with_a_controller_that_was_brought_back),
         case!(a_backup_under_load_is_whole_and_a_damaged_one_changes_nothing),
         case!(a_backup_goes_from_one_database_to_the_other_and_back, SERVER),
+        case!(a_backup_takes_content_out_of_a_bucket_and_puts_it_into_one, Need::S3Server),
+        case!(i7_memory_does_not_grow_with_the_number_of_rows, SQLITE),
         case!(k1_a_restore_that_is_killed_leaves_the_old_database_or_the_new_one),
         case!(two_databases_on_one_place_of_content_are_refused),
     ]
@@ -97,11 +108,27 @@ fn readable(controller: &Controller) -> Result<Vec<Value>> {
 
 /// A controller that is started on what was restored under `dir`, with the token of the one before.
 fn restart(dir: &Path, token: &str, url: Option<String>) -> Result<Controller> {
-    let data_dir = dir.join("controller");
-    fs::write(data_dir.join("operator-token"), token)?;
-    use std::os::unix::fs::PermissionsExt;
-    fs::set_permissions(data_dir.join("operator-token"), fs::Permissions::from_mode(0o600))?;
-    Controller::start_on(dir, url)
+    let environment = url.map(|url| ("PUREBOOT_DATABASE", url)).into_iter().collect();
+    restart_with(dir, token, Options { environment, ..Options::default() })
+}
+
+fn restart_with(dir: &Path, token: &str, options: Options) -> Result<Controller> {
+    let file = dir.join("controller/operator-token");
+    fs::write(&file, token)?;
+    fs::set_permissions(file, fs::Permissions::from_mode(0o600))?;
+    Controller::start_with(dir, options)
+}
+
+/// Fails unless every file of content comes with the bytes that its hash says.
+fn ensure_content(controller: &Controller) -> Result<()> {
+    let content = controller.get("/content?limit=500")?;
+    for entry in content.as_array().context("a list")? {
+        let name = format!("{}/{}", text(entry, "category")?, text(entry, "path")?);
+        let answer = controller.call(minreq::Method::Get, &format!("/content/{name}"), None)?;
+        ensure!(answer.status == 200, "{name}: {}", answer.status);
+        ensure!(pureboot_tests::sha256(&answer.body) == text(entry, "sha256")?, "{name}");
+    }
+    Ok(())
 }
 
 fn n12_agents_go_on_with_a_controller_that_was_brought_back() -> Result<()> {
@@ -177,7 +204,6 @@ fn a_backup_under_load_is_whole_and_a_damaged_one_changes_nothing() -> Result<()
     ensure!(writes > 3, "there was load: {writes}");
     let said = refused(&["backup", path], &data_dir, None)?;
     ensure!(said.contains("is there already; --force replaces it"), "{said}");
-    use std::os::unix::fs::PermissionsExt;
     ensure!(file.metadata()?.permissions().mode() & 0o777 == 0o600, "it is the owner's alone");
     succeed(&["restore", path, "--check"], &data_dir, None)?;
 
@@ -204,14 +230,7 @@ fn a_backup_under_load_is_whole_and_a_damaged_one_changes_nothing() -> Result<()
     fs::create_dir(&other)?;
     succeed(&["restore", path], &target, None)?;
     let restored = restart(&other, &token, None)?;
-    let content = restored.get("/content?limit=500")?;
-    for entry in content.as_array().context("a list")? {
-        let name = format!("{}/{}", text(entry, "category")?, text(entry, "path")?);
-        let answer = restored.call(minreq::Method::Get, &format!("/content/{name}"), None)?;
-        ensure!(answer.status == 200, "{name}: {}", answer.status);
-        ensure!(pureboot_tests::sha256(&answer.body) == text(entry, "sha256")?, "{name}");
-    }
-    Ok(())
+    ensure_content(&restored)
 }
 
 fn a_backup_goes_from_one_database_to_the_other_and_back() -> Result<()> {
@@ -255,6 +274,73 @@ fn a_backup_goes_from_one_database_to_the_other_and_back() -> Result<()> {
     succeed(&["restore", path, "--force"], &data_dir, Some(&server.url()))?;
     let moved = restart(&on_server, &token, Some(server.url()))?;
     ensure!(readable(&moved)? == before, "what was in PostgreSQL is replaced");
+    Ok(())
+}
+
+fn a_backup_takes_content_out_of_a_bucket_and_puts_it_into_one() -> Result<()> {
+    let dir = tempfile::Builder::new().prefix("pureboot-").tempdir()?;
+    let bucket = Bucket::start(dir.path())?;
+    let controller = Controller::start_with(dir.path(), bucket.options("old"))?;
+    fill(&controller)?;
+    let (before, token) = (readable(&controller)?, controller.token().to_owned());
+    let file = dir.path().join("backup.tar");
+    let file = file.to_str().context("a path in Unicode")?;
+    let run = |arguments: &[&str], data_dir: &Path, prefix: &str| {
+        let place = Bucket::place(prefix);
+        let mut command = command(&[arguments, &["--content", &place]].concat(), data_dir, None)?;
+        command.envs(bucket.environment());
+        process::succeed(command)
+    };
+    run(&["backup", file], &controller.data_dir(), "old")?;
+    drop(controller);
+    let other = dir.path().join("other");
+    fs::create_dir(&other)?;
+    run(&["restore", file], &other.join("controller"), "new")?;
+    let [old, new] = [bucket.keys("old/objects/")?.len(), bucket.keys("new/objects/")?.len()];
+    ensure!((old, new) == (2, 2), "{old} objects became {new}");
+    let restored = restart_with(&other, &token, bucket.options("new"))?;
+    ensure!(readable(&restored)? == before, "another database");
+    ensure_content(&restored)
+}
+
+/// The most memory that a command has while it does what it must, in KiB.
+fn peak_of(arguments: &[&str], data_dir: &Path, dir: &Path) -> Result<u64> {
+    let mut program = Program::spawn("command", command(arguments, data_dir, None)?, dir)?;
+    let mut peak = 0;
+    wait::until(&format!("{arguments:?} ends"), LIMIT, || {
+        // One that has ended has none.
+        peak = peak_kib(&program).map_or(peak, |now| peak.max(now));
+        Ok((!program.is_running()?).then_some(()))
+    })?;
+    let status = program.wait(LIMIT)?;
+    ensure!(status.success(), "{arguments:?} ended with {status}: {}", program.log());
+    Ok(peak)
+}
+
+fn i7_memory_does_not_grow_with_the_number_of_rows() -> Result<()> {
+    let (dir, controller, file) = scene()?;
+    let path = file.to_str().context("a path in Unicode")?;
+    let [few, many] = ["few", "many"].map(|name| dir.path().join(name));
+    let both = |place: &Path| -> Result<(u64, u64)> {
+        fs::create_dir(place)?;
+        let made = peak_of(&["backup", path, "--force"], &controller.data_dir(), dir.path())?;
+        Ok((made, peak_of(&["restore", path], &place.join("controller"), dir.path())?))
+    };
+    let before = both(&few)?;
+    controller.tamper(&format!(
+        "INSERT INTO audit (entry, at, actor_kind, actor_name, action, correlation_id, detail)
+         WITH RECURSIVE row(number) AS (SELECT 1 UNION ALL SELECT number + 1 FROM row WHERE number < {ROWS})
+         SELECT 'row ' || number, unixepoch() * 1000, 'nobody', '', 'one.of.many', 'c', '{{\"noise\":\"' || hex(randomblob({})) || '\"}}' FROM row",
+        ROW_LEN / 2
+    ))?;
+    let after = both(&many)?;
+    for (before, after) in [(before.0, after.0), (before.1, after.1)] {
+        ensure!(after < before + GROWTH_MAX_KIB, "{before} KiB became {after} KiB");
+    }
+    let restored = restart(&many, controller.token(), None)?;
+    let listed = restored.call(minreq::Method::Get, "/audit?action=one.of.many&limit=1", None)?;
+    let listed = listed.expect(200)?.json()?;
+    ensure!(listed.get("total") == Some(&json!(ROWS)), "{listed}");
     Ok(())
 }
 

@@ -2,18 +2,18 @@
 
 use std::fs::{self, File};
 use std::io::Write;
-use std::net::{Ipv4Addr, TcpListener, TcpStream};
 use std::path::Path;
-use std::process::{Command, Output};
+use std::process::Output;
 use std::time::Duration;
 
 use anyhow::{Context, Result, ensure};
 use pureboot_tests::controller::{Controller, Options};
 use pureboot_tests::disk::SmallDisk;
 use pureboot_tests::process::{self, Program};
-use pureboot_tests::site::{ARRIVAL_LIMIT, Site, text};
-use pureboot_tests::{noise, s3_server, sha256, wait};
+use pureboot_tests::site::{Site, text};
+use pureboot_tests::{noise, sha256};
 
+use crate::bucket::Bucket;
 use crate::need::Need;
 use crate::{Case, case};
 
@@ -64,7 +64,7 @@ fn upload(controller: &Controller, name: &str, file: &Path) -> Result<(String, S
 }
 
 /// The most memory that the program has had, in KiB.
-fn peak_kib(program: &Program) -> Result<u64> {
+pub(crate) fn peak_kib(program: &Program) -> Result<u64> {
     let status = fs::read_to_string(format!("/proc/{}/status", program.pid()))?;
     let line = status.lines().find_map(|line| line.strip_prefix("VmHWM:")).context("no VmHWM")?;
     Ok(line.trim().trim_end_matches(" kB").parse()?)
@@ -118,26 +118,8 @@ fn d2_a_full_disk_is_told_and_leaves_what_was_there() -> Result<()> {
 
 fn content_may_be_kept_by_an_s3_server() -> Result<()> {
     let dir = tempfile::tempdir()?;
-    let port = TcpListener::bind((Ipv4Addr::LOCALHOST, 0))?.local_addr()?.port();
-    let mut command = Command::new(s3_server()?);
-    command.args(["--host", "127.0.0.1", "--port", &port.to_string()]);
-    let _server = Program::spawn("moto_server", command, dir.path())?;
-    let endpoint = format!("http://127.0.0.1:{port}");
-    wait::until("the S3 server listens", ARRIVAL_LIMIT, || {
-        Ok(TcpStream::connect((Ipv4Addr::LOCALHOST, port)).is_ok().then_some(()))
-    })?;
-    let made = minreq::put(format!("{endpoint}/boot")).with_timeout(10).send()?;
-    ensure!(made.status_code == 200, "cannot make the bucket: {}", made.status_code);
-    let options = Options {
-        arguments: vec!["--content".to_owned(), "s3://boot/site-a".to_owned()],
-        environment: vec![
-            ("AWS_ENDPOINT_URL", endpoint.clone()),
-            ("AWS_REGION", "us-east-1".to_owned()),
-            ("AWS_ACCESS_KEY_ID", "test".to_owned()),
-            ("AWS_SECRET_ACCESS_KEY", "test".to_owned()),
-        ],
-    };
-    let controller = Controller::start_with(dir.path(), options)?;
+    let bucket = Bucket::start(dir.path())?;
+    let controller = Controller::start_with(dir.path(), bucket.options("site-a"))?;
     let file = dir.path().join("file");
     // In one request, and in parts of which the last is a short one.
     for len in [0, 1_000, (33 << 20) + 5] {
@@ -154,8 +136,7 @@ fn content_may_be_kept_by_an_s3_server() -> Result<()> {
             ensure!(Some(part.as_slice()) == bytes.get(10..len - 10), "another part");
         }
     }
-    let listed = minreq::get(format!("{endpoint}/boot?list-type=2")).with_timeout(10).send()?;
-    let listed = listed.as_str()?.matches("<Key>site-a/objects/").count();
+    let listed = bucket.keys("site-a/objects/")?.len();
     ensure!(listed == 3, "{listed} objects are in the bucket");
     Ok(())
 }

@@ -6,6 +6,7 @@
 mod answers;
 mod backup;
 mod boots;
+mod bucket;
 mod cli;
 mod commands;
 mod content;
