@@ -185,7 +185,6 @@ impl Agent {
         if let Some(key) = data_dir::signing_key(&data_dir)? {
             controller.trust(Trust { site_id: config.site_id, key });
         }
-        let follower = Follower::new(Rc::clone(&controller), store.clone(), Rc::clone(&standing));
         let (outbox, flusher) = Outbox::new(store.clone());
         let seed = getrandom::u64().context("the system has no random numbers")?;
         log::info!(seed; "starting agent {} for site {}", env!("CARGO_PKG_VERSION"), config.site_id);
@@ -195,6 +194,13 @@ impl Agent {
             config.site_id,
             Rc::clone(&controller),
             Rc::clone(&standing),
+        );
+        let answers = Rc::new(answers);
+        let follower = Follower::new(
+            Rc::clone(&controller),
+            store.clone(),
+            Rc::clone(&standing),
+            Rc::clone(&answers),
         );
         let shared = Shared {
             executor: Rc::clone(executor),
@@ -209,7 +215,7 @@ impl Agent {
             transfers: Rc::default(),
             refusals: Arc::default(),
             recorder: Rc::default(),
-            answers: Rc::new(answers),
+            answers,
             follower: Rc::new(follower),
         };
         let renderer = Renderer::new().context("the templates do not compile")?;

@@ -25,6 +25,7 @@ pub(crate) fn cases() -> Vec<Case> {
         case!(h23_a_file_with_secrets_goes_to_the_machine_that_is_installed_and_to_it_alone, CURL),
         case!(h23_a_file_is_given_so_often_and_a_sudden_end_does_not_begin_that_anew),
         case!(a_machine_that_is_ordered_before_the_line_breaks_has_its_answers_without_controller),
+        case!(a_machine_that_never_booted_here_has_its_answers_without_controller),
         case!(an_installer_that_would_find_no_answers_is_not_given, SQLITE),
         case!(a_changed_template_counts_at_the_next_boot_and_a_broken_one_never, DEBCONF),
         case!(cloud_init_reads_its_seed, CLOUD_INIT),
@@ -225,6 +226,26 @@ fn a_machine_that_is_ordered_before_the_line_breaks_has_its_answers_without_cont
     })?;
     site.controller.stop();
     let script = plan.script(&site, &mac)?;
+    let file = fetch(&answer_url(&script)?)?.text();
+    ensure!(file.contains(&plan.secret), "without its controller:\n{file}");
+    Ok(())
+}
+
+fn a_machine_that_never_booted_here_has_its_answers_without_controller() -> Result<()> {
+    let mut site = Site::start()?;
+    let plan = Plan::at(&site)?;
+    let mac = random_mac();
+    let node = json!({ "mac_address": mac, "home_site_id": site.id });
+    let node = text(&site.controller.post("/nodes", &node)?, "id")?;
+    site.controller.order_install(&node, &plan.workflow)?;
+    wait::until("its answer files come by themselves", ARRIVAL_LIMIT, || {
+        Ok(sheets(&site)?.iter().any(|sheet| sheet.get("mac") == Some(&json!(mac))).then_some(()))
+    })?;
+    site.controller.stop();
+    site.agent.stop();
+    site.agent.start()?;
+    let script = site.agent.script(&mac)?;
+    ensure!(script.contains(&format!("nonce={}", plan.name)), "no installer:\n{script}");
     let file = fetch(&answer_url(&script)?)?.text();
     ensure!(file.contains(&plan.secret), "without its controller:\n{file}");
     Ok(())

@@ -1,5 +1,5 @@
 //! Follows what the controller changes of the site's nodes, so that a machine which never booted while the line was up boots by its
-//! record all the same.
+//! record all the same, and its installer finds its answer files.
 //!
 //! A site asks when a heartbeat or a machine's question tells of a newer number than the one it has followed to, when somebody
 //! wishes it, and otherwise often enough that no record outlives its time while the line is up. Where nothing is new, that is
@@ -9,10 +9,11 @@ use std::cell::Cell;
 use std::rc::Rc;
 use std::time::Duration;
 
-use pureboot_protocol::{Mac, Timestamp, VALID_FOR_SECONDS};
+use pureboot_protocol::{Mac, NodeChange, NodeChanges, Timestamp, VALID_FOR_SECONDS};
 use smol::Timer;
 use smol::channel::{Receiver, Sender, bounded};
 
+use crate::answers::keeper::Answers;
 use crate::clock;
 use crate::nodes::fresh;
 use crate::store::{Applied, CachedNode, Store, StoreError};
@@ -43,6 +44,7 @@ pub struct Follower {
     controller: Rc<Controller>,
     store: Store,
     standing: Rc<Standing>,
+    answers: Rc<Answers>,
     wishes: (Sender<()>, Receiver<()>),
     /// The number that was followed to; none before the database has told.
     held: Cell<Option<u64>>,
@@ -50,12 +52,17 @@ pub struct Follower {
 }
 
 impl Follower {
-    /// Has not asked yet.
-    pub fn new(controller: Rc<Controller>, store: Store, standing: Rc<Standing>) -> Self {
+    /// Has not asked yet. Whose record has changed may need other `answers`.
+    pub fn new(
+        controller: Rc<Controller>,
+        store: Store,
+        standing: Rc<Standing>,
+        answers: Rc<Answers>,
+    ) -> Self {
         // One wish that waits is as good as many.
         let wishes = bounded(1);
         let (held, confirmed_at) = Default::default();
-        Self { controller, store, standing, wishes, held, confirmed_at }
+        Self { controller, store, standing, answers, wishes, held, confirmed_at }
     }
 
     /// The controller has told the newest number that concerns the site, or has answered and does not tell; it was asked at
@@ -125,9 +132,11 @@ impl Follower {
         self.standing.learn_in_a_hurry(&outcome, clock::now());
         let changes = outcome?;
         let has_more = changes.has_more;
+        let present = macs_of(&changes);
         let Some(applied) = self.store.apply_changes(since, changes, asked_at).await? else {
             return Ok(false);
         };
+        present.into_iter().for_each(|mac| self.answers.note(mac));
         let Applied { since_version, taken, due, forgotten, is_restored } = applied;
         self.held.set(Some(since_version));
         if is_restored {
@@ -166,7 +175,10 @@ impl Follower {
         let outcome = self.controller.node(mac, CHECK).await;
         self.standing.learn_in_a_hurry(&outcome, clock::now());
         match outcome?.record {
-            Some(record) => _ = self.store.save_record(record, asked_at).await?,
+            Some(record) => {
+                self.store.save_record(record, asked_at).await?;
+                self.answers.note(mac);
+            }
             None if self.store.forget(mac).await? => {
                 log::info!(mac:%; "{mac} is no longer one of the site's nodes");
             }
@@ -174,6 +186,15 @@ impl Follower {
         }
         Ok(())
     }
+}
+
+/// The machines that the controller tells of.
+fn macs_of(changes: &NodeChanges) -> Vec<Mac> {
+    let mac = |change: &NodeChange| match change {
+        NodeChange::Present(record) => Some(record.mac_address),
+        NodeChange::Left { .. } => None,
+    };
+    changes.data.iter().filter_map(mac).collect()
 }
 
 #[cfg(test)]

@@ -3,6 +3,7 @@ use smol::LocalExecutor;
 use smol::future::block_on;
 
 use super::*;
+use crate::data_dir::DataDir;
 use crate::store::tests::{at, identity, mac, open, record};
 use crate::uplink::testing::{Centre, KEY, about, signed, site};
 
@@ -29,7 +30,10 @@ fn follow(
     let centre = Centre::start(answers);
     let controller = Rc::new(centre.client(&executor));
     let standing = Rc::new(Standing::new(Some(identity())));
-    let follower = Follower::new(controller, store.clone(), standing);
+    let data_dir = DataDir::create(&dir.path().join("data")).expect("made");
+    let answers =
+        Answers::new(store.clone(), data_dir, site(), Rc::clone(&controller), Rc::clone(&standing));
+    let follower = Follower::new(controller, store.clone(), standing, Rc::new(answers));
     let outcome = block_on(executor.run(async {
         prepare(&store).await;
         follower.follow().await
