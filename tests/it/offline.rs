@@ -7,6 +7,7 @@ use nix::sys::signal::Signal;
 use pureboot_tests::http;
 use pureboot_tests::site::{ARRIVAL_LIMIT, Autonomy, Ports, Site, boot_of, text};
 use pureboot_tests::{noise, random, random_mac, wait};
+use serde_json::{Value, json};
 
 use crate::join::first_url;
 use crate::{Case, case};
@@ -16,6 +17,7 @@ const SCRIPT_LIMIT: Duration = Duration::from_secs(2);
 
 pub(crate) fn cases() -> Vec<Case> {
     vec![
+        case!(a_machine_that_never_booted_here_is_served_by_the_record_that_came_by_itself),
         case!(a_discovered_machine_is_served_without_controller),
         case!(an_installed_machine_boots_its_disk_without_controller),
         case!(an_installer_given_online_is_not_given_again_without_controller),
@@ -89,6 +91,41 @@ impl Given {
             says(site, &self.mac, "has already started its installer").map(Some)
         })
     }
+}
+
+/// What the site remembers of a machine.
+fn remembered(site: &Site, mac: &str) -> Result<Option<Value>> {
+    let output = site.agent.run(&["cache", "nodes", "--json"])?;
+    ensure!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
+    let nodes: Vec<Value> = serde_json::from_slice(&output.stdout)?;
+    Ok(nodes.into_iter().find(|node| text(node, "mac_address").is_ok_and(|found| found == mac)))
+}
+
+fn a_machine_that_never_booted_here_is_served_by_the_record_that_came_by_itself() -> Result<()> {
+    with_each_autonomy(|mut site| {
+        let (mac, name) = (random_mac(), format!("unseen-{:08x}", random() >> 32));
+        let node = json!({ "mac_address": mac, "home_site_id": site.id });
+        let node = text(&site.controller.post("/nodes", &node)?, "id")?;
+        let workflow = site.controller.make_workflow(&name, &format!("nonce={name}"))?;
+        site.controller.order_install(&node, &workflow)?;
+        let is_known = || -> Result<Option<()>> {
+            site.agent.run(&["cache", "nodes", "invalidate", "--all"])?;
+            let known = remembered(&site, &mac)?;
+            Ok(known
+                .filter(|node| text(node, "state").is_ok_and(|state| state == "pending"))
+                .map(|_| ()))
+        };
+        wait::until("the record comes by itself", ARRIVAL_LIMIT, is_known)?;
+        restart_alone(&mut site)?;
+        let script = script_in_time(&site, &mac)?;
+        for wanted in
+            ["\nkernel", &format!("nonce={name}"), "this is record version", "this is that time"]
+        {
+            ensure!(script.contains(wanted), "it does not say '{wanted}':\n{script}");
+        }
+        restart_alone(&mut site)?;
+        says(&site, &mac, "the installer was given before")
+    })
 }
 
 fn a_discovered_machine_is_served_without_controller() -> Result<()> {
@@ -220,7 +257,7 @@ fn events(site: &Site, mac: &str) -> Result<Vec<String>> {
     let node = site.controller.node(mac)?.context("the controller does not know the node")?;
     let list = site.controller.get(&format!("/nodes/{}/events?limit=500", text(&node, "id")?))?;
     let list = list.as_array().context("a list of events")?;
-    let mark = |event: &serde_json::Value| {
+    let mark = |event: &Value| {
         let kind = event.get("event_type").and_then(serde_json::Value::as_str)?;
         let progress = event.get("progress").and_then(serde_json::Value::as_u64);
         Some(progress.map_or_else(|| kind.to_owned(), |progress| format!("{kind} {progress}")))
