@@ -162,7 +162,12 @@ impl Cache {
             }
             io::Result::Ok(is_it)
         })
-        .await?;
+        .await;
+        let is_gone = match is_gone {
+            // Whoever found the damage too was faster, and lets the rest know.
+            Err(error) if error.kind() == io::ErrorKind::NotFound => false,
+            is_gone => is_gone?,
+        };
         if !is_gone {
             return Ok(());
         }

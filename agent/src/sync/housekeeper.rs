@@ -162,15 +162,21 @@ impl Housekeeper {
         Ok(evicted)
     }
 
-    /// Reads one object again whose turn it is, unless machines are being served (FAULTS D7). What is damaged is missing then.
-    pub async fn scrub(&self) {
+    /// Reads one object again whose turn it is, unless machines are being served (FAULTS D7). Answers it if it was damaged: it is
+    /// missing then.
+    pub async fn scrub(&self) -> Option<ContentHash> {
         if self.cache.streams() > 0 {
-            return;
+            return None;
         }
         let held = self.cache.hashes();
-        let Some(hash) = self.scrub.borrow_mut().next(&held, clock::monotonic()) else { return };
-        if let Err(error) = self.cache.verify(hash).await {
-            log::warn!("cannot read object {hash} again: {error:#}");
+        let hash = self.scrub.borrow_mut().next(&held, clock::monotonic())?;
+        match self.cache.verify(hash).await {
+            Ok(Some(false)) => Some(hash),
+            Ok(_) => None,
+            Err(error) => {
+                log::warn!("cannot read object {hash} again: {error:#}");
+                None
+            }
         }
     }
 

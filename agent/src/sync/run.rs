@@ -110,7 +110,9 @@ impl Sync {
                 rhythm.handle_run(began).await;
             }
             self.next_at.set(rhythm.next_at(clock::now()));
-            self.housekeeper.scrub().await;
+            if let Some(lost) = self.housekeeper.scrub().await {
+                self.wishes.wish_for(lost);
+            }
             let pause = rhythm.pause(clock::now(), rng);
             let rest = async { _ = Timer::after(pause).await };
             let wish = async { _ = self.wishes.receiver.recv().await };

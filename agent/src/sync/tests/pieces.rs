@@ -103,6 +103,27 @@ fn d7_what_is_found_damaged_by_a_machine_is_set_aside_and_comes_again() {
 }
 
 #[test]
+fn d7_what_the_agent_itself_finds_damaged_comes_again_and_does_not_wait_for_the_schedule() {
+    let content = noise(100_000);
+    run(async |executor| {
+        let upstream = Upstream::start(&executor).await;
+        upstream.issue(1, &[(KERNEL, &content)]);
+        let site = Site::with(&executor, &upstream, &nightly());
+        site.sync.sync(Order::default()).await;
+        let name = hash_of(&content).to_string();
+        let path = site.data_dir.cache().join("objects").join(&name[..2]).join(&name);
+        let mut damaged = content.clone();
+        damaged[50_000] ^= 1;
+        fs::write(&path, damaged).expect("damaged");
+        let rhythm = Rhythm::load(&nightly(), super::super::testing::site(), &site.data_dir);
+        let (running, rhythm) = (Rc::clone(&site.sync), rhythm.expect("a rhythm"));
+        executor.spawn(async move { running.run(rhythm, &mut Rng::from_seed(1)).await }).detach();
+        until("the replacement", async || fs::read(&path).is_ok_and(|bytes| bytes == content))
+            .await;
+    });
+}
+
+#[test]
 fn by_a_schedule_images_wait_for_their_time_or_for_a_machine() {
     const OTHER: &str = "images/other/linux";
     run(async |executor| {
@@ -145,16 +166,17 @@ fn what_is_fetched_ahead_makes_way_for_a_machine() {
     run(async |executor| {
         let upstream = Upstream::start(&executor).await;
         upstream.issue(1, &[(KERNEL, &ahead)]);
-        // Each MiB takes its time, so that both are under way together however slow the test's machine is.
-        upstream.set_pause(Duration::from_millis(50));
+        // The first pieces take so long that both are under way together however slow the test's machine is.
+        upstream.set_pause(Duration::from_millis(500));
         let site = Site::new(&executor, &upstream);
         let syncing = Rc::clone(&site.sync);
         let sync = executor.spawn(async move { syncing.sync(Order::default()).await });
-        until("the beginning", async || upstream.sent_bytes() > 1 << 20).await;
+        until("the beginning", async || upstream.sent_bytes() > 0).await;
         upstream.issue(2, &[(KERNEL, &ahead), (OTHER, &wanted)]);
         let demand = Rc::clone(&site.demand);
         let machine = executor.spawn(async move { demand.find(&key(OTHER)).await });
         let Found::Coming(_, arrival) = machine.await else { panic!("it is long enough to flow") };
+        upstream.set_pause(Duration::from_millis(20));
         arrival.whole().await.expect("it comes");
         let done =
             |site: &Site| site.sync.state().progress.map_or(0, |progress| progress.bytes_done);
