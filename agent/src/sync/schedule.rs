@@ -36,12 +36,16 @@ impl Schedule {
         let line = |line: &String| {
             let is_known = line.split_whitespace().count() == 5 || line.starts_with('@');
             let cron = is_known.then(|| line.parse::<Cron>());
-            cron.transpose().ok().flatten().with_context(|| {
+            let cron = cron.transpose().ok().flatten().with_context(|| {
                 format!(
                     "sync.schedule has '{line}': give minute, hour, day of the month, month and day of the week, as in \"0 2 * * *\" \
                      for every night at two"
                 )
-            })
+            })?;
+            if cron.find_next_occurrence(&DateTime::UNIX_EPOCH, false).is_err() {
+                bail!("sync.schedule has '{line}', which never comes: that month has no such day");
+            }
+            Ok(cron)
         };
         let lines: Vec<Cron> = lines.iter().map(line).collect::<anyhow::Result<_>>()?;
         Ok(Self { lines, delay: part_of(jitter, site) })
@@ -236,6 +240,9 @@ mod tests {
             assert!(error.contains(&format!("'{line}'")) && error.contains("0 2 * * *"), "{error}");
         }
         assert!(schedule(&[]).is_empty());
-        assert_eq!(schedule(&["0 0 30 2 *"]).next(at("2026-03-10T12:00:00Z"), &Utc), None);
+        let never = Schedule::parse(&["0 0 30 2 *".to_owned()], Duration::ZERO, site(1));
+        let error = never.expect_err("a day that no February has").to_string();
+        assert!(error.contains("'0 0 30 2 *', which never comes"), "{error}");
+        assert!(schedule(&["0 0 29 2 *"]).next(at("2026-03-10T12:00:00Z"), &Utc).is_some());
     }
 }
