@@ -27,6 +27,7 @@ mod need;
 mod netboot;
 mod offline;
 mod openapi;
+mod proxy;
 mod sync;
 mod tftp;
 mod tidy;
@@ -96,6 +97,7 @@ fn main() {
         manage::cases(),
         boots::cases(),
         offline::cases(),
+        proxy::cases(),
         doctor::cases(),
         controllers::cases(),
         backup::cases(),

@@ -37,7 +37,7 @@ pub enum Unregistered {
         "{0} is new, and the site may not take it up while the controller is away; come back later"
     )]
     NotNow(Mac),
-    /// It could not be written down: 503.
+    /// It could not be written down: 507.
     #[error("{0} could not be written down: {1}")]
     Unkept(Mac, String),
 }
