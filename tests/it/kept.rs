@@ -86,8 +86,9 @@ fn bytes_below(directory: &Path) -> Result<u64> {
 fn heartbeats_and_metrics_tell_what_is_on_the_disk() -> Result<()> {
     let site = Site::start()?;
     site.controller.upload("images/one", &noise(100_000))?;
-    site.controller.upload("images/two", &noise(700_000))?;
-    site.controller.upload("images/two-again", &noise(700_000))?;
+    let two = noise(700_000);
+    site.controller.upload("images/two", &two)?;
+    site.controller.upload("images/two-again", &two)?;
     assign(&site, &["images/one", "images/two", "images/two-again"])?;
     sync(&site)?;
     let on_disk = bytes_below(&site.agent.data_dir().join("cache/objects"))?;
