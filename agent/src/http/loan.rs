@@ -147,21 +147,32 @@ impl Loans {
     }
 }
 
-/// Where files are sent to.
+/// What a connection's socket can do besides reading and writing bytes.
 pub trait Sink {
     /// Sends on of what is lent, as much as there is room for.
     fn poll_send(&self, lent: &mut Lent, context: &mut Context<'_>) -> Poll<io::Result<usize>>;
+
+    /// Waits until there is something to read, or the end.
+    fn poll_readable(&self, context: &mut Context<'_>) -> Poll<io::Result<()>>;
 }
 
 impl Sink for TcpStream {
     fn poll_send(&self, lent: &mut Lent, context: &mut Context<'_>) -> Poll<io::Result<usize>> {
         poll_send(&Arc::<Async<_>>::from(self.clone()), lent, context)
     }
+
+    fn poll_readable(&self, context: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Arc::<Async<_>>::from(self.clone()).poll_readable(context)
+    }
 }
 
 impl Sink for UnixStream {
     fn poll_send(&self, lent: &mut Lent, context: &mut Context<'_>) -> Poll<io::Result<usize>> {
         poll_send(&Arc::<Async<_>>::from(self.clone()), lent, context)
+    }
+
+    fn poll_readable(&self, context: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Arc::<Async<_>>::from(self.clone()).poll_readable(context)
     }
 }
 

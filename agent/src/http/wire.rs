@@ -107,11 +107,13 @@ pub(super) struct Wire<T> {
     timer: Timer,
     /// When `timer` fires. It is not moved with every deadline: one that fires early is set again.
     armed: Option<Instant>,
+    /// Whether the last read took all there was, so that another one would only be told to wait.
+    is_drained: bool,
 }
 
 impl<T> Wire<T> {
     pub(super) fn new(stream: T, exchange: Rc<RefCell<Exchange>>) -> Self {
-        Self { stream, exchange, timer: Timer::never(), armed: None }
+        Self { stream, exchange, timer: Timer::never(), armed: None, is_drained: false }
     }
 
     /// Ready when the peer has been waited for long enough.
@@ -156,6 +158,23 @@ impl<T> Wire<T> {
     }
 }
 
+impl<T: AsyncRead + Sink + Unpin> Wire<T> {
+    /// Reads once there is something to read; that there is nothing is not asked for twice.
+    fn poll_input(
+        &mut self,
+        context: &mut Context<'_>,
+        buffer: &mut [u8],
+    ) -> Poll<io::Result<usize>> {
+        if self.is_drained {
+            ready!(self.stream.poll_readable(context))?;
+            self.is_drained = false;
+        }
+        let len = ready!(Pin::new(&mut self.stream).poll_read(context, buffer))?;
+        self.is_drained = (1..buffer.len()).contains(&len);
+        Poll::Ready(Ok(len))
+    }
+}
+
 impl<T: Sink> Wire<T> {
     fn poll_send(&mut self, context: &mut Context<'_>) -> Poll<io::Result<usize>> {
         let result = self.exchange.borrow_mut().loans.poll_send(&self.stream, context);
@@ -163,7 +182,7 @@ impl<T: Sink> Wire<T> {
     }
 }
 
-impl<T: AsyncRead + Unpin> AsyncRead for Wire<T> {
+impl<T: AsyncRead + Sink + Unpin> AsyncRead for Wire<T> {
     fn poll_read(
         mut self: Pin<&mut Self>,
         context: &mut Context<'_>,
@@ -176,7 +195,7 @@ impl<T: AsyncRead + Unpin> AsyncRead for Wire<T> {
             }
             exchange.note_waker(context.waker());
         }
-        match Pin::new(&mut self.stream).poll_read(context, buffer) {
+        match self.poll_input(context, buffer) {
             Poll::Ready(Ok(len)) => {
                 let bytes = buffer.get(..len).unwrap_or_default();
                 Poll::Ready(self.exchange.borrow_mut().handle_input(bytes).map(|()| len))
@@ -238,3 +257,6 @@ impl<T: AsyncWrite + Sink + Unpin> AsyncWrite for Wire<T> {
         Poll::Ready(Ok(()))
     }
 }
+
+#[cfg(test)]
+mod tests;
