@@ -1,5 +1,6 @@
 //! The usual answers, and what every answer has in common.
 
+use std::cell::RefCell;
 use std::fmt;
 
 use hyper::header::{self, HeaderMap, HeaderName, HeaderValue};
@@ -8,6 +9,7 @@ use pureboot_protocol::{FieldError, Problem, Success};
 use serde::Serialize;
 
 use super::Body;
+use crate::rng::Rng;
 
 const X_CORRELATION_ID: HeaderName = HeaderName::from_static("x-correlation-id");
 const CORRELATION_ID_LEN_MAX: usize = 64;
@@ -44,17 +46,25 @@ impl CorrelationId {
             .map_or_else(Self::random, |text| Self(text.to_owned()))
     }
 
+    /// An id is no secret, so the system is asked once for what all of them follow from.
     fn random() -> Self {
-        let mut bytes = [0; 8];
-        // Without random numbers the id is all zero: a worse log is better than no boot.
-        _ = getrandom::fill(&mut bytes);
-        Self(format!("{:016x}", u64::from_le_bytes(bytes)))
+        thread_local! {
+            static DRAW: RefCell<Rng> = RefCell::new(Rng::from_seed(seed()));
+        }
+        Self(format!("{:016x}", DRAW.with_borrow_mut(Rng::next_u64)))
     }
 
     /// The text.
     pub fn as_str(&self) -> &str {
         &self.0
     }
+}
+
+fn seed() -> u64 {
+    let mut bytes = [0; 8];
+    // Without random numbers each run draws the same ids: a worse log is better than no boot.
+    _ = getrandom::fill(&mut bytes);
+    u64::from_le_bytes(bytes)
 }
 
 impl fmt::Display for CorrelationId {
@@ -187,6 +197,13 @@ mod tests {
             assert_eq!(id.as_str().len(), 16);
             assert!(id.as_str().bytes().all(|byte| byte.is_ascii_hexdigit()));
         }
+    }
+
+    #[test]
+    fn ids_that_are_drawn_differ() {
+        let drawn: std::collections::HashSet<_> =
+            (0..1_000).map(|_| CorrelationId::random().to_string()).collect();
+        assert_eq!(drawn.len(), 1_000);
     }
 
     #[test]
