@@ -140,7 +140,7 @@ impl Answers {
 
     /// Has the sheet of a machine looked at soon. Nobody waits for it.
     pub fn note(&self, mac: Mac) {
-        if self.store.node(mac).is_some_and(|node| may_need(&node)) {
+        if self.store.look_at(mac, may_need) == Some(true) {
             _ = self.noted.0.try_send(mac);
         }
     }

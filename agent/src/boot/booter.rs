@@ -296,7 +296,7 @@ impl Booter {
             Found::Unknown => Knowledge::Unknown,
             Found::Unreachable => Knowledge::Unreachable,
         };
-        let given = self.store.node(request.mac).and_then(|node| node.install_given_version);
+        let given = self.store.look_at(request.mac, |node| node.install_given_version).flatten();
         let install_given = match found {
             Found::Known { record, .. } => given >= Some(record.version),
             Found::Unknown | Found::Unreachable => false,

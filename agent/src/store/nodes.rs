@@ -153,7 +153,12 @@ impl Mirror {
 impl Store {
     /// The machine with this address, from memory, as of the last commit. Does not wait.
     pub fn node(&self, mac: Mac) -> Option<CachedNode> {
-        self.nodes.read(|nodes| nodes.get(&mac).cloned())
+        self.look_at(mac, CachedNode::clone)
+    }
+
+    /// What `look` sees of the machine with this address: as [`node`](Self::node), without a copy of all that is known.
+    pub fn look_at<T>(&self, mac: Mac, look: impl FnOnce(&CachedNode) -> T) -> Option<T> {
+        self.nodes.read(|nodes| nodes.get(&mac).map(look))
     }
 
     /// The machine with this id, from memory, as of the last commit. Does not wait.
