@@ -106,12 +106,9 @@ impl Object {
     /// are in this program's already.
     pub fn lend(&self, offset: u64, len: usize) -> Option<Lent> {
         let len = len.min(LENT_LEN_MAX);
-        match &self.content {
-            Content::File(file) if file.is_sound(offset..offset.saturating_add(len as u64)) => {
-                Lent::new(file.file(), offset, len)
-            }
-            Content::File(_) | Content::Memory(_) => None,
-        }
+        let Content::File(file) = &self.content else { return None };
+        let end = file.sound_until(offset..offset.saturating_add(len as u64));
+        Lent::new(file.file(), offset, usize::try_from(end - offset).unwrap_or(len))
     }
 
     /// Counts a stream of this object as a reader until the answer is dropped.

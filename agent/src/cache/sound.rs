@@ -196,17 +196,23 @@ impl SoundFile {
 
     /// Whether these bytes have been verified since the start and can be read as they are.
     pub(super) fn is_sound(&self, range: Range<u64>) -> bool {
+        let end = range.end;
+        self.sound_until(range) == end
+    }
+
+    /// Where the first byte of `range` is that has not been verified since the start; its end if there is none.
+    pub(super) fn sound_until(&self, range: Range<u64>) -> u64 {
         let Some(chunks) = self.chunks.as_ref().filter(|_| !self.soundness.is_whole()) else {
-            return true;
+            return range.end;
         };
         let mut at = range.start;
         while let Some(chunk) = chunks.at(at).filter(|chunk| chunk.start < range.end) {
             if !self.soundness.is_sound(chunk.index) && !self.soundness.is_whole() {
-                return false;
+                return at;
             }
             at = chunk.end;
         }
-        true
+        range.end
     }
 
     /// Reads `len` bytes at `offset`; fewer only where the file ends.
@@ -229,7 +235,8 @@ impl SoundFile {
             match self.verify(&chunk)? {
                 Some(read) => {
                     let skip = usize::try_from(at - chunk.start).unwrap_or(usize::MAX);
-                    bytes.extend(read.into_iter().skip(skip).take(wanted_len));
+                    let part = read.get(skip..).unwrap_or_default();
+                    bytes.extend_from_slice(part.get(..wanted_len).unwrap_or(part));
                 }
                 None => bytes.extend(read_fully_at(&self.file, at, wanted_len)?),
             }

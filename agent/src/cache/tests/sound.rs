@@ -78,6 +78,25 @@ fn d7_what_was_verified_is_not_hashed_again_until_somebody_writes_to_the_file() 
 }
 
 #[test]
+fn d7_what_is_lent_ends_before_the_first_chunk_that_is_not_verified() {
+    let bytes = image();
+    let site = Site::with(&[(IMAGE, &bytes)]);
+    flip(&site, &bytes, 2_000_000);
+    site.run(async |cache| {
+        let object = cache.find(&key(IMAGE)).await.expect("it is held");
+        let lent_len = |offset| object.lend(offset, bytes.len()).map(|lent| lent.len() as u64);
+        assert_eq!(lent_len(0), None, "nothing is verified yet");
+        object.read_at(0, 1).await.unwrap();
+        let end = lent_len(0).expect("the first chunk is verified and in memory");
+        assert!(end <= 2_000_000, "{end}");
+        assert_eq!(lent_len(7), Some(end - 7));
+        assert_eq!(lent_len(end), None);
+        object.read_at(2_000_000, 1).await.expect_err("it is damaged");
+        assert_eq!(lent_len(2_000_000), None);
+    });
+}
+
+#[test]
 fn d7_a_list_that_is_lost_or_damaged_is_made_anew_and_believed_by_nobody() {
     let bytes = image();
     for damage in [None, Some(0), Some(40), Some(100)] {
