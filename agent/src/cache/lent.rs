@@ -10,10 +10,10 @@ use rustix::fs::sendfile;
 use rustix::io::{Errno, ReadWriteFlags, preadv2};
 
 /// The most bytes of one loan: what a fast peer may take before others have their turn.
-pub const LENT_LEN_MAX: usize = 1 << 20;
+pub const LENT_LEN_MAX: usize = 2 << 20;
 
-/// Where a loan is looked at: one byte in so many. The kernel reads ahead and forgets in larger pieces than a page.
-const PROBE_STEP: usize = 64 << 10;
+/// Where a loan is looked at: one byte in so many, as many as Linux reads ahead if nobody says otherwise.
+const PROBE_STEP: usize = 128 << 10;
 
 /// A part of an object's file that is yet to be sent.
 pub struct Lent {
@@ -23,7 +23,7 @@ pub struct Lent {
 }
 
 impl Lent {
-    /// The bytes from `offset` on, or nothing where to send them would mean to wait for the disk. Every 64th KiB is looked at; what the
+    /// The bytes from `offset` on, or nothing where to send them would mean to wait for the disk. Every 128th KiB is looked at; what the
     /// kernel has forgotten in between costs whoever sends it one read.
     pub(super) fn new(file: &Arc<File>, offset: u64, len: usize) -> Option<Self> {
         let len = len.min(LENT_LEN_MAX);
