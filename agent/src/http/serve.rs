@@ -219,7 +219,8 @@ async fn late<T>(duration: Duration) -> io::Result<T> {
 async fn linger<T: AsyncRead + AsyncWrite + Unpin>(mut stream: T) {
     let drained = async {
         stream.close().await?;
-        let mut buffer = [0; 4_096];
+        // Not within the task, which would have it for as long as the connection lives.
+        let mut buffer = vec![0; 4_096];
         let mut drained_len = 0;
         loop {
             match stream.read(&mut buffer).await? {
@@ -243,7 +244,8 @@ async fn respond<S: Service>(
     request.extensions_mut().insert(correlation_id.clone());
     let (parts, body) = request.into_parts();
     let response = match vet(&parts) {
-        Ok(()) => service.handle(Request::from_parts(parts, body), connection).await,
+        // Boxed, so that a connection that is idle has no room for the making of an answer.
+        Ok(()) => Box::pin(service.handle(Request::from_parts(parts, body), connection)).await,
         Err(refusal) => refuse(refusal, &correlation_id),
     };
     finish(response, is_head, &correlation_id)

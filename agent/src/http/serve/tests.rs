@@ -67,6 +67,31 @@ impl Service for TestService {
     }
 }
 
+/// Needs much room to make an answer.
+struct Roomy;
+
+impl Service for Roomy {
+    async fn handle(&self, _: Request<Incoming>, _: Connection) -> Response {
+        let room = [b' '; 1 << 16];
+        smol::future::yield_now().await;
+        script(String::from_utf8_lossy(&room).into_owned())
+    }
+}
+
+/// What the state of a future takes that is made from an `A`, in bytes.
+fn state_len<A, F: Future>(_: impl FnOnce(A) -> F) -> usize {
+    size_of::<F>()
+}
+
+#[test]
+fn i7_a_connection_that_is_idle_has_no_room_for_the_making_of_an_answer() {
+    let (here, limits) = (Connection { peer: None, local: None }, Limits::default());
+    let answer_len = state_len(|request| respond(&Roomy, request, here));
+    let exchange = Exchange::new(limits);
+    let task_len = state_len(|stream: TcpStream| converse(stream, here, exchange, limits, &Roomy));
+    assert!(answer_len + task_len < 8_192, "{answer_len} + {task_len}");
+}
+
 fn check(limits: Limits, test: impl AsyncFnOnce(SocketAddr)) {
     let service = TestService { cache: None, body_time: Duration::from_secs(10) };
     with_server(limits, service, test);
