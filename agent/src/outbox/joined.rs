@@ -12,6 +12,7 @@ use smol::future::block_on;
 
 use super::chain;
 use super::flush::{DeliveryError, Flush, Output};
+use super::view::{ITEMS_MAX, Wish};
 use crate::clock::monotonic;
 use crate::rng::Rng;
 use crate::store::Store;
@@ -123,25 +124,54 @@ fn deliver(
     }
 }
 
+/// What an agent does only after somebody has come back from the past. It mends other faults too, and would hide them.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+struct Repairs {
+    rewinds: u32,
+    epochs: u32,
+}
+
 struct Agent {
     store: Store,
     flush: Flush,
     now: Instant,
     lives: u64,
+    repairs: Repairs,
 }
 
 impl Agent {
-    fn start(dir: &Path, now: Instant, lives: u64) -> Self {
+    fn start(dir: &Path, now: Instant) -> Self {
+        Self::begin(dir, now, 1, Repairs::default())
+    }
+
+    fn begin(dir: &Path, now: Instant, lives: u64, repairs: Repairs) -> Self {
         let store = open(dir);
         // The disk of a test need not survive a power cut.
         block_on(store.run(|db| Ok(db.pragma_update(None, "synchronous", 0)?))).unwrap();
-        Self { store, flush: Flush::new(Rng::from_seed(lives)), now, lives }
+        Self { store, flush: Flush::new(Rng::from_seed(lives)), now, lives, repairs }
     }
 
     fn restart(self, dir: &Path, between: impl FnOnce()) -> Self {
         close(self.store);
         between();
-        Self::start(dir, self.now, self.lives + 1)
+        Self::begin(dir, self.now, self.lives + 1, self.repairs)
+    }
+
+    /// The changes that it counts as acknowledged, of those that it keeps.
+    fn acknowledged(&self) -> Vec<ChangeId> {
+        let all = block_on(self.store.queue(Wish::All { limit: ITEMS_MAX, after: 0 })).unwrap();
+        let through = all.acked_through;
+        all.items.iter().filter(|item| item.seq <= through).map(|item| item.id).collect()
+    }
+
+    /// Whether there is nothing to do now.
+    fn rests(&mut self) -> bool {
+        loop {
+            match self.flush.poll_output() {
+                Output::Report(_) => {}
+                output => return matches!(output, Output::Wait(_)),
+            }
+        }
     }
 
     /// Works until there is nothing to do or one batch was delivered; whether there is nothing to do.
@@ -158,7 +188,11 @@ impl Agent {
                 }
                 Output::Deliver(batch) => {
                     match send(&batch) {
-                        Ok(receipt) => self.flush.handle_receipt(receipt, self.now),
+                        Ok(receipt) => {
+                            let is_of_another = receipt.nonce != batch.nonce;
+                            self.flush.handle_receipt(receipt, self.now);
+                            assert!(!is_of_another || self.rests(), "N6: it counts");
+                        }
                         Err(error) => self.flush.handle_failure(error, self.now),
                     }
                     return false;
@@ -168,10 +202,12 @@ impl Agent {
                     self.flush.handle_acknowledged();
                 }
                 Output::Rewind { epoch, through, hash } => {
+                    self.repairs.rewinds += 1;
                     let has_more = block_on(self.store.rewind(epoch, through, hash)).unwrap();
                     self.flush.handle_rewound(has_more);
                 }
                 Output::BeginEpoch { from, to } => {
+                    self.repairs.epochs += 1;
                     block_on(self.store.begin_epoch(from, to, at(0))).unwrap();
                     self.flush.handle_epoch_begun();
                 }
@@ -183,6 +219,28 @@ impl Agent {
                 }
             }
         }
+    }
+}
+
+/// What has been, whatever the two know of it now.
+#[derive(Debug, Default)]
+struct Past {
+    /// What the controller ever had.
+    taken: HashSet<ChangeId>,
+    has_centre_returned: bool,
+    has_disk_returned: bool,
+}
+
+impl Past {
+    /// Without this every fault in the prefix would be mended at the next batch, and seen by nobody.
+    fn explains(&self, agent: &Agent) -> Result<(), TestCaseError> {
+        let acknowledged = agent.acknowledged();
+        let are_taken = acknowledged.iter().all(|id| self.taken.contains(id));
+        prop_assert!(are_taken, "what counts as acknowledged was taken");
+        let Repairs { rewinds, epochs } = agent.repairs;
+        prop_assert!(rewinds == 0 || self.has_centre_returned, "nobody has lost anything");
+        prop_assert!(epochs == 0 || self.has_disk_returned, "what was lost is in the ring");
+        Ok(())
     }
 }
 
@@ -199,13 +257,14 @@ fn play(steps: Vec<Step>) -> Result<(), TestCaseError> {
     let dir = tempfile::tempdir().unwrap();
     let (data, aside) = (dir.path().join("data"), dir.path().join("aside"));
     let state = data.join("state");
-    let mut agent = Agent::start(&data, monotonic(), 1);
+    let mut agent = Agent::start(&data, monotonic());
     let mut centre = Centre::default();
     let mut older = None;
     let mut made: Vec<ChangeId> = Vec::new();
     let mut on_disk: HashSet<ChangeId> = HashSet::new();
     let (mut saved_centre, mut saved_disk) = (None, None);
     let mut session = 0;
+    let mut past = Past::default();
     for step in steps {
         match step {
             Step::Record => {
@@ -221,7 +280,10 @@ fn play(steps: Vec<Step>) -> Result<(), TestCaseError> {
                 agent = agent.restart(&data, || {});
             }
             Step::CentreIsSaved => saved_centre = Some(centre.clone()),
-            Step::CentreComesBack => centre = saved_centre.clone().unwrap_or_default(),
+            Step::CentreComesBack => {
+                centre = saved_centre.clone().unwrap_or_default();
+                past.has_centre_returned = true;
+            }
             Step::DiskIsSaved => {
                 agent = agent.restart(&data, || copy(&state, &aside));
                 saved_disk = Some(on_disk.clone());
@@ -230,12 +292,15 @@ fn play(steps: Vec<Step>) -> Result<(), TestCaseError> {
                 if let Some(saved) = &saved_disk {
                     agent = agent.restart(&data, || copy(&aside, &state));
                     on_disk = saved.clone();
+                    past.has_disk_returned = true;
                 }
             }
             Step::Arrives | Step::RequestLost | Step::ReceiptLost | Step::OlderReceipt => {
                 agent.work(|batch| deliver(&mut centre, batch, Some(step), &mut older));
             }
         }
+        past.taken.extend(&centre.log);
+        past.explains(&agent)?;
         // What neither side has any more is nobody's to keep.
         made.retain(|id| on_disk.contains(id) || centre.log.contains(id));
     }
@@ -248,6 +313,8 @@ fn play(steps: Vec<Step>) -> Result<(), TestCaseError> {
         rounds += 1;
         prop_assert!(rounds < 1_000, "it comes to an end");
     }
+    past.taken.extend(&centre.log);
+    past.explains(&agent)?;
     prop_assert_eq!(&centre.log, &made, "each once, in the order in which they were made");
     Ok(())
 }
