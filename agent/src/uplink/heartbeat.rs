@@ -9,6 +9,7 @@ use crate::clock;
 use crate::nodes::follow::Follower;
 use crate::outbox::Outbox;
 use crate::rng::Rng;
+use crate::status::Membership;
 use crate::store::{Identity, Store, StoreError};
 use crate::uplink::connectivity::Line;
 use crate::uplink::controller::Controller;
@@ -76,6 +77,7 @@ impl<V: Measure, C: Content> Pulse<'_, V, C> {
         };
         // A line that only falters is left to the outbox's own pauses.
         let was_away = matches!(self.standing.line(), Line::Untried | Line::Offline { .. });
+        let was_heard = self.standing.membership() == Membership::Joined;
         let asked_at = clock::now();
         let outcome = self.controller.heartbeat(&heartbeat).await;
         let now = clock::now();
@@ -83,7 +85,7 @@ impl<V: Measure, C: Content> Pulse<'_, V, C> {
         let interval = Duration::from_secs(self.standing.heartbeat_interval_s().into());
         match outcome {
             Ok(mut answer) => {
-                if was_away {
+                if was_away || !was_heard {
                     self.outbox.line_is_back();
                 }
                 self.tenure.hold().await;
