@@ -271,7 +271,8 @@ fn log_report(report: &Report) {
         Report::Failed(error @ DeliveryError::InUse(_)) => {
             log::error!(
                 error:%;
-                "no changes are delivered while another machine uses this agent's identity; boots go on; stop that machine, or                  make a new token for the site and run `pureboot-agent init --rejoin` on the one that stays"
+                "no changes are delivered while another machine uses this agent's identity; boots go on; stop that machine, or \
+                 make a new token for the site and run `pureboot-agent init --rejoin` on the one that stays"
             );
         }
         Report::Failed(error) => log::warn!(error:%; "changes wait for the controller"),
@@ -281,7 +282,8 @@ fn log_report(report: &Report) {
         Report::Behind { acked_through, first_seq } => {
             log::error!(
                 acked_through, first_seq;
-                "the controller has come to change {acked_through} and had acknowledged all before {first_seq}: it is from a                  backup; what is kept is sent again"
+                "the controller has come to change {acked_through} and had acknowledged all before {first_seq}: it is from a \
+                 backup; what is kept is sent again"
             );
         }
         Report::Forked { epoch } => {
