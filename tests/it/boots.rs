@@ -224,7 +224,7 @@ fn a_file_that_cannot_be_read_is_seen_and_explained() -> Result<()> {
     site.agent.cache_add("images/broken.img", &image)?;
     let boot = load(&site)?;
     ask(&site, &mac, &boot)?;
-    // Somebody reads it slowly, so that the agent has it open; then the disk loses it.
+    // Somebody reads it slowly, so that the agent has it open; then the disk loses what was in it.
     let path = format!("/files/images/broken.img?boot={boot}");
     let mut reader = TcpStream::connect(site.agent.boot())?;
     write!(reader, "GET /files/images/broken.img HTTP/1.1\r\nHost: agent\r\n\r\n")?;
@@ -234,7 +234,9 @@ fn a_file_that_cannot_be_read_is_seen_and_explained() -> Result<()> {
     let hash = sha256(&image);
     let shard = hash.get(..2).context("a hash")?;
     let object = site.agent.data_dir().join("cache/objects").join(shard).join(&hash);
-    fs::OpenOptions::new().write(true).open(&object)?.set_len(0)?;
+    let file = fs::OpenOptions::new().write(true).open(&object)?;
+    file.set_len(0)?;
+    file.set_len(u64::try_from(LARGE_LEN)?)?;
     http::get(&site.agent.url(&path))?.expect(503)?;
     site.agent.report(&mac, &boot, "install_failed", None)?;
 

@@ -26,8 +26,8 @@ const IMAGE: &str = "images/large.img";
 /// What a loader may take on a busy machine.
 const LOADER_LIMIT: Duration = Duration::from_secs(2);
 /// Bodies of content that the agent sends at a time, and connections that one address may have.
-const STREAMS: u8 = 96;
-const PER_ADDRESS: u8 = 16;
+const STREAMS: u16 = 256;
+const PER_ADDRESS: u16 = 16;
 
 /// Reads the loader by HTTP, with HEAD first as UEFI does, and by TFTP.
 fn load(agent: &Agent, loader: &[u8]) -> Result<()> {
@@ -65,8 +65,8 @@ fn a_loader_is_sent_beside_as_many_large_files_as_may_be() -> Result<()> {
     site.agent.cache_add(IMAGE, &noise(8 << 20))?;
     let mut readers = Vec::new();
     for number in 0..STREAMS {
-        let source = Ipv4Addr::new(127, 0, 3, 1 + number / PER_ADDRESS);
-        readers.push(read_slowly(&site.agent, source)?);
+        let [_, host] = (1 + number / PER_ADDRESS).to_be_bytes();
+        readers.push(read_slowly(&site.agent, Ipv4Addr::new(127, 0, 3, host))?);
     }
     let image = site.agent.url(&format!("/files/{IMAGE}"));
     let refused = http::get(&image)?.expect(503)?;
