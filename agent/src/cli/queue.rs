@@ -90,6 +90,9 @@ impl Queue {
 
 impl Ls {
     fn run(self) -> anyhow::Result<ExitCode> {
+        if self.limit == 0 {
+            bail!("--limit 0 lists nothing: give 1 or more, or ask `queue stats` for the figures");
+        }
         let socket = DataDir::open(&self.data_dir)?.socket();
         let (items, is_all) = self.load(&socket)?;
         if self.json {
@@ -167,15 +170,16 @@ fn table(items: &[Item], now: Timestamp) -> String {
     if items.is_empty() {
         return "nothing waits for the controller, and it has set nothing aside\n".to_owned();
     }
+    let what_len = items.iter().map(|item| item.summary.chars().count()).max().unwrap_or(0);
     let mut text = format!(
-        "{:>6}  {:<10}  {:<17}  {:<20}  {:<28}  {}\n",
+        "{:>6}  {:<10}  {:<17}  {:<20}  {:<what_len$}  {}\n",
         "CHANGE", "STATE", "MACHINE", "MADE", "WHAT", "WHY"
     );
     for item in items {
         let (stage, made) = (item.stage.as_str(), format!("{} ago", ago(now, item.at)));
         _ = writeln!(
             text,
-            "{:>6}  {stage:<10}  {:<17}  {made:<20}  {:<28}  {}",
+            "{:>6}  {stage:<10}  {:<17}  {made:<20}  {:<what_len$}  {}",
             item.seq,
             machine(item),
             item.summary,
@@ -285,12 +289,15 @@ mod tests {
         let now = Timestamp::from_unix_ms(90_000);
         let items = [
             item(7, Stage::Parked, "the controller keeps it without effect: there is no node"),
-            item(8, Stage::Pending, "the controller cannot be reached: refused"),
+            Item {
+                summary: "seen for the first time, or with new facts".to_owned(),
+                ..item(8, Stage::Pending, "the controller cannot be reached: refused")
+            },
         ];
         expect![[r#"
-            CHANGE  STATE       MACHINE            MADE                  WHAT                          WHY
-                 7  parked      52:54:00:00:00:01  1 min 30 s ago        install_progress 40 %         the controller keeps it without effect: there is no node
-                 8  pending     52:54:00:00:00:01  1 min 30 s ago        install_progress 40 %         the controller cannot be reached: refused
+            CHANGE  STATE       MACHINE            MADE                  WHAT                                        WHY
+                 7  parked      52:54:00:00:00:01  1 min 30 s ago        install_progress 40 %                       the controller keeps it without effect: there is no node
+                 8  pending     52:54:00:00:00:01  1 min 30 s ago        seen for the first time, or with new facts  the controller cannot be reached: refused
         "#]]
         .assert_eq(&table(&items, now));
         assert!(table(&[], now).starts_with("nothing waits"));
