@@ -92,6 +92,7 @@ impl Store {
             };
             if !is_old {
                 chain = chain.after(head);
+                ledger.carry_on(&outbox, item, &result);
             }
             results.push(result);
         }

@@ -236,6 +236,34 @@ async fn d10_another_change_in_a_place_that_is_taken_is_a_fork_and_has_no_effect
     assert_eq!(centre.app.store.traces().await, traces);
 }
 
+/// Hands over `items` in a new epoch, from its first place on.
+async fn hand_over_anew(centre: &Centre, agent: &Joined, items: &[&Value]) -> ChangeReceipt {
+    let mut placed: Vec<Value> = items.iter().copied().cloned().collect();
+    placed.iter_mut().zip(1..).for_each(|(item, seq)| item["seq"] = json!(seq));
+    let answer = post(centre, agent, batch(2, 1, &placed)).await;
+    serde_json::from_value(answer.body).expect("a receipt")
+}
+
+#[tokio::test]
+async fn d10_a_wish_in_a_new_epoch_meets_only_what_its_site_has_forgotten() {
+    let first = [seen(1, 1, 1), event(2, 1, NodeEventKind::BootStarted)];
+    let wish = wish(3, 1, Lifecycle::Pending, 1);
+    for (kept, expected) in [
+        // The site made the wish before it heard that its own change had taken effect.
+        (vec![&first[1], &wish], "duplicate applied through 2"),
+        (vec![&first[0], &first[1], &wish], "duplicate duplicate applied through 3"),
+        // Its disk has come back from before the change.
+        (vec![&first[0], &wish], "duplicate conflict through 2"),
+        (vec![&wish], "conflict through 1"),
+    ] {
+        let centre = Centre::start().await;
+        let agent = centre.join("berlin").await;
+        hand_over(&centre, &agent, 1, &first).await;
+        let receipt = hand_over_anew(&centre, &agent, &kept).await;
+        assert_eq!(outcomes(&receipt), expected);
+    }
+}
+
 #[tokio::test]
 async fn c10_u7_a_poison_item_is_parked_with_its_reason_and_others_go_on() {
     let centre = Centre::start().await;

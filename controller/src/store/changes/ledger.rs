@@ -87,6 +87,18 @@ impl Ledger {
         self.nodes.insert(node.id, Kept { node, run: Some(run), central });
     }
 
+    /// Lets the run of a node go on in `outbox`, which has handed over once more, in another place, the very change that made the node
+    /// what it is: whoever still has that one has all of the run. Of a change that the site has forgotten it knows nothing, and what
+    /// it wishes then is compared (FAULTS D10).
+    pub(super) fn carry_on(&mut self, outbox: &Outbox, item: &Item, result: &ChangeResult) {
+        let node = item.node().and_then(|name| self.nodes.get_mut(self.names.get(&name)?));
+        let Some(Kept { node, run: Some(run), .. }) = node else { return };
+        if result.node_version == Some(node.version) && run.outbox_id != outbox.id {
+            run.outbox_id = outbox.id;
+            self.unsaved.insert(node.id);
+        }
+    }
+
     /// An event that the site has reported of `node`.
     pub(super) fn note_event(&mut self, node: NodeId, change: &Change, event: &NodeEvent) {
         self.events.push(SeenEvent::new(node, change, event));
