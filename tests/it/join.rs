@@ -161,7 +161,7 @@ fn a_restarted_agent_is_still_the_same_agent() -> Result<()> {
 }
 
 /// Joins anew with `token` and starts; says whether the controller still hears of reports.
-fn rejoin(site: &mut Site, token: &str) -> Result<()> {
+pub(crate) fn rejoin(site: &mut Site, token: &str) -> Result<()> {
     site.agent.program()?.terminate()?;
     let file = site.dir().join("second-token");
     fs::write(&file, token)?;

@@ -27,6 +27,7 @@ mod need;
 mod netboot;
 mod offline;
 mod openapi;
+mod pasts;
 mod proxy;
 mod sync;
 mod tftp;
@@ -108,6 +109,7 @@ fn main() {
         faults::cases(),
         answers::cases(),
         kept::cases(),
+        pasts::cases(),
         openapi::cases(),
         metrics::cases(),
         hostile::cases(),
