@@ -6,7 +6,9 @@
 
 mod filters;
 mod includes;
+mod names;
 mod sanity;
+mod tags;
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::error::Error as _;
@@ -84,14 +86,23 @@ impl Library {
         self.0.contains_key(name)
     }
 
-    /// Checks that `name` and all that it includes compile, are here, and include each other neither in a circle nor too deep.
+    /// Checks that `name` and all that it includes compile, are here, name no filter, test or function that is not there, and include
+    /// each other neither in a circle nor too deep.
     ///
     /// # Errors
     /// The first thing that is wrong.
     pub fn check(&self, name: &str) -> Result<(), AnswerError> {
         let mut seen = BTreeSet::new();
         self.walk(name, &mut Vec::new(), &mut seen)?;
-        self.environment(&seen).map(|_| ())
+        let environment = self.environment(&seen)?;
+        for name in seen {
+            let explain = |error| self.explain(name, &error, None);
+            let undeclared =
+                environment.get_template(name).map_err(explain)?.undeclared_variables(false);
+            let body = self.0.get(name).map(String::as_str).unwrap_or_default();
+            names::check(name, body, &undeclared)?;
+        }
+        Ok(())
     }
 
     /// The text of `name` with `values`, a map of maps such as `{"node": {"hostname": "web-1"}}`.
@@ -243,16 +254,22 @@ fn unknown(place: &str, values: Option<&serde_json::Value>) -> String {
     if let Some(values) = values {
         names(values, "", &mut known);
     }
-    known.sort_by_key(|other| distance(&name, other));
-    let near: Vec<_> = known.into_iter().take(SUGGESTIONS_MAX).collect();
+    let near = nearest(&name, known.iter().map(String::as_str));
     let what = if name.is_empty() { "a variable here".to_owned() } else { format!("'{name}'") };
-    match near.as_slice() {
-        [] => format!("{what} has no value here"),
+    match near.as_str() {
+        "" => format!("{what} has no value here"),
         near => format!(
-            "{what} has no value here; the nearest names that have one: {} (or say what else: | default('…'))",
-            near.join(", ")
+            "{what} has no value here; the nearest names that have one: {near} (or say what else: | default('…'))"
         ),
     }
+}
+
+/// Those of `known` that are most like `name`, the nearest first.
+fn nearest<'a>(name: &str, known: impl Iterator<Item = &'a str>) -> String {
+    let mut known: Vec<_> = known.collect();
+    known.sort_by_key(|other| distance(name, other));
+    known.truncate(SUGGESTIONS_MAX);
+    known.join(", ")
 }
 
 /// The dotted names of everything in `values` that is no map itself.

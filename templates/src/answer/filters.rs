@@ -5,48 +5,73 @@ use base64::Engine;
 use base64::engine::general_purpose::STANDARD;
 use minijinja::{Environment, Error, ErrorKind, Value, filters, functions, tests};
 
+/// What templates may name, and what adds it; both from one list.
+macro_rules! named {
+    ($names:ident, $doc:literal, $all:ident, $add:ident: $($name:literal => $value:path,)*) => {
+        #[doc = $doc]
+        pub(super) const $names: &[&str] = &[$($name),*];
+
+        fn $all(environment: &mut Environment<'_>) {
+            $(environment.$add($name, $value);)*
+        }
+    };
+}
+
 /// Adds all of them.
 pub(super) fn add(environment: &mut Environment<'_>) {
-    environment.add_filter("abs", filters::abs);
-    environment.add_filter("capitalize", filters::capitalize);
-    environment.add_filter("default", filters::default);
-    environment.add_filter("first", filters::first);
-    environment.add_filter("indent", filters::indent);
-    environment.add_filter("int", filters::int);
-    environment.add_filter("items", filters::items);
-    environment.add_filter("join", filters::join);
-    environment.add_filter("last", filters::last);
-    environment.add_filter("length", filters::length);
-    environment.add_filter("lines", filters::lines);
-    environment.add_filter("lower", filters::lower);
-    environment.add_filter("replace", filters::replace);
-    environment.add_filter("reverse", filters::reverse);
-    environment.add_filter("round", filters::round);
-    environment.add_filter("sort", filters::sort);
-    environment.add_filter("split", filters::split);
-    environment.add_filter("string", filters::string);
-    environment.add_filter("trim", filters::trim);
-    environment.add_filter("unique", filters::unique);
-    environment.add_filter("upper", filters::upper);
-    environment.add_filter("b64encode", b64encode);
-    environment.add_filter("quote", quote);
-    environment.add_filter("tojson", tojson);
-    environment.add_filter("yaml", yaml);
+    add_filters(environment);
+    add_tests(environment);
+    add_functions(environment);
+}
 
-    environment.add_test("defined", tests::is_defined);
-    environment.add_test("divisibleby", tests::is_divisibleby);
-    environment.add_test("endingwith", tests::is_endingwith);
-    environment.add_test("even", tests::is_even);
-    environment.add_test("in", tests::is_in);
-    environment.add_test("mapping", tests::is_mapping);
-    environment.add_test("number", tests::is_number);
-    environment.add_test("odd", tests::is_odd);
-    environment.add_test("sequence", tests::is_sequence);
-    environment.add_test("startingwith", tests::is_startingwith);
-    environment.add_test("string", tests::is_string);
-    environment.add_test("undefined", tests::is_undefined);
+named! {
+    FILTERS, "What may stand behind `|`.", add_filters, add_filter:
+    "abs" => filters::abs,
+    "capitalize" => filters::capitalize,
+    "default" => filters::default,
+    "first" => filters::first,
+    "indent" => filters::indent,
+    "int" => filters::int,
+    "items" => filters::items,
+    "join" => filters::join,
+    "last" => filters::last,
+    "length" => filters::length,
+    "lines" => filters::lines,
+    "lower" => filters::lower,
+    "replace" => filters::replace,
+    "reverse" => filters::reverse,
+    "round" => filters::round,
+    "sort" => filters::sort,
+    "split" => filters::split,
+    "string" => filters::string,
+    "trim" => filters::trim,
+    "unique" => filters::unique,
+    "upper" => filters::upper,
+    "b64encode" => b64encode,
+    "quote" => quote,
+    "tojson" => tojson,
+    "yaml" => yaml,
+}
 
-    environment.add_function("range", functions::range);
+named! {
+    TESTS, "What may stand behind `is`.", add_tests, add_test:
+    "defined" => tests::is_defined,
+    "divisibleby" => tests::is_divisibleby,
+    "endingwith" => tests::is_endingwith,
+    "even" => tests::is_even,
+    "in" => tests::is_in,
+    "mapping" => tests::is_mapping,
+    "number" => tests::is_number,
+    "odd" => tests::is_odd,
+    "sequence" => tests::is_sequence,
+    "startingwith" => tests::is_startingwith,
+    "string" => tests::is_string,
+    "undefined" => tests::is_undefined,
+}
+
+named! {
+    FUNCTIONS, "What may be called.", add_functions, add_function:
+    "range" => functions::range,
 }
 
 /// Base64 with padding (RFC 4648 §4).

@@ -108,6 +108,69 @@ fn u8_what_does_not_compile_says_line_and_column() {
     );
 }
 
+fn check_refusal(body: &str, expected: Expect) {
+    let library = library(&[("t", body), ("macros", "{% macro twice(x) %}{{ x }}{% endmacro %}")]);
+    expected.assert_eq(
+        &library.check("t").map_or_else(|error| error.to_string(), |()| "fine".to_owned()),
+    );
+}
+
+#[test]
+fn u8_a_name_that_nothing_stands_behind_is_found_before_any_machine_waits() {
+    check_refusal(
+        "a\n {{ 'ü|x' | lower | uper }}",
+        expect!["'t' line 2, column 21: there is no filter 'uper'; the nearest: upper, lower, abs"],
+    );
+    check_refusal(
+        "{% if false %}{% filter trimm %}x{% endfilter %}{% endif %}",
+        expect![
+            "'t' line 1, column 25: there is no filter 'trimm'; the nearest: trim, string, int"
+        ],
+    );
+    check_refusal(
+        "{% if node.x is not definde %}{% endif %}",
+        expect![
+            "'t' line 1, column 21: there is no test 'definde'; the nearest: defined, undefined, even"
+        ],
+    );
+    check_refusal(
+        "{{ node.hostname }} {{ now() }}",
+        expect![
+            "'t' line 1, column 24: there is no function 'now'; there is range, and what is a macro here or imported, as in {% from 'macros' import now %}"
+        ],
+    );
+    check_refusal(
+        "{{ node.tags.append (1) }}",
+        expect![
+            "'t' line 1, column 4: 'node.tags.append' cannot be called: values have no functions, only filters such as | lower"
+        ],
+    );
+    for body in [
+        "{% for tag in node.tags if (tag is startingwith 'd') %}{{ loop.cycle('a', 'b') }}{% endfor %}",
+        "{% macro f(a, b=range(2)) %}{{ a }}{{ caller() }}{% endmacro %}{% call f (1) %}x{% endcall %}{{ {'is': 1}.is }}",
+        "{% from 'macros' import twice as two %}{{ two(meta.rack | default('x', true)) }}",
+        "{% import 'macros' as m %}{{ m.twice(1) }}{% block a %}b{% endblock %}{{ self.a() }}",
+        "{% if node.hostname %}{% from 'macros' import twice, twice as two %}{% endif %}{{ two(1) }}{{ twice(1) }}",
+        "{% raw %}{{ now() | nothing }}{% endraw %}{# {{ now() }} #}{{ '{{ now() }} | nothing' }}",
+        "{% set x = (1 if not (2 is odd) else 3) %}{{ x is divisibleby(3) or x in (1, 2) and not (x == 1.5) }}",
+    ] {
+        check_refusal(body, expect!["fine"]);
+        library(&[("t", body), ("macros", "{% macro twice(x) %}{{ x }}{% endmacro %}")])
+            .render("t", &values())
+            .expect(body);
+    }
+}
+
+#[test]
+fn u8_every_filter_test_and_function_that_is_there_is_known_to_be() {
+    for filter in filters::FILTERS {
+        assert_eq!(library(&[("t", &format!("{{{{ x | {filter} }}}}"))]).check("t"), Ok(()));
+    }
+    for test in filters::TESTS {
+        assert_eq!(library(&[("t", &format!("{{{{ x is {test} }}}}"))]).check("t"), Ok(()));
+    }
+}
+
 #[test]
 fn what_could_reach_out_is_not_there() {
     for body in [
