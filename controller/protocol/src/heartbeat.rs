@@ -92,4 +92,7 @@ pub struct HeartbeatAnswer {
     /// from a controller that does not tell.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub nodes_version: Option<u64>,
+    /// The version of the site's manifest; whoever holds that one need not ask for it. None where the controller does not tell.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub manifest_version: Option<u64>,
 }

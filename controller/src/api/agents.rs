@@ -162,8 +162,24 @@ pub(crate) async fn heartbeat(
             config,
             config_version,
             nodes_version: Some(heard.nodes_version),
+            manifest_version: manifest_version(&app, agent.site_id, heard.manifest_version).await,
         },
     ))
+}
+
+/// The version of a site's manifest: the `known` one, or that of a look at what the site is to hold now. A heartbeat counts though
+/// that fails; the agent asks for itself then.
+async fn manifest_version(app: &App, site: SiteId, known: Option<u64>) -> Option<u64> {
+    if known.is_some() {
+        return known;
+    }
+    match app.store.manifest(site, app.now()).await {
+        Ok(issued) => Some(issued.version),
+        Err(error) => {
+            tracing::warn!(%site, %error, "no heartbeat tells site {site} of its manifest now");
+            None
+        }
+    }
 }
 
 fn check(heartbeat: &Heartbeat) -> Result<(), ApiError> {

@@ -10,9 +10,13 @@ use sqlx::{AssertSqlSafe, Row};
 
 use crate::auth::Agent;
 use crate::store::commands::{self, Said};
+use crate::store::installation::CONTENT_NUMBER;
+use crate::store::manifests::Basis;
 use crate::store::many::{ROWS_MAX, pieces, values};
 use crate::store::records::NEWEST;
-use crate::store::row::{DbConnection, DbRow, count, flag, int, time_opt, to_json, word, word_opt};
+use crate::store::row::{
+    DbConnection, DbRow, count, count_opt, flag, int, time_opt, to_json, word, word_opt,
+};
 use crate::store::{Origin, Store, StoreError, tenures};
 
 /// Heartbeats that are kept of one site: a day at the default interval.
@@ -65,6 +69,8 @@ pub(crate) struct Heard {
     pub(crate) config_version: u64,
     /// The newest number of a change of the site's nodes.
     pub(crate) nodes_version: u64,
+    /// The version of the site's manifest, where nothing that it is made of has changed since it was looked at.
+    pub(crate) manifest_version: Option<u64>,
     /// What its agent is ordered to do.
     pub(crate) commands: Vec<SiteCommand>,
 }
@@ -130,10 +136,21 @@ impl Standing {
                 before: word_opt(row, "agent_status")?,
                 config_version: count(row, "version")?,
                 nodes_version: count(row, "nodes_version")?,
+                manifest_version: manifest_version(row)?,
                 commands: Vec::new(),
             },
         })
     }
+}
+
+fn manifest_version(row: &DbRow) -> Result<Option<u64>, StoreError> {
+    let Some(version) = count_opt(row, "manifest_version")? else { return Ok(None) };
+    let now = Basis {
+        content_number: count(row, "content_now")?,
+        nodes_number: count(row, "nodes_version")?,
+        settings_version: count(row, "version")?,
+    };
+    Ok((Basis::read(row)? == now).then_some(version))
 }
 
 /// Keeps heartbeats of different sites. What else a site's agent is to be told with the answer is read here, for all of
@@ -216,9 +233,10 @@ async fn standings(
             s.heartbeat_interval AS interval_set,
             (SELECT coalesce(max(h.number), 0) FROM heartbeats h WHERE h.site_id = a.site_id) AS last_number,
             EXISTS (SELECT 1 FROM commands c WHERE c.site_id = a.site_id AND c.finished_at IS NULL
-                AND c.leased_until <= beat.column3) AS is_wanted, {} AS nodes_version
+                AND c.leased_until <= beat.column3) AS is_wanted, {} AS nodes_version,
+            m.version AS manifest_version, m.content_number, m.nodes_number, m.settings_version, {CONTENT_NUMBER} AS content_now
          FROM ({}) AS beat JOIN agents a ON a.site_id = beat.column1 AND a.id = beat.column2
-         JOIN sites s ON s.id = a.site_id",
+         JOIN sites s ON s.id = a.site_id LEFT JOIN manifest_bases m ON m.site_id = a.site_id",
         tenures::COLUMNS,
         NEWEST.replace("{site}", "beat.column1"),
         values(beats.len(), 3)

@@ -8,6 +8,7 @@ use serde::Serialize;
 use sqlx::Row;
 
 use crate::content::{Condition, Digests, Location};
+use crate::store::installation::note_content_change;
 use crate::store::page::{Cursor, Paging};
 use crate::store::row::{DbConnection, DbRow, count, int, json, time, word};
 use crate::store::{Store, StoreError};
@@ -196,6 +197,7 @@ impl Store {
         if let Some(replaced) = replaced {
             mark_unreferenced(&mut tx, replaced, now).await?;
         }
+        note_content_change(&mut tx).await?;
         tx.commit().await?;
         Ok((entry, named, kept))
     }
@@ -233,6 +235,7 @@ impl Store {
             .execute(&mut *tx)
             .await?;
         mark_unreferenced(&mut tx, entry.sha256, now).await?;
+        note_content_change(&mut tx).await?;
         tx.commit().await?;
         Ok(entry)
     }

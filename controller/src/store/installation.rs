@@ -70,6 +70,19 @@ pub(super) async fn mark_restored(db: &mut DbConnection, now: Timestamp) -> Resu
     Ok(())
 }
 
+/// How often content has changed, or what says who is to hold it.
+pub(super) const CONTENT_NUMBER: &str =
+    "coalesce((SELECT content_number FROM installation), CAST(0 AS BIGINT))";
+
+/// Notes that sites may have to hold other content from now on, for whatever reason that is neither a change of a node nor of their
+/// own settings. A manifest that was made before is looked at anew.
+pub(super) async fn note_content_change(db: &mut DbConnection) -> Result<(), StoreError> {
+    make(&mut *db).await?;
+    let count = sqlx::query("UPDATE installation SET content_number = content_number + 1");
+    count.execute(db).await?;
+    Ok(())
+}
+
 async fn make(db: &mut DbConnection) -> Result<(), StoreError> {
     sqlx::query(
         "INSERT INTO installation (only_row, id) VALUES (1, $1) ON CONFLICT (only_row) DO NOTHING",

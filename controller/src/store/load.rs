@@ -29,7 +29,8 @@ const NEW_FILE: &str =
 /// What belongs to a moment and not to the data: who is signed in, who may join with a token that may have been used since,
 /// who does a job, and which manifest a site was given last. The next manifest begins with the time of day as its version, and
 /// so above all that were given before.
-const PASSING: [&str; 4] = ["sessions", "registration_tokens", "jobs", "manifests"];
+const PASSING: [&str; 5] =
+    ["sessions", "registration_tokens", "jobs", "manifests", "manifest_bases"];
 
 /// A database that is being filled.
 pub(crate) struct Loading {

@@ -7,12 +7,13 @@ use pureboot_protocol::{
     WorkflowId,
 };
 use sha2::{Digest, Sha256};
-use sqlx::Row;
+use sqlx::{AssertSqlSafe, Row};
 
 use crate::content::{Selection, is_pinned};
 use crate::store::content::{find, read_key};
-use crate::store::row::{DbConnection, count, int, time, to_json, word, word_opt};
-use crate::store::{Store, StoreError, sites, tree, workflows};
+use crate::store::installation::{CONTENT_NUMBER, note_content_change};
+use crate::store::row::{DbConnection, DbRow, count, int, time, to_json, word, word_opt};
+use crate::store::{Store, StoreError, records, sites, tree, workflows};
 
 /// How long a manifest may be believed by a site that can reach the controller.
 const LIFE_MS: i64 = 30 * DAY_MS;
@@ -118,6 +119,7 @@ impl Store {
             .execute(&mut *tx)
             .await?;
         }
+        note_content_change(&mut tx).await?;
         Ok(tx.commit().await?)
     }
 
@@ -132,33 +134,107 @@ impl Store {
     ) -> Result<IssuedManifest, StoreError> {
         {
             let mut tx = self.reader.begin().await?;
-            let entries = entries(&mut tx, site).await?;
+            let (basis, entries) =
+                (Basis::now(&mut tx, site).await?, entries(&mut tx, site).await?);
             if let Some(kept) = kept(&mut tx, site).await?
                 && kept.is_current(&entries, now)
+                && Basis::kept(&mut tx, site).await? == Some(basis)
             {
                 return Ok(kept);
             }
         }
         let mut tx = self.write().await?;
-        let entries = entries(&mut tx, site).await?;
+        let (basis, entries) = (Basis::now(&mut tx, site).await?, entries(&mut tx, site).await?);
         let before = kept(&mut tx, site).await?;
-        if let Some(kept) = before.as_ref().filter(|kept| kept.is_current(&entries, now)) {
-            return Ok(kept.clone());
-        }
-        let issued = IssuedManifest::next(site, entries, before.as_ref(), now);
-        sqlx::query(
-            "INSERT INTO manifests (site_id, version, entries_sha256, payload, issued_at) VALUES ($1, $2, $3, $4, $5)
-             ON CONFLICT (site_id) DO UPDATE SET version = $2, entries_sha256 = $3, payload = $4, issued_at = $5",
-        )
-        .bind(site.to_string())
-        .bind(int(issued.version))
-        .bind(issued.entries_sha256.to_string())
-        .bind(&issued.payload)
-        .bind(issued.issued_at.unix_ms())
-        .execute(&mut *tx)
-        .await?;
+        let issued = match before {
+            Some(kept) if kept.is_current(&entries, now) => kept,
+            before => {
+                let issued = IssuedManifest::next(site, entries, before.as_ref(), now);
+                keep(&mut tx, site, &issued).await?;
+                issued
+            }
+        };
+        basis.keep(&mut tx, site, issued.version).await?;
         tx.commit().await?;
         Ok(issued)
+    }
+}
+
+async fn keep(
+    db: &mut DbConnection,
+    site: SiteId,
+    issued: &IssuedManifest,
+) -> Result<(), StoreError> {
+    sqlx::query(
+        "INSERT INTO manifests (site_id, version, entries_sha256, payload, issued_at) VALUES ($1, $2, $3, $4, $5)
+         ON CONFLICT (site_id) DO UPDATE SET version = $2, entries_sha256 = $3, payload = $4, issued_at = $5",
+    )
+    .bind(site.to_string())
+    .bind(int(issued.version))
+    .bind(issued.entries_sha256.to_string())
+    .bind(&issued.payload)
+    .bind(issued.issued_at.unix_ms())
+    .execute(db)
+    .await?;
+    Ok(())
+}
+
+/// The numbers that rise whenever anything changes that a site's manifest is made of.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) struct Basis {
+    /// Of content and what says who is to hold it ([`note_content_change`]).
+    pub(super) content_number: u64,
+    /// Of the site's nodes ([`records`]).
+    pub(super) nodes_number: u64,
+    /// Of the site's settings.
+    pub(super) settings_version: u64,
+}
+
+impl Basis {
+    async fn now(db: &mut DbConnection, site: SiteId) -> Result<Self, StoreError> {
+        let sql = format!("SELECT {CONTENT_NUMBER} AS number");
+        let row = sqlx::query(AssertSqlSafe(sql)).fetch_one(&mut *db).await?;
+        Ok(Self {
+            content_number: count(&row, "number")?,
+            nodes_number: records::newest(&mut *db, site).await?,
+            settings_version: sites::load(db, site).await?.version,
+        })
+    }
+
+    async fn kept(db: &mut DbConnection, site: SiteId) -> Result<Option<Self>, StoreError> {
+        let row = sqlx::query("SELECT * FROM manifest_bases WHERE site_id = $1");
+        let row = row.bind(site.to_string()).fetch_optional(db).await?;
+        row.map(|row| Self::read(&row)).transpose()
+    }
+
+    /// That in a row of `manifest_bases`.
+    pub(super) fn read(row: &DbRow) -> Result<Self, StoreError> {
+        Ok(Self {
+            content_number: count(row, "content_number")?,
+            nodes_number: count(row, "nodes_number")?,
+            settings_version: count(row, "settings_version")?,
+        })
+    }
+
+    /// Notes that the manifest with `version` is what `site` is to hold while this stands.
+    async fn keep(
+        self,
+        db: &mut DbConnection,
+        site: SiteId,
+        version: u64,
+    ) -> Result<(), StoreError> {
+        sqlx::query(
+            "INSERT INTO manifest_bases (site_id, version, content_number, nodes_number, settings_version) VALUES ($1, $2, $3, $4, $5)
+             ON CONFLICT (site_id) DO UPDATE SET version = $2, content_number = $3, nodes_number = $4, settings_version = $5",
+        )
+        .bind(site.to_string())
+        .bind(int(version))
+        .bind(int(self.content_number))
+        .bind(int(self.nodes_number))
+        .bind(int(self.settings_version))
+        .execute(db)
+        .await?;
+        Ok(())
     }
 }
 

@@ -12,6 +12,7 @@ use pureboot_protocol::{
 };
 use sqlx::{AssertSqlSafe, Row as _};
 
+use crate::store::installation::note_content_change;
 use crate::store::nodes;
 use crate::store::row::{DbConnection, DbRow, count, int, word_opt};
 use crate::store::tree::Assignments;
@@ -101,7 +102,7 @@ pub(super) const NEWEST: &str = "(SELECT coalesce(max(latest.number), 0) FROM (
     UNION ALL SELECT max(number) FROM node_departures WHERE site_id = {site}
     UNION ALL SELECT max(number) FROM node_departures WHERE site_id = '') AS latest)";
 
-async fn newest(db: &mut DbConnection, site: SiteId) -> Result<u64, StoreError> {
+pub(super) async fn newest(db: &mut DbConnection, site: SiteId) -> Result<u64, StoreError> {
     let sql = format!("SELECT {} AS number", NEWEST.replace("{site}", "$1"));
     let row = sqlx::query(AssertSqlSafe(sql)).bind(site.to_string()).fetch_one(db).await?;
     count(&row, "number")
@@ -235,9 +236,10 @@ pub(super) async fn renumber(db: &mut DbConnection, reach: Reach) -> Result<(), 
     .bind(all)
     .bind(assigned)
     .bind(inheriting)
-    .execute(db)
+    .execute(&mut *db)
     .await?;
-    Ok(())
+    // A site without nodes gets new ones with what has changed.
+    note_content_change(db).await
 }
 
 /// Gives one node a new number without a new version: what has changed is no part of the node.

@@ -5,7 +5,7 @@ use ring::signature::{ED25519, UnparsedPublicKey};
 use serde_json::{Value, json};
 
 use super::nodes::workflow;
-use super::{Centre, Joined, registration, request, with_fields};
+use super::{Centre, Joined, heartbeat, registration, request, with_fields};
 
 impl Centre {
     async fn manifest(&self, site: SiteId) -> Manifest {
@@ -171,4 +171,70 @@ async fn a_site_holds_what_its_policy_says_and_what_its_machines_are_installed_w
     assert_eq!(refused.body["errors"][0]["field"], "cache_patterns[1]");
     centre.set(site, json!({"cache_policy": "mirror"})).await;
     assert_eq!(centre.names(site).await.len(), 5);
+}
+
+#[tokio::test]
+async fn a_heartbeat_is_told_of_a_new_manifest_whatever_has_made_it_new() {
+    let centre = Centre::start().await;
+    let agent = centre.join("berlin").await;
+    let site = agent.site;
+    let mut last = 0;
+    let mut check = async |is_newer: bool, step: &str| {
+        centre.pass_seconds(1);
+        let beat = Some(heartbeat(site, 1));
+        let answer = centre.call(&agent.credential, "POST", "/api/v1/agents/heartbeat", beat).await;
+        let told = answer.body["manifest_version"].as_u64().expect("a version");
+        // Which works out anew what the site is to hold.
+        assert_eq!(told, centre.manifest(site).await.version, "{step}");
+        assert_eq!(told > last, is_newer, "{step}: {told} after {last}");
+        last = told;
+    };
+    check(true, "at first").await;
+    check(false, "nothing has happened").await;
+    for name in ["images/foreign", "images/debian/linux", "images/debian/initrd.gz"] {
+        centre.put_content(name, "x").await.data();
+    }
+    check(false, "content that it is not to hold").await;
+    centre.put_content("bootloaders/ipxe.efi", "a").await.data();
+    check(true, "new content").await;
+    centre.put_content("bootloaders/ipxe.efi", "b").await.data();
+    check(true, "other content").await;
+    centre.delete("/api/v1/content/bootloaders/ipxe.efi").await.data();
+    check(true, "content is deleted").await;
+
+    centre.set(site, json!({"cache_policy": "assigned"})).await;
+    check(false, "a policy that changes nothing yet").await;
+    let list = json!([{"category": "images", "path": "foreign"}]);
+    let path = format!("/api/v1/sites/{site}/assigned-content");
+    centre.call(&centre.operator, "PUT", &path, Some(list)).await.data();
+    check(true, "content is assigned").await;
+    centre.set(site, json!({"cache_policy": "minimal"})).await;
+    check(true, "another policy").await;
+
+    let flow = centre.post("/api/v1/workflows", workflow("debian")).await.data()["id"].clone();
+    check(false, "a workflow that nobody has").await;
+    centre.set(site, json!({"default_workflow_id": flow})).await;
+    check(true, "the workflow of new machines").await;
+    let flow_path = format!("/api/v1/workflows/{}", flow.as_str().expect("an id"));
+    let other = json!({"method": "kernel", "kernel": "images/foreign", "initrd": []});
+    centre.patch(&flow_path, other).await.data();
+    check(true, "the workflow loads other content").await;
+    centre.set(site, json!({"default_workflow_id": null})).await;
+    check(true, "it is the workflow of nobody").await;
+    let node = centre.make_node("02:00:00:00:00:01", Some(site)).await;
+    check(false, "a machine without workflow").await;
+    let node = format!("/api/v1/nodes/{}", node["id"].as_str().expect("an id"));
+    centre.patch(&node, json!({"workflow_id": flow})).await.data();
+    check(true, "a machine's own workflow").await;
+    let oslo = centre.make_site("oslo").await;
+    centre.patch(&node, json!({"home_site_id": oslo})).await.data();
+    check(true, "the machine is another site's").await;
+    let group = json!({"name": "web", "default_workflow_id": flow});
+    let group = centre.post("/api/v1/groups", group).await.data()["id"].clone();
+    let group_path = format!("/api/v1/groups/{}", group.as_str().expect("an id"));
+    let member = json!({"home_site_id": site, "workflow_id": null, "group_id": group});
+    centre.patch(&node, member).await.data();
+    check(true, "a machine of a group with a workflow").await;
+    centre.patch(&group_path, json!({"default_workflow_id": null})).await.data();
+    check(true, "the group has none any more").await;
 }

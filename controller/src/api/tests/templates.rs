@@ -55,6 +55,12 @@ async fn u8_what_does_not_compile_is_refused_and_the_old_one_stays() {
         ("x\n {{ a b }}", "'a' line 2, column 7: "),
         ("{% include 'nothing' %}", "'a' line 1, column 12: there is no template 'nothing'"),
         ("{% include 'a' %}", "'a' line 1, column 12: 'a' includes 'a'"),
+        (
+            "\n{{ node.x | lowr }}",
+            "'a' line 2, column 13: there is no filter 'lowr'; the nearest: lower",
+        ),
+        ("{% if x is ready %}{% endif %}", "'a' line 1, column 12: there is no test 'ready'"),
+        ("{{ now() }}", "'a' line 1, column 4: there is no function 'now'"),
     ] {
         let answer = centre.patch(&path, json!({"body": body})).await;
         assert_eq!(answer.problem(), (422, "validation_failed".to_owned()), "{body}");
