@@ -232,6 +232,7 @@ impl heartbeat::Measure for Vitals {
             conflicts_pending: trouble.conflicts,
             config_version: self.standing.config_version(),
             command_results: Vec::new(),
+            plugins: None,
         }
     }
 }

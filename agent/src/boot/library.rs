@@ -120,7 +120,9 @@ impl BootLibrary {
 pub(super) fn role(key: &ContentKey) -> Role {
     match key.category() {
         Category::Bootloaders => Role::Loader,
-        Category::Scripts | Category::Templates | Category::Images => Role::Content,
+        Category::Scripts | Category::Templates | Category::Plugins | Category::Images => {
+            Role::Content
+        }
     }
 }
 

@@ -77,6 +77,9 @@ impl Demand {
 
     /// What a machine gets that asks by HTTP. It may wait for it, and may leave: what was begun goes on.
     pub async fn find(&self, key: &ContentKey) -> Found {
+        if !is_for_machines(key) {
+            return Found::Unknown;
+        }
         let (held, entry) = self.look(key).await;
         if let Some(object) = held {
             return Found::Here(object);
@@ -113,6 +116,9 @@ impl Demand {
     /// # Errors
     /// As [`Cache::try_find`].
     pub async fn find_briefly(&self, key: &ContentKey) -> std::io::Result<Found> {
+        if !is_for_machines(key) {
+            return Ok(Found::Unknown);
+        }
         let entry = self.entry(key);
         let hash = entry.as_ref().map(|entry| entry.sha256);
         if let Some(object) = self.cache.find_or(key, hash).await? {
@@ -176,6 +182,11 @@ impl Demand {
         self.wishes.wish_for(entry.sha256);
         self.flights.join(entry, Need::Machine).ok_or(Found::Later)
     }
+}
+
+/// Whether machines may have it. A site's policies are nobody's business but the agent's.
+fn is_for_machines(key: &ContentKey) -> bool {
+    key.category() != Category::Plugins
 }
 
 /// What `work` returns, unless it takes longer than `patience`.

@@ -32,7 +32,7 @@ fn retention_days(category: Category) -> Option<u32> {
     match category {
         Category::Scripts => Some(1),
         Category::Templates => Some(7),
-        Category::Bootloaders | Category::Images => None,
+        Category::Bootloaders | Category::Plugins | Category::Images => None,
     }
 }
 
@@ -184,7 +184,9 @@ impl Housekeeper {
         let mut wishes: HashMap<ContentHash, Wish> = HashMap::new();
         if let Some(catalog) = self.keeper.catalog() {
             for entry in catalog.entries() {
-                let is_pinned = entry.pinned || entry.key.category() == Category::Bootloaders;
+                let is_kept =
+                    matches!(entry.key.category(), Category::Bootloaders | Category::Plugins);
+                let is_pinned = entry.pinned || is_kept;
                 let wish = if is_pinned { Wish::Pinned } else { Wish::Wanted };
                 let known = wishes.entry(entry.sha256).or_insert(wish);
                 *known = wish.max(*known);

@@ -2,10 +2,11 @@
 //!
 //! A manifest that is refused changes nothing: the one that is held stands, and so do the names in the cache.
 
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 
 use pureboot_protocol::{
-    ContentHash, ContentKey, Manifest, ManifestEntry, PublicKey, SignedManifest, SiteId, Timestamp,
+    ContentHash, ContentKey, Manifest, ManifestEntry, POLICIES_MAX, PluginId, PolicyAssignment,
+    PublicKey, SignedManifest, SiteId, Timestamp,
 };
 
 use crate::seal::{self, Unproven};
@@ -44,6 +45,12 @@ pub enum Unbelieved {
     /// One name cannot stand for two things.
     #[error("it names {0} twice")]
     Twice(ContentKey),
+    /// One word cannot count twice.
+    #[error("it names the policy {0} twice")]
+    PolicyTwice(PluginId),
+    /// More policies than are asked for one machine.
+    #[error("it names {0} policies, at most {POLICIES_MAX}")]
+    Policies(usize),
     /// One of two entries lies about the same bytes.
     #[error("object {0} is said to have two lengths")]
     Lengths(ContentHash),
@@ -73,6 +80,7 @@ impl Catalog {
         }
         manifest.entries.sort_unstable_by(|a, b| a.key.cmp(&b.key));
         check_entries(&manifest.entries)?;
+        check_policies(&manifest.policies)?;
         Ok(Self { manifest })
     }
 
@@ -97,7 +105,7 @@ impl Catalog {
         if offered.version > held.version {
             return Ok(());
         }
-        if offered.entries != held.entries {
+        if offered.entries != held.entries || offered.policies != held.policies {
             return Err(Unbelieved::Rewritten(held.version));
         }
         if offered.issued_at < held.issued_at {
@@ -131,10 +139,26 @@ impl Catalog {
         &self.manifest.entries
     }
 
+    /// The site's policies, in the order in which they are asked.
+    pub fn policies(&self) -> &[PolicyAssignment] {
+        &self.manifest.policies
+    }
+
     /// What a name is to stand for.
     pub fn entry(&self, key: &ContentKey) -> Option<&ManifestEntry> {
         let at = self.manifest.entries.binary_search_by(|entry| entry.key.cmp(key)).ok()?;
         self.manifest.entries.get(at)
+    }
+}
+
+fn check_policies(policies: &[PolicyAssignment]) -> Result<(), Unbelieved> {
+    if policies.len() > POLICIES_MAX {
+        return Err(Unbelieved::Policies(policies.len()));
+    }
+    let mut names = HashSet::new();
+    match policies.iter().find(|policy| !names.insert(&policy.plugin)) {
+        Some(twice) => Err(Unbelieved::PolicyTwice(twice.plugin.clone())),
+        None => Ok(()),
     }
 }
 

@@ -86,6 +86,7 @@ pub(super) fn manifest(version: u64, entries: Vec<ManifestEntry>) -> Manifest {
         issued_at: Timestamp::from_unix_ms(1_000),
         expires_at: Timestamp::from_unix_ms(4_000_000_000_000),
         entries,
+        policies: Vec::new(),
     }
 }
 

@@ -17,6 +17,8 @@ words! {
         Scripts = "scripts",
         /// Answer files to be filled in.
         Templates = "templates",
+        /// Packages of site policies; always kept, and for the agent alone.
+        Plugins = "plugins",
         /// Kernels, initial RAM disks, installation images.
         Images = "images",
     }
@@ -42,7 +44,7 @@ const PATH_LEN_MAX: usize = 255;
 /// The path has one or more segments of `[A-Za-z0-9._+@~=-]`, none of them empty, `.` or `..`, so that it can stand in a URL, a
 /// TFTP request and a script as it is. It is looked up in an index; no file is ever opened by it.
 #[derive(Clone, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
-#[cfg_attr(feature = "schema", derive(schemars::JsonSchema), schemars(extend("pattern" = r"^(bootloaders|scripts|templates|images)/[A-Za-z0-9._+@~=-]+(/[A-Za-z0-9._+@~=-]+)*$")))]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema), schemars(extend("pattern" = r"^(bootloaders|scripts|templates|images|plugins)/[A-Za-z0-9._+@~=-]+(/[A-Za-z0-9._+@~=-]+)*$")))]
 #[serde(try_from = "String", into = "String")]
 pub struct ContentKey {
     category: Category,

@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 
 use serde::{Deserialize, Serialize};
 
-use crate::{CommandResult, Instance, SiteCommand, SiteConfig, SiteId, Timestamp};
+use crate::{CommandResult, Instance, PoliciesReport, SiteCommand, SiteConfig, SiteId, Timestamp};
 
 /// One service of the agent.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -70,6 +70,9 @@ pub struct Heartbeat {
     /// What became of the commands of earlier answers, at most [`COMMAND_RESULTS_MAX`](crate::COMMAND_RESULTS_MAX).
     #[serde(default)]
     pub command_results: Vec<CommandResult>,
+    /// The site's policies and the engine that runs them; none from an agent that runs no policies.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub plugins: Option<PoliciesReport>,
 }
 
 /// The controller's answer to a heartbeat.

@@ -17,6 +17,7 @@ mod mac;
 mod manifest;
 mod migration;
 mod node;
+mod plugins;
 mod registration;
 mod secret;
 pub mod session;
@@ -53,6 +54,11 @@ pub use mac::{Mac, MacError};
 pub use manifest::{Chunks, Manifest, ManifestEntry, PublicKey, Signature, SignedManifest};
 pub use migration::{ForeignBoot, ForeignNode};
 pub use node::{HealthStatus, Lifecycle, LifecycleError, Node, NodeEvent, NodeEventKind};
+pub use plugins::{
+    Capability, EngineId, FAILURE_LEN_MAX, OnFailure, POLICIES_MAX, PluginId, PluginMode,
+    PluginVersion, PluginWordError, PoliciesReport, PolicyAssignment, PolicyReport, PolicyState,
+    package_key,
+};
 pub use registration::{CredentialAnnouncement, RegistrationAnswer, RegistrationRequest};
 pub use secret::{CredentialHash, RegistrationToken, Secret, TokenError};
 pub use sheet::{AnswerFile, AnswerSheet, AnswerValue, Nonce, SheetAnswer, SheetQuestion};

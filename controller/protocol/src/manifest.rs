@@ -6,7 +6,7 @@
 use serde::{Deserialize, Serialize};
 
 use crate::hex::hex_bytes;
-use crate::{ContentHash, ContentKey, Sealed, Signed, SiteId, Timestamp};
+use crate::{ContentHash, ContentKey, PolicyAssignment, Sealed, Signed, SiteId, Timestamp};
 
 hex_bytes! {
     /// An Ed25519 public key (RFC 8032 §5.1.5), written as 64 lower-case hexadecimal digits.
@@ -51,6 +51,10 @@ pub struct Manifest {
     pub expires_at: Timestamp,
     /// The content, sorted by name.
     pub entries: Vec<ManifestEntry>,
+    /// The site's policies in the order in which they are asked, at most [`POLICIES_MAX`](crate::POLICIES_MAX). Their packages
+    /// are among the entries. The version rises with any change of them, too.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub policies: Vec<PolicyAssignment>,
 }
 
 /// One piece of content of a site.

@@ -371,6 +371,7 @@ pub(crate) fn heartbeat(site: SiteId, config_version: u64) -> Value {
         conflicts_pending: 0,
         config_version,
         command_results: Vec::new(),
+        plugins: None,
     };
     serde_json::to_value(heartbeat).expect("a heartbeat can be written")
 }

@@ -260,7 +260,8 @@ impl IssuedManifest {
             None => clock.max(1),
         };
         let expires_at = Timestamp::from_unix_ms(now.unix_ms().saturating_add(LIFE_MS));
-        let manifest = Manifest { site_id, version, issued_at: now, expires_at, entries };
+        let policies = Vec::new();
+        let manifest = Manifest { site_id, version, issued_at: now, expires_at, entries, policies };
         Self { version, issued_at: now, payload: to_json(&manifest), entries_sha256 }
     }
 }

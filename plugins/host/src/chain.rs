@@ -5,48 +5,21 @@
 
 use std::fmt;
 
-use serde::{Deserialize, Serialize};
+pub use pureboot_protocol::{OnFailure, PluginMode as Mode};
 
 use crate::facts::{Action, CacheVerdict, Decision, Vars};
 use crate::package::PluginId;
 use crate::plugin::{Failure, Said};
 
-/// What a site does with a policy's answers.
-#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(rename_all = "kebab-case")]
-pub enum Mode {
-    /// The policy is not asked.
-    Off,
-    /// It is asked, what it would have changed is noted, and nothing is changed.
-    #[default]
-    Shadow,
-    /// Its answers count.
-    On,
-}
-
-/// What happens to a machine whose policy failed.
-#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(rename_all = "kebab-case")]
-pub enum OnFailure {
-    /// It is as if the policy had no opinion.
-    #[default]
-    Builtin,
-    /// It waits for [`FAILURE_HOLD_S`] and asks again.
-    Hold,
-    /// It is not served.
-    Refuse,
-}
-
 /// How long a machine waits for a policy that failed, in seconds.
 pub const FAILURE_HOLD_S: u32 = 30;
 
-impl OnFailure {
-    fn action(self, id: &PluginId) -> Option<Action> {
-        match self {
-            Self::Builtin => None,
-            Self::Hold => Some(Action::Hold(FAILURE_HOLD_S)),
-            Self::Refuse => Some(Action::Refuse(format!("the site policy {id} failed"))),
-        }
+/// What a machine gets whose policy failed; none: as if the policy had no opinion.
+fn failure_action(on_failure: OnFailure, id: &PluginId) -> Option<Action> {
+    match on_failure {
+        OnFailure::Builtin => None,
+        OnFailure::Hold => Some(Action::Hold(FAILURE_HOLD_S)),
+        OnFailure::Refuse => Some(Action::Refuse(format!("the site policy {id} failed"))),
     }
 }
 
@@ -148,7 +121,7 @@ impl Verdict {
             (_, Ok(Said::Error(message))) => Outcome::Error(message),
             (mode, Err(silence)) => {
                 if let (Mode::On, None) = (mode, &self.action) {
-                    self.action = speaker.on_failure.action(&speaker.id);
+                    self.action = failure_action(speaker.on_failure, &speaker.id);
                     self.by = self.action.as_ref().map(|_| speaker.id.clone());
                 }
                 Outcome::Silent(silence)
@@ -221,7 +194,7 @@ impl Patch {
             (_, Ok(Said::Error(message))) => Outcome::Error(message),
             (mode, Err(silence)) => {
                 if let (Mode::On, None) = (mode, &self.instead) {
-                    self.instead = speaker.on_failure.action(&speaker.id);
+                    self.instead = failure_action(speaker.on_failure, &speaker.id);
                 }
                 Outcome::Silent(silence)
             }

@@ -13,8 +13,8 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
-use std::str::FromStr;
 
+pub use pureboot_protocol::{Capability, PluginId, PluginVersion as Version};
 use pureboot_protocol::{ContentHash, PublicKey, Signature};
 use ring::signature::{ED25519, UnparsedPublicKey};
 use serde::{Deserialize, Serialize};
@@ -29,9 +29,6 @@ pub const HEADER_LEN_MAX: usize = 64 << 10;
 pub const CODE_LEN_MAX: usize = 48 << 20;
 
 const SIGNATURE_LEN: usize = 64;
-
-/// The longest name of a policy, in bytes.
-const ID_LEN_MAX: usize = 63;
 
 /// The most settings that a policy declares.
 const SETTINGS_MAX: usize = 64;
@@ -66,108 +63,6 @@ pub enum PackageError {
     Header(String),
 }
 
-/// The name of a policy: lower-case letters, digits and hyphens, beginning with a letter.
-#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
-#[serde(try_from = "String", into = "String")]
-pub struct PluginId(String);
-
-/// Why a text is not the name of a policy.
-#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
-#[error("{0:?} is not a plugin's name: at most 63 of a-z, 0-9 and '-', the first a letter")]
-pub struct PluginIdError(String);
-
-impl FromStr for PluginId {
-    type Err = PluginIdError;
-
-    fn from_str(text: &str) -> Result<Self, Self::Err> {
-        let is_allowed = |byte: u8| matches!(byte, b'a'..=b'z' | b'0'..=b'9' | b'-');
-        let is_id = text.starts_with(|first: char| first.is_ascii_lowercase())
-            && text.len() <= ID_LEN_MAX
-            && text.bytes().all(is_allowed);
-        if is_id {
-            Ok(Self(text.to_owned()))
-        } else {
-            Err(PluginIdError(text.chars().take(80).collect()))
-        }
-    }
-}
-
-impl TryFrom<String> for PluginId {
-    type Error = PluginIdError;
-
-    fn try_from(text: String) -> Result<Self, Self::Error> {
-        text.parse()
-    }
-}
-
-impl From<PluginId> for String {
-    fn from(id: PluginId) -> Self {
-        id.0
-    }
-}
-
-impl fmt::Display for PluginId {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.pad(&self.0)
-    }
-}
-
-/// The version of a policy, `1.2.3`.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
-#[serde(try_from = "String", into = "String")]
-pub struct Version {
-    /// Rises when sites have to change their settings.
-    pub major: u32,
-    /// Rises with what it can do.
-    pub minor: u32,
-    /// Rises with every other change.
-    pub patch: u32,
-}
-
-/// Why a text is not a version.
-#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
-#[error("{0:?} is not a version: three numbers such as 1.2.3")]
-pub struct VersionError(String);
-
-impl FromStr for Version {
-    type Err = VersionError;
-
-    fn from_str(text: &str) -> Result<Self, Self::Err> {
-        let number = |part: &str| {
-            // One spelling each: a second one would be a second version.
-            let number = part.parse::<u32>().ok()?;
-            (number.to_string() == part).then_some(number)
-        };
-        let mut parts = text.split('.').map(number);
-        match (parts.next(), parts.next(), parts.next(), parts.next()) {
-            (Some(Some(major)), Some(Some(minor)), Some(Some(patch)), None) => {
-                Ok(Self { major, minor, patch })
-            }
-            _ => Err(VersionError(text.chars().take(40).collect())),
-        }
-    }
-}
-
-impl TryFrom<String> for Version {
-    type Error = VersionError;
-
-    fn try_from(text: String) -> Result<Self, Self::Error> {
-        text.parse()
-    }
-}
-
-impl From<Version> for String {
-    fn from(version: Version) -> Self {
-        version.to_string()
-    }
-}
-
-impl fmt::Display for Version {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "{}.{}.{}", self.major, self.minor, self.patch)
-    }
-}
-
 /// What a policy may be asked.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]
@@ -186,22 +81,6 @@ impl fmt::Display for Hook {
             Self::Boot => "boot.decide",
             Self::Script => "script.patch",
             Self::Cache => "cache.judge",
-        })
-    }
-}
-
-/// What a policy may use beyond its arguments.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
-#[serde(rename_all = "kebab-case")]
-pub enum Capability {
-    /// The site's node cache.
-    Nodes,
-}
-
-impl fmt::Display for Capability {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.pad(match self {
-            Self::Nodes => "nodes",
         })
     }
 }
