@@ -53,6 +53,20 @@ impl Default for Breaker {
 }
 
 impl Breaker {
+    /// One that is set aside until then, as it was before the agent was started anew.
+    pub fn set_aside(until: Duration, pause: Duration) -> Self {
+        let pause = pause.clamp(PAUSE_MIN, PAUSE_MAX);
+        Self { state: State::Aside { until, pause }, failures: VecDeque::new() }
+    }
+
+    /// For how long it was last set aside; none if it is asked.
+    pub fn pause(&self) -> Option<Duration> {
+        match self.state {
+            State::Aside { pause, .. } => Some(pause),
+            State::Asked => None,
+        }
+    }
+
     /// Until when the policy is not asked; none if it may be.
     pub fn aside_until(&self, now: Duration) -> Option<Duration> {
         match self.state {

@@ -4,11 +4,12 @@
 //! decision, to wait, or to refuse.
 
 use std::fmt;
+use std::time::Duration;
 
 pub use pureboot_protocol::{OnFailure, PluginMode as Mode};
 
-use crate::facts::{Action, CacheVerdict, Decision, Vars};
-use crate::package::PluginId;
+use crate::facts::{Action, CacheVerdict, Decision, NodesSaid, Vars};
+use crate::package::{PluginId, Version};
 use crate::plugin::{Failure, Said};
 
 /// How long a machine waits for a policy that failed, in seconds.
@@ -58,6 +59,23 @@ pub struct Note {
     pub id: PluginId,
     /// What it came to.
     pub outcome: Outcome,
+    /// The call, if there was one.
+    pub call: Option<Call>,
+}
+
+/// A call, as far as it has to be known to repeat it.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Call {
+    /// The version that was asked.
+    pub version: Version,
+    /// The settings that it was given.
+    pub settings: Vars,
+    /// What it burnt; 0 where it was ended from outside.
+    pub fuel: u64,
+    /// How long it took, with the time that others had in between.
+    pub took: Duration,
+    /// What it was told of nodes.
+    pub nodes: Vec<NodesSaid>,
 }
 
 /// What a policy came to.
@@ -127,7 +145,7 @@ impl Verdict {
                 Outcome::Silent(silence)
             }
         };
-        self.notes.push(Note { id: speaker.id.clone(), outcome });
+        self.notes.push(Note { id: speaker.id.clone(), outcome, call: None });
     }
 
     fn take(&mut self, id: &PluginId, decision: Decision) -> Outcome {
@@ -199,7 +217,7 @@ impl Patch {
                 Outcome::Silent(silence)
             }
         };
-        self.notes.push(Note { id: speaker.id.clone(), outcome });
+        self.notes.push(Note { id: speaker.id.clone(), outcome, call: None });
     }
 }
 
@@ -252,7 +270,7 @@ impl Judgement {
             (_, Ok(Said::Error(message))) => Outcome::Error(message),
             (_, Err(silence)) => Outcome::Silent(silence),
         };
-        self.notes.push(Note { id: speaker.id.clone(), outcome });
+        self.notes.push(Note { id: speaker.id.clone(), outcome, call: None });
     }
 }
 

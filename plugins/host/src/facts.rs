@@ -269,5 +269,25 @@ pub trait NodeCache: Send + Sync {
     fn in_group(&self, group: &str) -> Vec<Node>;
 }
 
+/// What a policy asked the record of nodes for.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum NodesAsked {
+    /// The node with this boot interface.
+    Mac(Mac),
+    /// The nodes of this group.
+    Group(String),
+}
+
+/// What a policy was told of nodes: with it the call can be repeated when they are others.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct NodesSaid {
+    /// The question.
+    pub asked: NodesAsked,
+    /// The answer.
+    pub nodes: Vec<Node>,
+}
+
 /// The most nodes of a group that a policy is told.
 pub const NODES_MAX: usize = 256;

@@ -7,7 +7,7 @@ use wasmtime::component::{
 use wasmtime::{Engine, Result, StoreContextMut, bail};
 
 use crate::contract::{self, Level};
-use crate::facts::NODES_MAX;
+use crate::facts::{NODES_MAX, NodesAsked};
 use crate::state::{Severity, State, give_way, pay};
 
 /// The most bytes of chance that one call of a component gets.
@@ -93,12 +93,10 @@ fn define_nodes(linker: &mut Linker<State>) -> Result<()> {
     nodes.func_wrap_async("get", |mut store: StoreContextMut<'_, State>, (mac,): (String,)| {
         Box::new(async move {
             pay(&mut store, mac.len())?;
-            let node = match (&store.data().nodes, mac.parse()) {
-                (Some(nodes), Ok(mac)) => nodes.get(mac),
-                _ => None,
-            };
+            let asked = mac.parse().ok().map(NodesAsked::Mac);
+            let nodes = asked.map(|asked| store.data_mut().nodes(asked)).unwrap_or_default();
             give_way(&mut store).await?;
-            Ok((node.as_ref().map(contract::node),))
+            Ok((nodes.first().map(contract::node),))
         })
     })?;
     nodes.func_wrap_async(
@@ -106,9 +104,8 @@ fn define_nodes(linker: &mut Linker<State>) -> Result<()> {
         |mut store: StoreContextMut<'_, State>, (group,): (String,)| {
             Box::new(async move {
                 pay(&mut store, group.len())?;
-                let nodes = store.data().nodes.as_ref().map(|nodes| nodes.in_group(&group));
-                let nodes: Vec<_> =
-                    nodes.iter().flatten().take(NODES_MAX).map(contract::node).collect();
+                let nodes = store.data_mut().nodes(NodesAsked::Group(group));
+                let nodes: Vec<_> = nodes.iter().take(NODES_MAX).map(contract::node).collect();
                 pay(&mut store, std::mem::size_of_val(nodes.as_slice()))?;
                 give_way(&mut store).await?;
                 Ok((nodes,))

@@ -10,7 +10,7 @@ use crate::answer::{self, BadAnswer, Ground};
 use crate::contract::{self, boot, cache, script};
 use crate::engine::{ENGINE_ID, Engine};
 use crate::facts::{
-    BootFacts, CacheContext, CacheItem, CacheVerdict, Decision, NodeCache, Purpose, Vars,
+    BootFacts, CacheContext, CacheItem, CacheVerdict, Decision, NodeCache, NodesSaid, Purpose, Vars,
 };
 use crate::imports;
 use crate::package::{Capability, Header, Hook, Signed, Trusted};
@@ -97,6 +97,9 @@ pub enum Failure {
     /// Its answer cannot be used.
     #[error("its answer is bad: {0}")]
     Answer(#[from] BadAnswer),
+    /// The machine cannot wait any longer.
+    #[error("it had not answered when its time was up")]
+    Time,
     /// More than is judged at once.
     #[error("{0} items are more than {JUDGE_ITEMS_MAX}")]
     Items(usize),
@@ -131,6 +134,8 @@ pub struct Called<T> {
     pub cost: Cost,
     /// What it logged.
     pub log: LogBook,
+    /// What it was told of nodes.
+    pub nodes: Vec<NodesSaid>,
 }
 
 /// The limits of one call.
@@ -248,6 +253,19 @@ impl Plugin {
         Ok(())
     }
 
+    /// The same policy with other answers to its questions for nodes, as when a call is repeated; one that may not ask still may not.
+    pub fn with_nodes(&self, nodes: Arc<dyn NodeCache>) -> Self {
+        Self {
+            engine: self.engine.clone(),
+            header: self.header.clone(),
+            nodes: self.nodes.as_ref().map(|_| nodes),
+            instances: self.instances.clone(),
+            boot: self.boot.clone(),
+            script: self.script.clone(),
+            cache: self.cache.clone(),
+        }
+    }
+
     /// What its package says of it.
     pub fn header(&self) -> &Header {
         &self.header
@@ -320,8 +338,7 @@ impl Plugin {
     ) -> Option<Called<Vec<Option<CacheVerdict>>>> {
         let cache = self.cache.as_ref()?;
         if items.len() > JUDGE_ITEMS_MAX {
-            let said = Err(Failure::Items(items.len()));
-            return Some(Called { said, cost: Cost::default(), log: LogBook::default() });
+            return Some(Called::failed(Failure::Items(items.len()), Duration::ZERO));
         }
         let (fuel, fuel_per_item) = JUDGE_FUEL;
         let fuel = fuel + fuel_per_item * u64::try_from(items.len()).unwrap_or_default();
@@ -381,17 +398,23 @@ impl Plugin {
         let fuel = limits.fuel - store.get_fuel().unwrap_or_default();
         let state = store.into_data();
         let cost = Cost { fuel, memory: state.meter.memory_len(), took: started_at.elapsed() };
-        Called { said, cost, log: state.log }
+        Called { said, cost, log: state.log, nodes: state.nodes_said }
     }
 }
 
 impl<T> Called<T> {
+    /// A call of which nothing is seen but that it failed.
+    pub(crate) fn failed(failure: Failure, took: Duration) -> Self {
+        let cost = Cost { took, ..Cost::default() };
+        Self { said: Err(failure), cost, log: LogBook::default(), nodes: Vec::new() }
+    }
+
     fn checked<U>(self, check: impl FnOnce(T) -> Result<U, BadAnswer>) -> Called<U> {
         let said = self.said.and_then(|said| match said {
             Said::Answer(answer) => Ok(Said::Answer(check(answer)?)),
             Said::Error(message) => Ok(Said::Error(message)),
         });
-        Called { said, cost: self.cost, log: self.log }
+        Called { said, cost: self.cost, log: self.log, nodes: self.nodes }
     }
 }
 

@@ -3,17 +3,24 @@
 
 use std::cell::{Cell, RefCell};
 use std::collections::VecDeque;
+use std::future::poll_fn;
+use std::pin::pin;
 use std::rc::Rc;
+use std::task::Poll;
 use std::time::{Duration, Instant};
 
-use async_lock::Mutex;
+use smol::Timer;
+use smol::future::or;
+use smol::lock::Mutex;
 
 use crate::answer::Ground;
 use crate::breaker::{Breaker, Change};
-use crate::chain::{Answer, Judgement, Mode, OnFailure, Patch, Silence, Speaker, Verdict};
+use crate::chain::{
+    Answer, Call, Judgement, Mode, Note, OnFailure, Patch, Silence, Speaker, Verdict,
+};
 use crate::facts::{BootFacts, CacheContext, CacheItem, Purpose, Vars};
 use crate::package::{self, Hook, PluginId, SuccessionError, Version};
-use crate::plugin::{Called, Cost, Plugin, Said};
+use crate::plugin::{Called, Cost, Failure, Plugin, Said};
 use crate::state::LogLine;
 
 /// The most questions that wait for one policy; it answers one at a time.
@@ -96,12 +103,18 @@ pub struct Status {
     pub mode: Mode,
     /// How much longer it is set aside, if it is.
     pub aside_for: Option<Duration>,
+    /// For how long it was last set aside, until a trial goes well.
+    pub pause: Option<Duration>,
     /// What came of its calls.
     pub counts: Counts,
     /// The fuel that 99 of 100 of its last calls stayed within.
     pub fuel_p99: u64,
+    /// The fuel of all calls.
+    pub fuel_total: u64,
     /// The longest call.
     pub took_max: Duration,
+    /// All calls.
+    pub took_total: Duration,
     /// The last failure, in words.
     pub last_failure: Option<String>,
 }
@@ -119,6 +132,16 @@ pub struct Counts {
     pub skipped: u64,
 }
 
+/// A policy that is asked.
+pub struct Member {
+    /// Whose word it is.
+    pub speaker: Speaker,
+    /// The version that is asked.
+    pub plugin: Rc<Plugin>,
+    /// The settings that it is given.
+    pub settings: Vars,
+}
+
 /// A version of a policy, and how it has fared.
 struct Running {
     plugin: Rc<Plugin>,
@@ -126,7 +149,9 @@ struct Running {
     breaker: Breaker,
     counts: Counts,
     fuel: VecDeque<u64>,
+    fuel_total: u64,
     took_max: Duration,
+    took_total: Duration,
     last_failure: Option<String>,
 }
 
@@ -138,7 +163,9 @@ impl Running {
             breaker: Breaker::default(),
             counts: Counts::default(),
             fuel: VecDeque::with_capacity(FUEL_SAMPLES),
+            fuel_total: 0,
             took_max: Duration::ZERO,
+            took_total: Duration::ZERO,
             last_failure: None,
         }
     }
@@ -148,7 +175,9 @@ impl Running {
             self.fuel.pop_front();
         }
         self.fuel.push_back(cost.fuel);
+        self.fuel_total = self.fuel_total.saturating_add(cost.fuel);
         self.took_max = self.took_max.max(cost.took);
+        self.took_total = self.took_total.saturating_add(cost.took);
     }
 
     fn fuel_p99(&self) -> u64 {
@@ -169,6 +198,29 @@ struct Slot {
     previous: RefCell<Option<Rc<Plugin>>>,
     turn: Mutex<()>,
     waiting: Cell<usize>,
+}
+
+fn note_call(notes: &mut [Note], call: Option<Call>) {
+    if let Some(note) = notes.last_mut() {
+        note.call = call;
+    }
+}
+
+async fn late<T>(at: Instant) -> Option<T> {
+    Timer::at(at).await;
+    None
+}
+
+/// What `answering` comes to, unless the deadline is before it; then it is dropped, and its instance with it. A policy at work gives
+/// way all the time, so nobody has to wake it for that.
+async fn until<T>(deadline: Instant, answering: impl Future<Output = T>) -> Option<T> {
+    let mut answering = pin!(answering);
+    poll_fn(|context| match answering.as_mut().poll(context) {
+        Poll::Ready(answer) => Poll::Ready(Some(answer)),
+        Poll::Pending if Instant::now() >= deadline => Poll::Ready(None),
+        Poll::Pending => Poll::Pending,
+    })
+    .await
 }
 
 /// One that waits, for as long as it lives.
@@ -221,6 +273,15 @@ impl Policies {
     /// # Errors
     /// It is older than the version that is asked now, or another component with the same version.
     pub fn activate(&self, plugin: Plugin, assignment: Assignment) -> Result<(), SuccessionError> {
+        if let Some(slot) = self.slot(&plugin.header().id) {
+            package::succeeds(plugin.header(), Some(slot.running.borrow().plugin.header()))?;
+        }
+        self.replace(plugin, assignment);
+        Ok(())
+    }
+
+    /// As [`Self::activate`], whatever the version: for those to whom the site's own signed list says which it is to be.
+    pub fn replace(&self, plugin: Plugin, assignment: Assignment) {
         let id = plugin.header().id.clone();
         let plugin = Rc::new(plugin);
         let running = Running::new(Rc::clone(&plugin), self.now());
@@ -233,15 +294,41 @@ impl Policies {
                 turn: Mutex::new(()),
                 waiting: Cell::default(),
             }));
-            return Ok(());
+            return;
         };
-        package::succeeds(plugin.header(), Some(slot.running.borrow().plugin.header()))?;
         let replaced = slot.running.replace(running).plugin;
         if replaced.header().wasm != plugin.header().wasm {
             slot.previous.replace(Some(replaced));
         }
         slot.assignment.replace(assignment);
-        Ok(())
+    }
+
+    /// Has a version at hand that a roll-back leads to; false if there is no policy of this name.
+    pub fn keep_previous(&self, plugin: Plugin) -> bool {
+        let slot = self.slot(&plugin.header().id);
+        slot.map(|slot| slot.previous.replace(Some(Rc::new(plugin)))).is_some()
+    }
+
+    /// Sets a policy aside as it was before the agent was started anew; false if there is none of this name.
+    pub fn set_aside(&self, id: &PluginId, rest: Duration, pause: Duration) -> bool {
+        let breaker = Breaker::set_aside(self.now() + rest, pause);
+        let slot = self.slot(id);
+        slot.map(|slot| slot.running.borrow_mut().breaker = breaker).is_some()
+    }
+
+    /// Whether any policy is asked this.
+    pub fn has(&self, hook: Hook) -> bool {
+        !self.asked(hook).is_empty()
+    }
+
+    /// The policies that are asked this, in order, with what each is asked with: for those who ask them beside the count.
+    pub fn members(&self, hook: Hook) -> Vec<Member> {
+        let member = |slot: &Rc<Slot>| {
+            let plugin = Rc::clone(&slot.running.borrow().plugin);
+            let settings = plugin.settings(&slot.assignment.borrow().settings);
+            Member { speaker: slot.speaker(), plugin, settings }
+        };
+        self.asked(hook).iter().map(member).collect()
     }
 
     /// Asks policies in this order from now on, and forgets those that are not named.
@@ -291,17 +378,25 @@ impl Policies {
                 previous: slot.previous.borrow().as_ref().map(|plugin| plugin.header().version),
                 mode: slot.assignment.borrow().mode,
                 aside_for: running.breaker.aside_until(now).map(|until| until.saturating_sub(now)),
+                pause: running.breaker.pause(),
                 counts: running.counts,
                 fuel_p99: running.fuel_p99(),
+                fuel_total: running.fuel_total,
                 took_max: running.took_max,
+                took_total: running.took_total,
                 last_failure: running.last_failure.clone(),
             }
         };
         self.slots.borrow().iter().map(status).collect()
     }
 
-    /// What this machine boots, by the site's policies.
-    pub async fn decide(&self, facts: &BootFacts, ground: &dyn Ground) -> Verdict {
+    /// What this machine boots, by the site's policies. A policy that has not answered by the deadline has failed.
+    pub async fn decide(
+        &self,
+        facts: &BootFacts,
+        ground: &dyn Ground,
+        deadline: Instant,
+    ) -> Verdict {
         let mut verdict = Verdict::default();
         for slot in self.asked(Hook::Boot) {
             let speaker = slot.speaker();
@@ -311,20 +406,22 @@ impl Policies {
             let ask = async |plugin: &Plugin, settings: &Vars| {
                 plugin.decide(facts, settings, ground).await
             };
-            if let Some(answer) = self.ask(&slot, ask).await {
+            if let Some((answer, call)) = self.ask(&slot, deadline, ask).await {
                 verdict.offer(&speaker, answer);
+                note_call(&mut verdict.notes, call);
             }
         }
         verdict
     }
 
-    /// What the site's policies make of a script.
+    /// What the site's policies make of a script, by the deadline.
     pub async fn patch(
         &self,
         facts: &BootFacts,
         purpose: Purpose,
         script: String,
         ground: &dyn Ground,
+        deadline: Instant,
     ) -> Patch {
         let mut patch = Patch::new(script);
         for slot in self.asked(Hook::Script) {
@@ -332,22 +429,29 @@ impl Policies {
             let ask = async |plugin: &Plugin, settings: &Vars| {
                 plugin.patch(facts, settings, purpose, text, ground).await
             };
-            if let Some(answer) = self.ask(&slot, ask).await {
+            if let Some((answer, call)) = self.ask(&slot, deadline, ask).await {
                 patch.offer(&slot.speaker(), answer);
+                note_call(&mut patch.notes, call);
             }
         }
         patch
     }
 
     /// What the site keeps, by its policies; at most [`crate::plugin::JUDGE_ITEMS_MAX`] items at once.
-    pub async fn judge(&self, context: &CacheContext, items: &[CacheItem]) -> Judgement {
+    pub async fn judge(
+        &self,
+        context: &CacheContext,
+        items: &[CacheItem],
+        deadline: Instant,
+    ) -> Judgement {
         let mut judgement = Judgement::new(items.len());
         for slot in self.asked(Hook::Cache) {
             let ask = async |plugin: &Plugin, settings: &Vars| {
                 plugin.judge(context, settings, items).await
             };
-            if let Some(answer) = self.ask(&slot, ask).await {
+            if let Some((answer, call)) = self.ask(&slot, deadline, ask).await {
                 judgement.offer(&slot.speaker(), answer);
+                note_call(&mut judgement.notes, call);
             }
         }
         judgement
@@ -369,28 +473,34 @@ impl Policies {
     async fn ask<T>(
         &self,
         slot: &Slot,
+        deadline: Instant,
         ask: impl AsyncFnOnce(&Plugin, &Vars) -> Option<Called<T>>,
-    ) -> Option<Answer<T>> {
+    ) -> Option<(Answer<T>, Option<Call>)> {
         let Some(waiting) = Waiting::begin(&slot.waiting) else {
-            return Some(slot.skip(Silence::Busy));
+            return Some((slot.skip(Silence::Busy), None));
         };
-        let came_at = self.now();
-        let _turn = slot.turn.lock().await;
+        let patience = deadline.min(Instant::now() + WAIT_MAX);
+        let turn = or(async { Some(slot.turn.lock().await) }, late(patience)).await;
         drop(waiting);
-        if self.now() - came_at > WAIT_MAX {
-            return Some(slot.skip(Silence::Busy));
-        }
+        let Some(_turn) = turn else { return Some((slot.skip(Silence::Busy), None)) };
         if slot.running.borrow().breaker.aside_until(self.now()).is_some() {
-            return Some(slot.skip(Silence::SetAside));
+            return Some((slot.skip(Silence::SetAside), None));
         }
         let plugin = Rc::clone(&slot.running.borrow().plugin);
         let settings = plugin.settings(&slot.assignment.borrow().settings);
-        let called = ask(&plugin, &settings).await?;
+        let asked_at = Instant::now();
+        let called = match until(deadline, ask(&plugin, &settings)).await {
+            Some(called) => called?,
+            None => Called::failed(Failure::Time, asked_at.elapsed()),
+        };
         if !called.log.lines.is_empty() {
             (self.log)(&slot.id, &called.log.lines, called.log.dropped);
         }
         self.record(slot, &plugin, &called);
-        Some(called.said.map_err(Silence::Failed))
+        let Called { said, cost, nodes, .. } = called;
+        let version = plugin.header().version;
+        let call = Call { version, settings, fuel: cost.fuel, took: cost.took, nodes };
+        Some((said.map_err(Silence::Failed), Some(call)))
     }
 
     fn record<T>(&self, slot: &Slot, plugin: &Rc<Plugin>, called: &Called<T>) {

@@ -7,7 +7,7 @@ use std::task::Poll;
 use wasmtime::{ResourceLimiter, StoreContextMut, Trap};
 
 use crate::contract::Level;
-use crate::facts::NodeCache;
+use crate::facts::{Node, NodeCache, NodesAsked, NodesSaid};
 
 /// The most lines that a call's log keeps.
 pub const LOG_LINES_MAX: usize = 32;
@@ -23,6 +23,9 @@ const PARTS_MAX: usize = 64;
 
 /// What a call into the host costs, in fuel: a microsecond or two of the host's time is so much work of the guest's.
 const HOST_CALL_FUEL: u64 = 1_000;
+
+/// The most questions for nodes of one call that are kept.
+const NODES_SAID_MAX: usize = 64;
 
 /// How much fuel is burnt until the executor may do something else.
 pub(crate) const YIELD_FUEL: u64 = 20_000;
@@ -152,6 +155,8 @@ pub(crate) struct State {
     pub(crate) meter: Meter,
     pub(crate) log: LogBook,
     pub(crate) nodes: Option<Arc<dyn NodeCache>>,
+    /// What it was told of nodes, so that the call can be repeated.
+    pub(crate) nodes_said: Vec<NodesSaid>,
     /// Unix seconds: the time that the facts are of, and no clock's.
     pub(crate) now: u32,
     /// The last of the numbers that stand for chance.
@@ -166,10 +171,26 @@ impl State {
             meter: Meter::new(memory_mib),
             log: LogBook::default(),
             nodes,
+            nodes_said: Vec::new(),
             now,
             number: 0,
             gave_way_at: None,
         }
+    }
+}
+
+impl State {
+    /// The site's nodes as the policy may see them; none without the right to.
+    pub(crate) fn nodes(&mut self, asked: NodesAsked) -> Vec<Node> {
+        let Some(cache) = &self.nodes else { return Vec::new() };
+        let nodes = match &asked {
+            NodesAsked::Mac(mac) => cache.get(*mac).into_iter().collect(),
+            NodesAsked::Group(group) => cache.in_group(group),
+        };
+        if self.nodes_said.len() < NODES_SAID_MAX {
+            self.nodes_said.push(NodesSaid { asked, nodes: nodes.clone() });
+        }
+        nodes
     }
 }
 

@@ -2,12 +2,13 @@
 
 use std::cell::RefCell;
 use std::rc::Rc;
+use std::time::{Duration, Instant};
 
 use pureboot_plugin_host::chain::{Mode, OnFailure, Outcome, Silence};
 use pureboot_plugin_host::compile;
 use pureboot_plugin_host::facts::{Action, Vars};
 use pureboot_plugin_host::package::{Header, Hook, PluginId, SuccessionError};
-use pureboot_plugin_host::plugin::Plugin;
+use pureboot_plugin_host::plugin::{Failure, Plugin};
 use pureboot_plugin_host::policies::{Assignment, Event, Policies, RollbackError, WAITING_MAX};
 
 use crate::guest::{Anything, ENGINE, component, facts, header, load_code};
@@ -36,7 +37,12 @@ fn site() -> Policies {
 }
 
 fn boot(site: &Policies) -> Option<Action> {
-    smol::block_on(site.decide(&facts(), &Anything)).action
+    smol::block_on(site.decide(&facts(), &Anything, far())).action
+}
+
+/// A deadline that no test waits for.
+fn far() -> Instant {
+    Instant::now() + Duration::from_secs(600)
 }
 
 /// Has no opinion, after some work.
@@ -57,7 +63,7 @@ fn p14_a_policy_that_fails_three_times_is_set_aside_and_the_built_in_decision_st
     let status = &site.status()[0];
     assert_eq!((status.counts.failures, status.counts.skipped), (3, 1));
     assert!(status.aside_for.is_some());
-    let verdict = smol::block_on(site.decide(&facts(), &Anything));
+    let verdict = smol::block_on(site.decide(&facts(), &Anything, far()));
     assert_eq!(verdict.notes[0].outcome, Outcome::Silent(Silence::SetAside));
     assert!(site.reset(&id("a")));
     assert!(site.status()[0].aside_for.is_none());
@@ -104,7 +110,7 @@ fn policies_are_asked_in_their_order_and_those_that_are_off_are_not() {
     site.arrange(&[id("c"), id("a")]);
     assert!(site.assign(&id("a"), Assignment { mode: Mode::Shadow, ..on(OnFailure::Builtin) }));
     assert!(!site.assign(&id("b"), Assignment::default()), "it is forgotten");
-    let notes = || smol::block_on(site.decide(&facts(), &Anything)).notes;
+    let notes = || smol::block_on(site.decide(&facts(), &Anything, far())).notes;
     let told: Vec<_> = notes().iter().map(ToString::to_string).collect();
     assert_eq!(told, ["c: no opinion", "a: no opinion (shadow)"]);
     site.assign(&id("c"), Assignment { mode: Mode::Off, ..on(OnFailure::Builtin) });
@@ -117,7 +123,7 @@ fn a_call_that_is_under_way_ends_on_the_version_that_it_began_with() {
     site.activate(version("p1-loop", "a", "1.0.0"), on(OnFailure::Hold)).unwrap();
     let (facts, ground) = (facts(), Anything);
     let executor = smol::LocalExecutor::new();
-    let call = executor.spawn(site.decide(&facts, &ground));
+    let call = executor.spawn(site.decide(&facts, &ground, far()));
     while site.status()[0].counts.failures == 0 && executor.try_tick() {
         if site.status()[0].version == "1.0.0".parse().unwrap() {
             site.activate(version(GOOD, "a", "2.0.0"), on(OnFailure::Hold)).unwrap();
@@ -139,8 +145,9 @@ fn so_many_wait_for_a_policy_and_those_beyond_are_answered_at_once() {
     site.activate(version("p9-log-flood", "a", "1.0.0"), on(OnFailure::Builtin)).unwrap();
     let (facts, ground) = (facts(), Anything);
     let executor = smol::LocalExecutor::new();
-    let calls: Vec<_> =
-        (0..WAITING_MAX + 10).map(|_| executor.spawn(site.decide(&facts, &ground))).collect();
+    let calls: Vec<_> = (0..WAITING_MAX + 10)
+        .map(|_| executor.spawn(site.decide(&facts, &ground, far())))
+        .collect();
     let verdicts = smol::block_on(executor.run(async {
         let mut verdicts = Vec::new();
         for call in calls {
@@ -168,4 +175,52 @@ fn what_a_policy_logs_is_told_with_its_name() {
     site.activate(version(GOOD, "a", "1.0.0"), on(OnFailure::Builtin)).unwrap();
     boot(&site);
     assert_eq!(*told.borrow(), [("a".to_owned(), 32, 968)]);
+}
+
+#[test]
+fn p1_a_policy_that_has_not_answered_when_its_time_is_up_has_failed() {
+    let site = site();
+    site.activate(version("p1-loop", "a", "1.0.0"), on(OnFailure::Hold)).unwrap();
+    let verdict = smol::block_on(site.decide(&facts(), &Anything, Instant::now()));
+    assert_eq!(verdict.action, Some(Action::Hold(30)));
+    assert_eq!(verdict.notes[0].outcome, Outcome::Silent(Silence::Failed(Failure::Time)));
+    assert_eq!(site.status()[0].counts.failures, 1);
+}
+
+#[test]
+fn a_question_waits_for_its_turn_no_longer_than_it_has_time() {
+    let site = site();
+    site.activate(version("p1-loop", "a", "1.0.0"), on(OnFailure::Builtin)).unwrap();
+    let (facts, ground) = (facts(), Anything);
+    let mut first = std::pin::pin!(site.decide(&facts, &ground, far()));
+    assert!(smol::block_on(smol::future::poll_once(first.as_mut())).is_none(), "it is a loop");
+    let verdict = smol::block_on(site.decide(&facts, &ground, Instant::now()));
+    assert_eq!(verdict.notes[0].outcome, Outcome::Silent(Silence::Busy));
+}
+
+#[test]
+fn a_policy_that_was_set_aside_before_a_restart_still_is_and_the_next_failure_doubles_its_pause() {
+    let (minute, hour) = (Duration::from_secs(60), Duration::from_secs(3_600));
+    let site = site();
+    site.activate(version(GOOD, "a", "1.0.0"), on(OnFailure::Builtin)).unwrap();
+    assert!(site.set_aside(&id("a"), minute, hour));
+    let status = &site.status()[0];
+    assert!(status.aside_for.is_some_and(|rest| rest <= minute), "{:?}", status.aside_for);
+    assert_eq!(status.pause, Some(hour));
+    assert!(site.set_aside(&id("a"), Duration::ZERO, minute));
+    assert_eq!(site.status()[0].aside_for, None, "a trial is due");
+    boot(&site);
+    assert_eq!(site.status()[0].pause, None);
+    assert_eq!(site.take_events(), [Event::Back { id: id("a") }]);
+}
+
+#[test]
+fn the_sites_own_list_may_name_an_older_version() {
+    let site = site();
+    site.activate(version(GOOD, "a", "2.0.0"), on(OnFailure::Builtin)).unwrap();
+    assert!(site.activate(version(BAD, "a", "1.0.0"), on(OnFailure::Builtin)).is_err());
+    site.replace(version(BAD, "a", "1.0.0"), on(OnFailure::Builtin));
+    let status = &site.status()[0];
+    let versions = (status.version.to_string(), status.previous.map(|version| version.to_string()));
+    assert_eq!(versions, ("1.0.0".to_owned(), Some("2.0.0".to_owned())));
 }
