@@ -22,9 +22,7 @@ mod run;
 pub mod view;
 
 pub use self::change::NewChange;
-pub use self::flush::{
-    BATCH_BYTES_MAX, BATCH_ITEMS_MAX, DeliveryError, Flush, Output, ReceiptError, Report,
-};
+pub use self::flush::{DeliveryError, Flush, LIMITS, Output, ReceiptError, Report};
 pub use self::outcomes::Trouble;
 pub use self::record::{Counts, Queued, Recorded};
 pub(crate) use self::record::{Entry, append};

@@ -41,8 +41,6 @@ use crate::vault::Vault;
 
 /// The largest body of a request, in bytes, where a route does not say less.
 pub(crate) const BODY_LEN_MAX: usize = 1 << 20;
-/// The largest batch of changes, in bytes.
-const CHANGES_LEN_MAX: usize = 256 << 10;
 /// The largest report of boot sessions, in bytes.
 const BOOTS_LEN_MAX: usize = 512 << 10;
 /// The largest heartbeat, in bytes: it is kept, many times.
@@ -299,7 +297,7 @@ pub(crate) fn table() -> Vec<Route> {
         streamed(Agent, "/api/v1/agents/objects/{sha256}", get(content::object)),
         route(Agent, "/api/v1/agents/objects/{sha256}/chunks", get(content::chunks)),
         route(Agent, "/api/v1/agents/boots", post(boots::take).layer(limit(BOOTS_LEN_MAX))),
-        route(Agent, "/api/v1/agents/changes", post(changes::take).layer(limit(CHANGES_LEN_MAX))),
+        route(Agent, "/api/v1/agents/changes", post(changes::take)),
     ]
 }
 

@@ -64,6 +64,7 @@ pub(crate) use answers::{AnswerFacts, AnswerKit};
 pub(crate) use audit::{AuditFilter, AuditRow};
 pub(crate) use beats::{Beat, Heard};
 pub(crate) use boots::KeptBoot;
+pub(crate) use changes::BATCH_ITEMS_MAX;
 pub(crate) use claims::{Claim, ClaimFilter, Word as ClaimWord};
 pub(crate) use commands::{Command, CommandStatus, Enqueued};
 pub(crate) use conflicts::{Conflict, ConflictStatus, Decision, MergeFields, ResolvedAll};

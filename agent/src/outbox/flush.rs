@@ -11,7 +11,8 @@ mod receipt;
 use std::time::{Duration, Instant};
 
 use pureboot_protocol::{
-    ChainHash, ChangeBatch, ChangeId, ChangeReceipt, ChangeResult, Epoch, Instance, Outcome,
+    BatchLimits, ChainHash, ChangeBatch, ChangeId, ChangeReceipt, ChangeResult, Epoch, Instance,
+    Outcome,
 };
 
 use self::letter::Letter;
@@ -20,10 +21,14 @@ use self::receipt::{Sent, Verdict};
 use super::record::Queued;
 use crate::rng::Rng;
 
-/// The most changes in a batch.
-pub const BATCH_ITEMS_MAX: usize = 100;
-/// The most bytes of payload in a batch; a change that is larger goes alone.
-pub const BATCH_BYTES_MAX: usize = 256 << 10;
+/// The largest batch that the agent makes, however much the controller takes: it is held in memory, and what of it is acknowledged is
+/// one transaction. A change that is larger goes alone.
+pub const LIMITS: BatchLimits = BatchLimits { items_max: 1_000, bytes_max: 1 << 20 };
+/// What a batch has around its changes, in bytes at the most.
+const ENVELOPE_LEN_MAX: u32 = 512;
+/// Batches grow for as long as each is answered within this, counted from when the one before was: one of twice the size is then still
+/// answered before the agent gives it up.
+const GROWS_WITHIN: Duration = Duration::from_secs(3);
 
 /// After a failure, at the least and at the most.
 const PAUSE_MIN: Duration = Duration::from_secs(1);
@@ -139,7 +144,7 @@ pub enum Output {
     Load {
         /// At most so many changes.
         items_max: usize,
-        /// At most so many bytes.
+        /// At most so many bytes, as JSON.
         bytes_max: usize,
     },
     /// Send; feed [`Flush::handle_receipt`] or [`Flush::handle_failure`].
@@ -203,8 +208,12 @@ pub struct Flush {
     rng: Rng,
     instance: Option<Instance>,
     reports: Vec<Report>,
-    /// The next batch is no larger.
+    /// What both sides bear, as far as the controller has said.
+    limits: BatchLimits,
+    /// The next batch is no larger: less than `limits` where something on the way does not carry as much.
     items_max: usize,
+    /// The last moment that is known, as long as there was something to send ever since.
+    busy_since: Option<Instant>,
     /// In a row.
     failures: u32,
     /// Receipts in a row that speak of other changes.
@@ -221,7 +230,9 @@ impl Flush {
             rng,
             instance: None,
             reports: Vec::new(),
-            items_max: BATCH_ITEMS_MAX,
+            limits: BatchLimits::UNTOLD,
+            items_max: size(BatchLimits::UNTOLD.items_max),
+            busy_since: None,
             failures: 0,
             disputes: 0,
             sent: Sent::default(),
@@ -253,6 +264,7 @@ impl Flush {
     /// The time named by [`Output::Wait`] may have come.
     pub fn handle_timeout(&mut self, now: Instant) {
         if matches!(self.state, State::Pausing { until, .. } if until <= now) {
+            self.busy_since = Some(now);
             self.state = State::Loading;
         }
     }
@@ -264,6 +276,7 @@ impl Flush {
         }
         let Queued { epoch, low_water, before, mut changes } = queued;
         let Some(first_seq) = changes.first().map(|first| first.seq) else {
+            self.busy_since = None;
             self.state = State::Idle;
             return;
         };
@@ -306,7 +319,8 @@ impl Flush {
                 // What an earlier attempt has brought besides is sent once more: only results tell what became of it.
                 let last_sent = batch.items.last().map_or(0, |last| last.seq);
                 (self.failures, self.disputes, self.letter) = (0, 0, None);
-                self.items_max = (self.items_max * 2).min(BATCH_ITEMS_MAX);
+                self.limits = receipt.takes.unwrap_or(BatchLimits::UNTOLD).and(LIMITS);
+                self.grow(now);
                 self.state = State::Acknowledging {
                     epoch: receipt.epoch,
                     through: last_sent.min(receipt.acked_through),
@@ -349,7 +363,8 @@ impl Flush {
             refused if refused.is_about_content() => {
                 return self.enclose(epoch, first_seq, error, now);
             }
-            DeliveryError::TimedOut => {
+            // The answer to a large batch may be what does not get through.
+            DeliveryError::TimedOut | DeliveryError::Unusable(_) => {
                 self.items_max = (len / 2).max(1);
                 self.pause(now, None);
             }
@@ -357,8 +372,7 @@ impl Flush {
             DeliveryError::Unreachable(_)
             | DeliveryError::Unauthorized { .. }
             | DeliveryError::InUse(_)
-            | DeliveryError::Refused { .. }
-            | DeliveryError::Unusable(_) => self.pause(now, None),
+            | DeliveryError::Refused { .. } => self.pause(now, None),
         }
         self.reports.push(Report::Failed(error));
     }
@@ -400,9 +414,10 @@ impl Flush {
         }
         match &self.state {
             State::Idle => Output::Wait(None),
-            State::Loading => {
-                Output::Load { items_max: self.items_max, bytes_max: BATCH_BYTES_MAX }
-            }
+            State::Loading => Output::Load {
+                items_max: self.items_max,
+                bytes_max: size(self.limits.bytes_max.saturating_sub(ENVELOPE_LEN_MAX)),
+            },
             State::Delivering(batch) => Output::Deliver(batch.clone()),
             State::Acknowledging { epoch, through, results } => {
                 Output::Acknowledge { epoch: *epoch, through: *through, results: results.clone() }
@@ -413,6 +428,15 @@ impl Flush {
             State::Renewing { from, to } => Output::BeginEpoch { from: *from, to: *to },
             State::Pausing { until, .. } => Output::Wait(Some(*until)),
         }
+    }
+
+    /// Lets the next batch be larger, unless the line is so slow that this one took long.
+    fn grow(&mut self, now: Instant) {
+        let was_quick =
+            self.busy_since.is_none_or(|since| now.saturating_duration_since(since) < GROWS_WITHIN);
+        let wished = if was_quick { self.items_max * 2 } else { self.items_max };
+        self.items_max = wished.min(size(self.limits.items_max).max(1));
+        self.busy_since = Some(now);
     }
 
     /// Sends the head on in a form that says less.
@@ -446,6 +470,10 @@ impl Flush {
         let (high, low) = (u128::from(self.rng.next_u64()), u128::from(self.rng.next_u64()));
         (high << 64 | low).to_be_bytes()
     }
+}
+
+fn size(limit: u32) -> usize {
+    usize::try_from(limit).unwrap_or(usize::MAX)
 }
 
 #[cfg(test)]

@@ -69,6 +69,7 @@ impl Centre {
             acked_through: *acked_through,
             hash: *hash,
             results,
+            takes: None,
         })
     }
 }

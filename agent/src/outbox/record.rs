@@ -15,6 +15,9 @@ use crate::store::{CachedNode, Json, Quota, Store, StoreError, Word, load_by_id,
 /// Events may use this share of the outbox, so that a flood of them does not crowd out what machines become (FAULTS H22).
 const EVENT_SHARE_PERCENT: u64 = 60;
 
+/// What a change says as JSON besides its kind and payload, in bytes at the most.
+const HEAD_LEN_MAX: usize = 320;
+
 /// A change that is durable.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Recorded {
@@ -98,7 +101,7 @@ impl Store {
         .await
     }
 
-    /// The oldest changes: at most `items_max`, and no more than `bytes_max` of payload unless the first alone is larger.
+    /// The oldest changes: at most `items_max`, and no more than `bytes_max` as JSON unless the first alone is larger.
     ///
     /// # Errors
     /// [`StoreError::Damaged`] when a row is not what was written; the database is then replaced, and a new epoch begins.
@@ -120,7 +123,7 @@ impl Store {
             let mut rows = statement.query((last, limit))?;
             while let Some(row) = rows.next()? {
                 let entry = Entry::read(row)?;
-                size_bytes += entry.payload.len();
+                size_bytes += entry.payload.len() + HEAD_LEN_MAX;
                 if size_bytes > bytes_max && !changes.is_empty() {
                     break;
                 }

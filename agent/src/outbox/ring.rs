@@ -9,6 +9,7 @@ use pureboot_protocol::{ChainHash, Epoch, NodeId, Timestamp};
 use rusqlite::{Connection, OptionalExtension, named_params};
 
 use super::chain;
+use super::flush::LIMITS;
 use super::record::{Entry, epoch};
 use crate::store::{CachedNode, Store, StoreError, Word, load_all};
 
@@ -20,8 +21,8 @@ pub(super) const RING_BYTES_MAX: u64 = 16 << 20;
 const ROW_BYTES: u64 = 512;
 /// Below this a ring that has to make room goes as a whole: half of it may not free a single page.
 const YIELDED_WHOLE: u64 = 1 << 20;
-/// The most rows that go at once: more than an acknowledgement adds, so that the ring shrinks.
-const PRUNED_MAX: u64 = 200;
+/// The most rows that go at once: twice what an acknowledgement adds at the most, so that the ring shrinks.
+const PRUNED_MAX: u64 = 2 * LIMITS.items_max as u64;
 
 const DAY_S: i64 = 24 * 3_600;
 /// The largest number that SQLite has.

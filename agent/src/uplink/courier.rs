@@ -45,6 +45,9 @@ impl From<CallError> for DeliveryError {
             }
             CallError::Exchange(ExchangeError::Late(_)) => Self::TimedOut,
             CallError::Foreign(text) => Self::Unusable(text),
+            CallError::Exchange(error @ ExchangeError::Body(_)) => {
+                Self::Unusable(error.to_string())
+            }
             error
             @ (CallError::Connect { .. } | CallError::Tls { .. } | CallError::Exchange(_)) => {
                 Self::Unreachable(error.to_string())

@@ -255,8 +255,31 @@ impl ChangeHead {
     }
 }
 
-/// Changes in order, at most 100. `I` is [`Change`] for who writes a batch; who reads one may take the items as raw JSON
-/// first, so that one item that it does not understand is parked and not the end of the batch.
+/// How much a controller takes at once.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
+pub struct BatchLimits {
+    /// Changes in a batch.
+    pub items_max: u32,
+    /// Bytes of a batch as JSON, before it is compressed.
+    pub bytes_max: u32,
+}
+
+impl BatchLimits {
+    /// What is sent to a controller that has not said what it takes.
+    pub const UNTOLD: Self = Self { items_max: 100, bytes_max: 256 << 10 };
+
+    /// What both sides bear.
+    pub fn and(self, other: Self) -> Self {
+        Self {
+            items_max: self.items_max.min(other.items_max),
+            bytes_max: self.bytes_max.min(other.bytes_max),
+        }
+    }
+}
+
+/// Changes in order, as many as the last [`ChangeReceipt::takes`] allows. `I` is [`Change`] for who writes a batch; who reads one may
+/// take the items as raw JSON first, so that one item that it does not understand is parked and not the end of the batch.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 pub struct ChangeBatch<I = Change> {
@@ -328,6 +351,9 @@ pub struct ChangeReceipt {
     pub hash: ChainHash,
     /// One result for each item that was taken, in the batch's order.
     pub results: Vec<ChangeResult>,
+    /// What the next batch may be; none from a controller that takes [`BatchLimits::UNTOLD`].
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub takes: Option<BatchLimits>,
 }
 
 #[cfg(test)]

@@ -33,9 +33,9 @@ mod workflow;
 pub use answer::{FieldError, Page, Problem, Success};
 pub use boot::{Arch, BootMode, BootRecord, BootRequest, Platform, RecordGroup, VALID_FOR_SECONDS};
 pub use change::{
-    ChainHash, Change, ChangeBatch, ChangeHead, ChangeId, ChangePayload, ChangeReceipt,
-    ChangeResult, ClockQuality, DEAD_LETTER_PAYLOAD_MAX, DeadLetter, Epoch, IDENTITY_IN_USE,
-    Instance, InstanceId, OUTBOX_FORKED, Outcome, RegisterNode,
+    BatchLimits, ChainHash, Change, ChangeBatch, ChangeHead, ChangeId, ChangePayload,
+    ChangeReceipt, ChangeResult, ClockQuality, DEAD_LETTER_PAYLOAD_MAX, DeadLetter, Epoch,
+    IDENTITY_IN_USE, Instance, InstanceId, OUTBOX_FORKED, Outcome, RegisterNode,
 };
 pub use command::{
     COMMAND_RESULTS_MAX, COMMANDS_MAX, CommandOutcome, CommandResult, Invalid, NodeOrder, Order,

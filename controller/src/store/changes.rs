@@ -27,8 +27,8 @@ use crate::store::nodes::Origin;
 use crate::store::row::{DbConnection, count, flag, int, word, word_opt};
 use crate::store::{Store, StoreError, audit, claims, tenures};
 
-/// The most places that are compared with a batch, which holds no more.
-const PLACES_MAX: i64 = 100;
+/// Changes that a batch may hold: one transaction, during which other sites wait.
+pub(crate) const BATCH_ITEMS_MAX: u32 = 1_000;
 
 impl Store {
     /// Takes `batch` of the agent of `site` into custody; it came from `address`.
@@ -61,6 +61,7 @@ impl Store {
             acked_through: chain.acked_through,
             hash: chain.link(),
             results,
+            takes: None,
         };
         let mut chain = match outbox.chain.place(batch, &heads, outbox.is_rewound) {
             Place::Fits(chain) => chain,
@@ -132,20 +133,22 @@ struct Outbox {
 
 impl Outbox {
     async fn load(db: &mut DbConnection, site: SiteId, epoch: Epoch) -> Result<Self, StoreError> {
-        sqlx::query(
-            "INSERT INTO outboxes (site_id, epoch, acked_through, rewound, hash)
-             SELECT $1, $2, 0, EXISTS (SELECT 1 FROM installation WHERE restored_at IS NOT NULL), CAST($3 AS TEXT) WHERE TRUE
-             ON CONFLICT (site_id, epoch) DO NOTHING",
-        )
-        .bind(site.to_string())
-        .bind(epoch.to_string())
-        .bind(ChainHash::GENESIS.to_string())
-        .execute(&mut *db)
-        .await?;
         let row = sqlx::query(
             "SELECT id, acked_through, rewound, hash FROM outboxes WHERE site_id = $1 AND epoch = $2",
         );
-        let row = row.bind(site.to_string()).bind(epoch.to_string()).fetch_one(db).await?;
+        let row = row.bind(site.to_string()).bind(epoch.to_string()).fetch_optional(&mut *db);
+        let row = match row.await? {
+            Some(row) => row,
+            None => {
+                let row = sqlx::query(
+                    "INSERT INTO outboxes (site_id, epoch, acked_through, rewound, hash) SELECT $1, $2, 0,
+                        EXISTS (SELECT 1 FROM installation WHERE restored_at IS NOT NULL), CAST($3 AS TEXT)
+                     RETURNING id, acked_through, rewound, hash",
+                );
+                let row = row.bind(site.to_string()).bind(epoch.to_string());
+                row.bind(ChainHash::GENESIS.to_string()).fetch_one(db).await?
+            }
+        };
         Ok(Self {
             id: row.try_get("id")?,
             site,
@@ -169,7 +172,7 @@ impl Outbox {
         }
         let sql = "SELECT seq, id FROM changes WHERE outbox_id = $1 AND seq >= $2 AND seq <= $3 ORDER BY seq LIMIT $4";
         let rows = sqlx::query(sql).bind(self.id).bind(int(first_seq)).bind(int(through));
-        let rows = rows.bind(PLACES_MAX).fetch_all(db).await?;
+        let rows = rows.bind(i64::from(BATCH_ITEMS_MAX)).fetch_all(db).await?;
         rows.iter().map(|row| Ok((count(row, "seq")?, word(row, "id")?))).collect()
     }
 

@@ -1,14 +1,20 @@
 //! Statements about many rows at once.
 
 /// Rows of one statement, at most.
-pub(super) const ROWS_MAX: usize = 64;
+pub(super) const ROWS_MAX: usize = 256;
+/// So many rows or fewer are one statement: each is a way to the database and back, and most batches are short.
+const ONE_PIECE_MAX: usize = 16;
 
-/// `items` in pieces of at most [`ROWS_MAX`]. Their lengths are powers of two, so that there are few different statements and the
-/// database knows them all.
+/// `items` in pieces of at most [`ROWS_MAX`]. The lengths of long ones are powers of two, so that there are few different statements
+/// and the database knows them all.
 pub(super) fn pieces<T>(mut items: &[T]) -> Vec<&[T]> {
     let mut pieces = Vec::new();
     while !items.is_empty() {
-        let (piece, rest) = items.split_at(1 << items.len().min(ROWS_MAX).ilog2());
+        let len = match items.len() {
+            few @ ..=ONE_PIECE_MAX => few,
+            many => 1 << many.min(ROWS_MAX).ilog2(),
+        };
+        let (piece, rest) = items.split_at(len);
         pieces.push(piece);
         items = rest;
     }
@@ -41,10 +47,11 @@ mod tests {
     }
 
     #[test]
-    fn pieces_are_powers_of_two() {
+    fn long_pieces_are_powers_of_two_and_the_rest_is_one() {
         let lens = |len| pieces(&vec![(); len]).iter().map(|piece| piece.len()).collect::<Vec<_>>();
         assert_eq!(lens(0), [0; 0]);
-        assert_eq!(lens(23), [16, 4, 2, 1]);
-        assert_eq!(lens(200), [64, 64, 64, 8]);
+        assert_eq!(lens(10), [10]);
+        assert_eq!(lens(23), [16, 7]);
+        assert_eq!(lens(1_000), [256, 256, 256, 128, 64, 32, 8]);
     }
 }

@@ -37,7 +37,7 @@ fn change(seq: u64) -> Change {
 /// The links of the changes 0, 1, 2, …
 static LINKS: LazyLock<Vec<ChainHash>> = LazyLock::new(|| {
     let mut links = vec![ChainHash::GENESIS];
-    for seq in 1..=2_000 {
+    for seq in 1..=4_000 {
         links.push(chain::link(*links.last().unwrap(), &change(seq).head()));
     }
     links
@@ -71,13 +71,14 @@ fn receipt(batch: &ChangeBatch, through: u64) -> ChangeReceipt {
         acked_through: through,
         hash: link(through),
         results: taken.map(result).collect(),
+        takes: None,
     }
 }
 
 /// A flusher that has just sent `seqs`.
 fn sending(seqs: std::ops::RangeInclusive<u64>) -> (Flush, ChangeBatch) {
     let mut flush = Flush::new(Rng::from_seed(1));
-    assert!(matches!(flush.poll_output(), Output::Load { items_max: BATCH_ITEMS_MAX, .. }));
+    assert!(matches!(flush.poll_output(), Output::Load { items_max: 100, .. }));
     flush.handle_loaded(queued(seqs));
     let Output::Deliver(batch) = flush.poll_output() else { panic!("nothing to deliver") };
     (flush, batch)
@@ -131,7 +132,7 @@ fn q5_a_receipt_that_counts_deletes_what_it_acknowledges_and_the_rest_goes_on() 
 }
 
 #[test]
-fn c8_a_receipt_that_is_not_exactly_ours_is_refused_as_a_whole() {
+fn c8_n6_a_receipt_that_is_not_exactly_ours_is_refused_as_a_whole() {
     let now = monotonic();
     let other = ChangeId::from_bytes([0xee; 16]);
     type Spoil = fn(&mut ChangeReceipt, ChangeId);
@@ -163,7 +164,7 @@ fn c8_a_receipt_that_is_not_exactly_ours_is_refused_as_a_whole() {
         flush.handle_loaded(queued(4..=6));
         let Output::Deliver(again) = flush.poll_output() else { panic!("not sent again") };
         assert_eq!(again.items, batch.items);
-        assert_ne!(again.nonce, batch.nonce, "n6: a late answer is known as such");
+        assert_ne!(again.nonce, batch.nonce, "a late answer is known as such");
     }
 }
 
@@ -480,6 +481,58 @@ fn n9_a_path_that_swallows_large_batches_gets_smaller_ones_and_later_larger_ones
         sizes,
         [100, 50, 25, 12, 6, 3, 1, 2, 4, 2, 4, 8, 16, 32, 64, 100, 100, 100, 100, 100]
     );
+}
+
+/// The sizes of the first batches of a full outbox, with what a controller says that it takes and how long it takes for each.
+fn sizes(takes: &[Option<BatchLimits>], seconds: u64) -> Vec<(usize, usize)> {
+    let mut now = monotonic();
+    let mut flush = Flush::new(Rng::from_seed(1));
+    let (mut first, mut sizes, mut told) = (1, Vec::new(), takes.iter());
+    loop {
+        match flush.poll_output() {
+            Output::Load { items_max, bytes_max } => {
+                sizes.push((items_max, bytes_max));
+                flush.handle_loaded(queued(first..=first + u64::try_from(items_max).unwrap() - 1));
+            }
+            Output::Deliver(batch) => {
+                let Some(takes) = told.next() else { return sizes };
+                now += Duration::from_secs(seconds);
+                let last = batch.items.last().unwrap().seq;
+                flush.handle_receipt(ChangeReceipt { takes: *takes, ..receipt(&batch, last) }, now);
+            }
+            Output::Acknowledge { through, .. } => {
+                first = through + 1;
+                flush.handle_acknowledged();
+            }
+            Output::Report(_) => {}
+            output => panic!("{output:?}"),
+        }
+    }
+}
+
+#[test]
+fn a_batch_is_as_large_as_both_sides_bear_and_a_controller_that_says_nothing_gets_what_it_always_got()
+ {
+    let say = |items_max, bytes_max| Some(BatchLimits { items_max, bytes_max });
+    let of = |takes: &[Option<BatchLimits>]| -> Vec<_> {
+        sizes(takes, 0).into_iter().map(|(items, _)| items).collect()
+    };
+    assert_eq!(of(&[None; 3]), [100; 4]);
+    let much = say(u32::MAX, u32::MAX);
+    assert_eq!(of(&[much; 5]), [100, 200, 400, 800, 1_000, 1_000]);
+    assert_eq!(of(&[say(250, 1 << 20); 3]), [100, 200, 250, 250]);
+    assert_eq!(of(&[much, much, None, None]), [100, 200, 400, 100, 100], "an older one came back");
+    assert_eq!(of(&[say(0, 0)]), [100, 1]);
+    let bytes: Vec<_> = sizes(&[much, say(9, 70_000)], 0).iter().map(|(_, bytes)| *bytes).collect();
+    assert_eq!(bytes, [(256 << 10) - 512, (1 << 20) - 512, 70_000 - 512]);
+}
+
+#[test]
+fn n10_batches_do_not_outgrow_a_line_that_takes_long_for_each() {
+    let takes = [Some(LIMITS); 3];
+    assert_eq!(sizes(&takes, 2).last().map(|(items, _)| *items), Some(800));
+    // The first one had nobody before it.
+    assert_eq!(sizes(&takes, 4).last().map(|(items, _)| *items), Some(200));
 }
 
 #[test]

@@ -218,8 +218,25 @@ fn a_batch_is_limited_in_number_and_size_but_never_empty() {
     let one = block_on(store.run(|db| {
         Ok(db.query_row("SELECT length(payload) FROM outbox", [], |row| row.get::<_, usize>(0))?)
     }))
-    .unwrap();
+    .unwrap()
+        + HEAD_LEN_MAX;
     assert_eq!([len(3, usize::MAX), len(9, 1), len(9, 2 * one), len(9, 3 * one - 1)], [3, 1, 2, 2]);
+}
+
+#[test]
+fn a_batch_as_json_is_no_longer_than_it_was_counted() {
+    let dir = tempfile::tempdir().unwrap();
+    let store = open(dir.path());
+    put(&store, 1, 1);
+    let mut longest = block_on(store.pending(1, usize::MAX)).unwrap().changes.remove(0);
+    longest.seq = u64::MAX;
+    (longest.base_version, longest.prev_seq_same_node) = (Some(u64::MAX), Some(u64::MAX));
+    longest.clock = ClockQuality::Unsynced;
+    assert!(longest.session.is_some());
+    let payload = serde_json::to_string(&longest.payload).unwrap();
+    let whole = serde_json::to_string(&longest).unwrap();
+    assert!(whole.len() < payload.len() + HEAD_LEN_MAX, "{whole}");
+    assert!(whole.len() > payload.len() + HEAD_LEN_MAX / 2, "{whole}");
 }
 
 #[test]

@@ -53,7 +53,8 @@ impl Courier for Lossy {
             .items
             .iter()
             .fold(batch.prev_hash.unwrap(), |before, item| chain::link(before, &item.head()));
-        Ok(ChangeReceipt { nonce: batch.nonce, epoch: batch.epoch, acked_through, hash, results })
+        let (nonce, epoch) = (batch.nonce, batch.epoch);
+        Ok(ChangeReceipt { nonce, epoch, acked_through, hash, results, takes: None })
     }
 }
 
@@ -143,6 +144,7 @@ fn c9_trouble_is_visible_and_goes_with_the_next_success() {
                 acked_through: 1,
                 hash: chain::link(batch.prev_hash.unwrap(), &batch.items[0].head()),
                 results: vec![result(Outcome::Parked)],
+                takes: None,
             })
         }
     }

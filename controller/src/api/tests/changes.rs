@@ -403,16 +403,18 @@ async fn k19_a_batch_that_fails_in_its_last_item_has_left_nothing() {
 async fn a_batch_has_its_limits() {
     let centre = Centre::start().await;
     let agent = centre.join("berlin").await;
-    let many: Vec<_> = (1..=101).map(|seq| event(seq, 1, NodeEventKind::Heartbeat)).collect();
+    let many: Vec<_> = (1..=1_001).map(|seq| event(seq, 1, NodeEventKind::Heartbeat)).collect();
     let answer = post(&centre, &agent, batch(1, 1, &many)).await;
     assert_eq!(answer.problem(), (422, "validation_failed".to_owned()));
     let answer = post(&centre, &agent, batch(1, 0, &[])).await;
     assert_eq!(answer.body["errors"][0]["field"], "first_seq");
-    let large = [json!({"seq": 1, "payload": "x".repeat(300_000)})];
+    let large = [json!({"seq": 1, "payload": "x".repeat(1_100_000)})];
     let answer = post(&centre, &agent, batch(1, 1, &large)).await;
     assert_eq!(answer.problem(), (413, "too_large".to_owned()));
-    let receipt = hand_over(&centre, &agent, 1, &many[..100]).await;
-    assert_eq!((receipt.results.len(), receipt.acked_through), (100, 100));
+    let receipt = hand_over(&centre, &agent, 1, &many[..1_000]).await;
+    assert_eq!((receipt.results.len(), receipt.acked_through), (1_000, 1_000));
+    let takes = receipt.takes.expect("it says what it takes");
+    assert_eq!((takes.items_max, takes.bytes_max), (1_000, 1 << 20));
 }
 
 /// One change of one of three machines, one of which the site calls by an id of its own making.

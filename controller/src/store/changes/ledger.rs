@@ -106,7 +106,9 @@ impl Ledger {
 
     /// The conflict that the change `seq` is a part of or follows, if it does; none if this batch has not taken it.
     pub(super) fn conflict_of(&self, seq: u64) -> Option<Option<ConflictId>> {
-        Some(self.taken.iter().find(|taken| taken.seq == seq)?.result.conflict_id)
+        // They are taken in order.
+        let place = self.taken.binary_search_by_key(&seq, |taken| taken.seq).ok()?;
+        Some(self.taken.get(place)?.result.conflict_id)
     }
 
     /// Remembers what became of the change `seq`, which came as `raw`.

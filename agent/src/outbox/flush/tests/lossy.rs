@@ -59,7 +59,8 @@ impl Controller {
         }
         let acked_through = batch.first_seq - 1 + u64::try_from(results.len()).unwrap();
         let hash = link(acked_through);
-        ChangeReceipt { nonce: batch.nonce, epoch: batch.epoch, acked_through, hash, results }
+        let (nonce, epoch) = (batch.nonce, batch.epoch);
+        ChangeReceipt { nonce, epoch, acked_through, hash, results, takes: None }
     }
 }
 
