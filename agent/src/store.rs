@@ -107,6 +107,7 @@ pub struct Store {
     jobs: Sender<thread::Job>,
     nodes: nodes::Mirror,
     quota: Quota,
+    identity_copy: PathBuf,
     /// Never carries anything; it closes when the thread ends.
     alive: Receiver<Infallible>,
 }
@@ -123,8 +124,9 @@ impl Store {
         let (pulse, alive) = bounded(1);
         let nodes = nodes::Mirror::default();
         let quota = options.quota;
+        let identity_copy = identity::copy_in(&options.data_dir);
         thread::spawn(options, nodes.clone(), waiting, pulse).await?;
-        Ok(Self { jobs, nodes, quota, alive })
+        Ok(Self { jobs, nodes, quota, identity_copy, alive })
     }
 
     /// Runs `work` on the thread, after everything that was asked for earlier.

@@ -57,6 +57,33 @@ impl Store {
         .await
     }
 
+    /// Whether any session is known.
+    ///
+    /// # Errors
+    /// See [`StoreError`].
+    pub async fn has_sessions(&self) -> Result<bool, StoreError> {
+        self.run(|db| Ok(db.prepare_cached("SELECT 1 FROM sessions LIMIT 1")?.exists([])?)).await
+    }
+
+    /// Remembers sessions, from the oldest, that the database has lost and something else has kept: whose they are, and when they began.
+    ///
+    /// # Errors
+    /// See [`StoreError`].
+    pub async fn remember_sessions(
+        &self,
+        sessions: Vec<(BootId, Mac, Timestamp)>,
+    ) -> Result<(), StoreError> {
+        self.run(move |db| {
+            let transaction = db.transaction()?;
+            for (id, mac, started_at) in sessions {
+                save(&transaction, BootSession { id, mac, started_at })?;
+                prune(&transaction, mac)?;
+            }
+            Ok(transaction.commit()?)
+        })
+        .await
+    }
+
     /// The machine of a session; none if it was never begun or is older than the last [`SESSIONS_MAX`], or than the
     /// last [`SESSIONS_PER_MACHINE_MAX`] of its machine.
     ///

@@ -95,7 +95,7 @@ fn begin(store: &Store, n: u8) -> Result<CachedNode, StoreError> {
 fn what_was_saved_is_there_after_a_restart() {
     let dir = tempfile::tempdir().unwrap();
     let store = open(dir.path());
-    assert_eq!(block_on(store.load_identity()).unwrap(), None);
+    assert_eq!(block_on(store.load_identity(identity().config.site_id)).unwrap(), None);
     block_on(store.save_identity(identity())).unwrap();
     begin(&store, 1).unwrap();
     block_on(store.save_record(record(1, Lifecycle::Pending, 4), at(9))).unwrap();
@@ -105,7 +105,7 @@ fn what_was_saved_is_there_after_a_restart() {
     assert_eq!(nodes[1].known, None);
     close(store);
     let store = open(dir.path());
-    assert_eq!(block_on(store.load_identity()).unwrap(), Some(identity()));
+    assert_eq!(block_on(store.load_identity(identity().config.site_id)).unwrap(), Some(identity()));
     assert_eq!([store.node(mac(1)).unwrap(), store.node(mac(2)).unwrap()], nodes);
     assert_eq!(store.node_by_id(node_id(2)), Some(nodes[1].clone()));
     assert_eq!((store.node_count(), store.nodes().len()), (2, 2));
@@ -373,12 +373,53 @@ fn the_end_of_the_thread_is_noticed() {
 }
 
 #[test]
+fn d9_who_the_agent_is_outlives_its_database_and_is_never_another_sites() {
+    let dir = tempfile::tempdir().unwrap();
+    let site = identity().config.site_id;
+    let database = dir.path().join("state/site.db");
+    let lose = |store| {
+        close(store);
+        fs::remove_file(&database).unwrap();
+        open(dir.path())
+    };
+    let store = open(dir.path());
+    block_on(store.save_identity(identity())).unwrap();
+    let store = lose(store);
+    assert_eq!(block_on(store.load_identity(SiteId::from_random([9; 16]))).unwrap(), None);
+    assert_eq!(block_on(store.load_identity(site)).unwrap(), Some(identity()));
+    // A data directory of an earlier version has no copy, and gets one.
+    let copy = dir.path().join("state/identity.json");
+    fs::remove_file(&copy).unwrap();
+    assert_eq!(block_on(store.load_identity(site)).unwrap(), Some(identity()));
+    assert_eq!(fs::metadata(&copy).unwrap().permissions().mode() & 0o777, 0o600);
+    let store = lose(store);
+    assert_eq!(block_on(store.load_identity(site)).unwrap(), Some(identity()));
+    // A copy that is damaged is none.
+    let store = {
+        fs::write(&copy, "{").unwrap();
+        lose(store)
+    };
+    assert_eq!(block_on(store.load_identity(site)).unwrap(), None);
+}
+
+#[test]
+fn d9_sessions_that_something_else_has_kept_are_known_again() {
+    let dir = tempfile::tempdir().unwrap();
+    let store = open(dir.path());
+    assert!(!block_on(store.has_sessions()).unwrap());
+    let id = BootId::from_random([2; 16]);
+    block_on(store.remember_sessions(vec![(id, mac(2), at(1))])).unwrap();
+    assert!(block_on(store.has_sessions()).unwrap());
+    assert_eq!(block_on(store.session_mac(id)).unwrap(), Some(mac(2)));
+}
+
+#[test]
 fn a_job_that_leaves_its_transaction_open_has_done_nothing() {
     let dir = tempfile::tempdir().unwrap();
     let store = open(dir.path());
     block_on(store.save_identity(identity())).unwrap();
     block_on(store.run(|db| Ok(db.execute_batch("BEGIN; DELETE FROM identity")?))).unwrap();
-    assert_eq!(block_on(store.load_identity()).unwrap(), Some(identity()));
+    assert_eq!(block_on(store.load_identity(identity().config.site_id)).unwrap(), Some(identity()));
     block_on(store.save_identity(identity())).unwrap();
 }
 

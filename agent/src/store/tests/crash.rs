@@ -4,6 +4,7 @@
 use std::io::{BufRead, BufReader, Read};
 use std::process::{Child, Command, Stdio};
 
+use pureboot_protocol::{Change, ChangeResult, Outcome};
 use smol::future::block_on;
 
 use super::*;
@@ -16,7 +17,7 @@ const ENDING: &str = "PUREBOOT_TEST_ENDING";
 fn child() {
     let (Some(dir), Ok(ending)) = (std::env::var_os(CHILD), std::env::var(ENDING)) else { return };
     let store = open(Path::new(&dir));
-    let mut session = u32::try_from(block_on(store.counts()).unwrap().pending).unwrap();
+    let mut session = u32::try_from(figures(&store).rows).unwrap();
     let mut refusals = 0;
     loop {
         session += 1;
@@ -41,7 +42,60 @@ fn child() {
         if ending == "after commit" && session == 5 {
             std::process::abort();
         }
+        if ending == "acknowledging" {
+            acknowledge_all(&store);
+        }
     }
+}
+
+/// Notes all that waits as applied, each change with the next version of its node.
+fn acknowledge_all(store: &Store) {
+    let queued = block_on(store.pending(100, usize::MAX)).unwrap();
+    let through = queued.changes.last().unwrap().seq;
+    let mut version = figures(store).version;
+    let result = |change: Change| {
+        version += 1;
+        ChangeResult {
+            id: change.id,
+            outcome: Outcome::Applied,
+            node_version: Some(version),
+            conflict_id: None,
+            reason: None,
+        }
+    };
+    let results = queued.changes.into_iter().map(result).collect();
+    block_on(store.acknowledge(queued.epoch, through, results, at(0))).unwrap();
+}
+
+/// What one acknowledgement moves together.
+#[derive(Debug)]
+struct Figures {
+    rows: u64,
+    acked_through: u64,
+    with_outcome: u64,
+    waiting: u64,
+    kept: u64,
+    version: u64,
+}
+
+fn figures(store: &Store) -> Figures {
+    let version = store.node(mac(1)).and_then(|node| Some(node.known?.record.version));
+    let sql = "SELECT (SELECT count(*) FROM outbox), (SELECT acked_through FROM meta),
+        (SELECT count(*) FROM outbox WHERE outcome IS NOT NULL AND acked_at IS NOT NULL),
+        (SELECT sum(row_count) FROM outbox_use), (SELECT row_count FROM ring_use)";
+    block_on(store.run(move |db| {
+        Ok(db.query_row(sql, [], |row| {
+            Ok(Figures {
+                rows: row.get(0)?,
+                acked_through: row.get(1)?,
+                with_outcome: row.get(2)?,
+                waiting: row.get(3)?,
+                kept: row.get(4)?,
+                version: version.unwrap_or(0),
+            })
+        })?)
+    }))
+    .unwrap()
 }
 
 fn start(dir: &Path, ending: &str, limit: &str) -> Child {
@@ -139,6 +193,23 @@ fn k6_kill_9_at_any_moment_loses_nothing_that_was_acknowledged() {
         assert_eq!(seqs, (1..=u64::try_from(seqs.len()).unwrap()).collect::<Vec<_>>());
         assert!(seqs.len() as u64 >= acked, "{acked} acknowledged, {} kept", seqs.len());
         assert_eq!(seen, Some(at(i64::try_from(seqs.len()).unwrap())), "with its effect");
+    }
+}
+
+#[test]
+fn k5_an_acknowledgement_that_was_cut_has_happened_whole_or_not_at_all() {
+    let dir = tempfile::tempdir().unwrap();
+    known(dir.path());
+    for kill_after in [3, 40, 1, 25, 60, 10] {
+        let lines = play(dir.path(), "acknowledging", "", kill_after);
+        let store = open(dir.path());
+        let found = figures(&store);
+        let acked = found.acked_through;
+        assert!(found.rows >= numbered(&lines).last().copied().unwrap(), "{found:?}");
+        assert_eq!([found.with_outcome, found.kept, found.version - 1], [acked; 3], "{found:?}");
+        assert_eq!(found.waiting, found.rows - acked, "{found:?}");
+        assert!(found.waiting <= 2, "one is being noted, and one may be recorded: {found:?}");
+        close(store);
     }
 }
 
