@@ -212,6 +212,28 @@ async fn equal_results_are_no_conflict() {
 }
 
 #[tokio::test]
+async fn k16_a_decision_that_is_cut_short_has_left_nothing_and_is_made_once() {
+    let centre = Centre::start().await;
+    let agent = site_with(&centre, "manual").await;
+    dispute(&centre, &agent).await;
+    let conflict = only(&centre, &agent).await;
+    let keep = json!({"resolution": "keep_local"});
+    let before = centre.app.store.traces().await;
+    for (verb, table) in [("UPDATE", "nodes"), ("INSERT", "state_log"), ("UPDATE", "conflicts")] {
+        centre.app.store.sabotage(verb, table, None).await;
+        let answer = resolve(&centre, &conflict, keep.clone()).await;
+        assert_eq!(answer.problem(), (500, "internal_error".to_owned()), "{verb} {table}");
+        assert_eq!(centre.app.store.traces().await, before, "{verb} {table}");
+        centre.app.store.mend(table).await;
+    }
+    resolve(&centre, &conflict, keep.clone()).await.data();
+    let after = centre.app.store.traces().await;
+    assert_ne!(after, before);
+    resolve(&centre, &conflict, keep).await.data();
+    assert_eq!(centre.app.store.traces().await, after);
+}
+
+#[tokio::test]
 async fn an_operator_keeps_the_sites_side_once_and_the_site_reads_it() {
     let centre = Centre::start().await;
     let agent = site_with(&centre, "manual").await;
