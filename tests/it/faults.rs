@@ -8,6 +8,7 @@ use std::time::Duration;
 use anyhow::{Context, Result, ensure};
 use pureboot_tests::disk::SmallDisk;
 use pureboot_tests::line::Line;
+use pureboot_tests::machines::Machine;
 use pureboot_tests::process::{self, Program};
 use pureboot_tests::site::{ARRIVAL_LIMIT, Ports, Site, boot_of};
 use pureboot_tests::tftp::Client;
@@ -22,6 +23,11 @@ pub(crate) fn cases() -> Vec<Case> {
     vec![
         case!(d2_a_full_disk_is_served_past_and_leaves_room_for_what_is_precious, Need::Root),
         case!(d11_a_disk_without_inodes_is_served_past_and_recovers, Need::Root),
+        case!(
+            d1_d3_a_full_disk_refuses_reports_even_after_a_start_and_recovers_by_itself,
+            Need::Root
+        ),
+        case!(d4_d5_a_disk_that_fails_in_flight_costs_no_boot_and_no_report, Need::Root, STRACE),
         case!(d6_a_fill_survives_every_call_that_fails, Need::Root, STRACE),
         case!(d12_a_machine_that_asks_again_in_its_session_needs_no_disk, Need::Root, STRACE),
         case!(d18_a_lost_index_costs_no_content_and_loaders_come_first),
@@ -99,6 +105,79 @@ fn d2_a_full_disk_is_served_past_and_leaves_room_for_what_is_precious() -> Resul
     site.agent.script(&random_mac())?;
     disk.free()?;
     boots_and_reports(&site)
+}
+
+fn d1_d3_a_full_disk_refuses_reports_even_after_a_start_and_recovers_by_itself() -> Result<()> {
+    const REPORTS_MAX: usize = 5_000;
+    let (mut site, disk) = site_on_a_disk(96)?;
+    let machine = Machine::boot(&site.agent)?;
+    site.controller.wait_for_state(machine.mac(), "discovered")?;
+    disk.fill()?;
+    // What the database has of the disk already is still written to.
+    let mut taken = 0;
+    let refused = loop {
+        let answer = machine.try_report(site.agent.boot(), taken + 1)?;
+        if !matches!(answer.status, 200..=299) {
+            break answer;
+        }
+        taken += 1;
+        ensure!(taken < REPORTS_MAX, "{taken} reports were taken by a full disk");
+    };
+    ensure!(refused.status == 507, "{}: {}", refused.status, refused.text());
+    ensure!(refused.field("retry-after").is_some(), "nobody says when to come back");
+    site.agent.stop();
+    site.agent.start()?;
+    let refused = machine.try_report(site.agent.boot(), taken + 1)?;
+    ensure!(matches!(refused.status, 503 | 507), "{}: {}", refused.status, refused.text());
+    let script = site.agent.script(machine.mac())?;
+    ensure!(script.contains("discovered"), "another script:\n{script}");
+    let said = site.agent.run(&["status"])?;
+    let said = String::from_utf8_lossy(&said.stdout).into_owned();
+    ensure!(said.contains("100 % full"), "the status does not say why:\n{said}");
+    disk.free()?;
+    wait::until("a report is taken again", FILL_LIMIT, || {
+        Ok(machine.report(site.agent.boot(), taken + 1).then_some(()))
+    })?;
+    wait::until("all is handed over", FILL_LIMIT, || {
+        Ok((site.agent.pending()? == 0).then_some(()))
+    })?;
+    machine.check(&site.controller, taken + 1, taken + 1)
+}
+
+fn d4_d5_a_disk_that_fails_in_flight_costs_no_boot_and_no_report() -> Result<()> {
+    let mut site = Site::start()?;
+    let machine = Machine::boot(&site.agent)?;
+    site.controller.wait_for_state(machine.mac(), "discovered")?;
+    let mut taken = 0;
+    for (call, error) in [("/^pwrite", "EROFS"), ("/^f(data)?sync", "EIO")] {
+        let step = || format!("{call} fails with {error}");
+        let pid = site.agent.program()?.pid();
+        {
+            let fault = format!("error={error}:when=1+");
+            let _failing = Injection::begin(pid, call, &fault, &site)?;
+            for _ in 0..3 {
+                let answer = machine.try_report(site.agent.boot(), taken + 1)?;
+                ensure!(
+                    matches!(answer.status, 503 | 507),
+                    "{}: a report was answered {}: {}",
+                    step(),
+                    answer.status,
+                    answer.text()
+                );
+                site.agent.script(machine.mac()).with_context(step)?;
+            }
+        }
+        wait::until("a report is taken again", FILL_LIMIT, || {
+            Ok(machine.report(site.agent.boot(), taken + 1).then_some(()))
+        })
+        .with_context(step)?;
+        taken += 1;
+        ensure!(site.agent.program()?.is_running()?, "{}: the agent has ended", step());
+    }
+    wait::until("all is handed over", FILL_LIMIT, || {
+        Ok((site.agent.pending()? == 0).then_some(()))
+    })?;
+    machine.check(&site.controller, taken, taken)
 }
 
 fn d11_a_disk_without_inodes_is_served_past_and_recovers() -> Result<()> {

@@ -13,6 +13,8 @@ mod content;
 mod controllers;
 mod credentials;
 mod doctor;
+mod drain;
+mod endurance;
 mod faults;
 mod hostile;
 mod http;
@@ -98,6 +100,8 @@ fn main() {
         manage::cases(),
         boots::cases(),
         offline::cases(),
+        drain::cases(),
+        endurance::cases(),
         proxy::cases(),
         doctor::cases(),
         controllers::cases(),

@@ -117,3 +117,83 @@ impl Drop for ReadOnlyFile {
             .map(|mut command| command.arg("--lazy").arg(&self.path).status());
     }
 }
+
+/// A file system on which the power can fail: an ext4 in a file in memory.
+#[derive(Debug)]
+pub struct CrashDisk {
+    root: PathBuf,
+    /// Power cuts so far; each is survived by a copy of the file. A namespace that was made meanwhile may still have the file system
+    /// mounted that was shut down, and to mount the same file again would be to get it back.
+    cuts: usize,
+    /// Holds the file; unmounted last.
+    store: SmallDisk,
+}
+
+/// Shuts a file system down without writing anything more: `EXT4_IOC_SHUTDOWN` with `EXT4_GOING_FLAGS_NOLOGFLUSH` (Linux, fs/ext4/ext4.h).
+const SHUT_DOWN: &str = r#"open(my $root, "<", $ARGV[0]) or die "$ARGV[0]: $!"; my $flag = pack("L", 2);
+    ioctl($root, 0x8004587d, $flag) or die "shut down: $!""#;
+
+impl CrashDisk {
+    /// Makes the directory `root` and mounts a new file system of so many MiB there, open to root alone.
+    ///
+    /// # Errors
+    /// The directory is there, or this user may not mount.
+    pub fn mount(root: &Path, mebibytes: u32) -> Result<Self> {
+        // Some copies may stay for a while; of each, only what is written takes memory.
+        let store = SmallDisk::mount(&root.with_added_extension("disk"), 8 * mebibytes)?;
+        let disk = Self { root: root.to_owned(), cuts: 0, store };
+        File::create(disk.image())?.set_len(u64::from(mebibytes) << 20)?;
+        let mut format = process::system("mkfs.ext4")?;
+        format.args(["-q", "-F", "-E", "root_owner=0:0"]).arg(disk.image());
+        process::succeed(format)?;
+        fs::create_dir(root)?;
+        disk.attach()?;
+        // Nothing but the agent's own files is to be there.
+        fs::remove_dir(root.join("lost+found"))?;
+        fs::set_permissions(root, std::os::unix::fs::PermissionsExt::from_mode(0o700))?;
+        File::open(root)?.sync_all()?;
+        Ok(disk)
+    }
+
+    fn image(&self) -> PathBuf {
+        self.store.root.join(format!("image.{}", self.cuts))
+    }
+
+    fn attach(&self) -> Result<()> {
+        let mut mount = process::system("mount")?;
+        mount.args(["-t", "ext4", "-o", "loop"]).args([&self.image(), &self.root]);
+        process::succeed(mount).map(|_| ())
+    }
+
+    /// The power fails, and comes back. `end` ends whoever has files open there. False if something outlived it that nobody had made
+    /// durable: then it was no power cut.
+    ///
+    /// # Errors
+    /// The file system cannot be shut down, or not be mounted again.
+    pub fn cut_power(&mut self, end: impl FnOnce()) -> Result<bool> {
+        let volatile = self.root.join("volatile");
+        fs::write(&volatile, "not for long")?;
+        let mut shut_down = process::system("perl")?;
+        shut_down.args(["-e", SHUT_DOWN]).arg(&self.root);
+        process::succeed(shut_down)?;
+        end();
+        let mut unmount = process::system("umount")?;
+        unmount.arg(&self.root);
+        process::succeed(unmount)?;
+        let former = self.image();
+        self.cuts += 1;
+        let mut copy = process::system("cp")?;
+        copy.arg("--sparse=always").args([&former, &self.image()]);
+        process::succeed(copy)?;
+        fs::remove_file(former)?;
+        self.attach()?;
+        Ok(fs::read(&volatile).is_ok_and(|left| left.is_empty()) || !volatile.exists())
+    }
+}
+
+impl Drop for CrashDisk {
+    fn drop(&mut self) {
+        _ = process::system("umount")
+            .map(|mut command| command.arg("--lazy").arg(&self.root).status());
+    }
+}

@@ -111,6 +111,16 @@ impl Agent {
         Ok((output.status.code(), said))
     }
 
+    /// How many changes wait for the controller.
+    ///
+    /// # Errors
+    /// The agent does not answer.
+    pub fn pending(&self) -> Result<usize> {
+        let queue = http::ask_socket(&self.socket(), "GET", "/api/v1/agent/queue?limit=0")?;
+        let pending = queue.expect(200)?.json()?.pointer("/data/pending").and_then(Value::as_u64);
+        pending.and_then(|pending| pending.try_into().ok()).context("no number that waits")
+    }
+
     /// Where it listens for those who manage it.
     pub fn socket(&self) -> PathBuf {
         self.data_dir.join("agent.sock")
@@ -278,8 +288,20 @@ impl Site {
     /// # Errors
     /// One of the steps fails.
     pub fn prepare_with(agent_name: &str, autonomy: Autonomy) -> Result<Self> {
+        Self::prepare_on(None, agent_name, autonomy)
+    }
+
+    /// As [`Site::prepare_with`], with the controller's database at the URL `database`.
+    ///
+    /// # Errors
+    /// One of the steps fails.
+    pub fn prepare_on(
+        database: Option<String>,
+        agent_name: &str,
+        autonomy: Autonomy,
+    ) -> Result<Self> {
         let dir = tempfile::Builder::new().prefix("pureboot-").tempdir()?;
-        let controller = Controller::start(dir.path())?;
+        let controller = Controller::start_on(dir.path(), database)?;
         let name = format!("site-{:08x}", crate::random() >> 32);
         let body = match autonomy {
             Autonomy::Default => json!({ "name": name }),

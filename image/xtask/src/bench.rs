@@ -1,6 +1,7 @@
 //! `cargo xtask bench …`: figures, side by side where there is a peer. Figures belong to the machine; ratios are what to compare.
 
 mod controller;
+mod drain;
 mod fleet;
 mod http;
 mod idle;
@@ -31,6 +32,7 @@ enum What {
     Tftp(tftp::Tftp),
     Http(http::Http),
     Controller(controller::Bench),
+    Drain(drain::Drain),
     Idle(idle::Idle),
 }
 
@@ -48,6 +50,7 @@ impl Bench {
             What::Tftp(bench) => bench.run(),
             What::Http(bench) => bench.run(),
             What::Controller(bench) => bench.run(),
+            What::Drain(bench) => bench.run(),
             What::Idle(bench) => bench.run(),
         }?;
         Ok(ExitCode::SUCCESS)

@@ -21,6 +21,7 @@ const NEEDED: &[Needed] = &[
     ("curl", "curl"),
     ("dnsmasq", "dnsmasq-base"),
     ("ip", "iproute2"),
+    ("mkfs.ext4", "e2fsprogs"),
     (INITDB, "postgresql"),
     ("qemu-system-x86_64", "qemu-system-x86"),
     ("nginx", "nginx-light"),

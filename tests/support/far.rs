@@ -1,0 +1,169 @@
+//! A line to somewhere far: every byte is half a round trip under way, and the line can come to harm.
+
+use std::io::{Read, Write};
+use std::net::{Ipv4Addr, Shutdown, SocketAddr, TcpListener, TcpStream};
+use std::sync::mpsc::{self, Receiver};
+use std::sync::{Arc, Mutex, PoisonError};
+use std::thread;
+use std::time::{Duration, Instant};
+
+use anyhow::Result;
+
+/// What an agent says first when it hands over changes.
+const BATCH: &[u8] = b"POST /api/v1/agents/changes ";
+
+/// What something on the way says that has nobody to ask.
+const UNAVAILABLE: &[u8] =
+    b"HTTP/1.1 503 Service Unavailable\r\nContent-Length: 0\r\nConnection: close\r\n\r\n";
+
+/// A line that is open; it stays until the program ends.
+#[derive(Debug)]
+pub struct FarLine {
+    address: SocketAddr,
+    state: Arc<Mutex<State>>,
+}
+
+/// What becomes of what the agent says.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+enum Mood {
+    /// It arrives.
+    #[default]
+    Well,
+    /// Connections end.
+    Cut,
+    /// Connections are taken, and nothing that is said on them arrives.
+    Mute,
+    /// Batches of changes are answered 503 by something on the way; all else arrives.
+    Refusing,
+}
+
+#[derive(Debug, Default)]
+struct State {
+    mood: Mood,
+    /// Both ends of each connection.
+    ends: Vec<TcpStream>,
+    /// When each batch of changes set out.
+    batches: Vec<Instant>,
+}
+
+fn lock(state: &Mutex<State>) -> std::sync::MutexGuard<'_, State> {
+    state.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+impl FarLine {
+    /// A line to the controller at `upstream`, with so long a way there and back.
+    ///
+    /// # Errors
+    /// There is no port left.
+    pub fn open(upstream: SocketAddr, round_trip: Duration) -> Result<Self> {
+        let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0))?;
+        let (address, state) = (listener.local_addr()?, Arc::<Mutex<State>>::default());
+        let shared = Arc::clone(&state);
+        thread::spawn(move || {
+            for agent in listener.incoming().flatten() {
+                _ = connect(agent, upstream, round_trip / 2, &shared);
+            }
+        });
+        Ok(Self { address, state })
+    }
+
+    /// What the agent is told that its controller's URL is.
+    pub fn url(&self) -> String {
+        format!("http://{}", self.address)
+    }
+
+    /// Ends every connection, with what is under way on it, and takes no other until [`FarLine::mend`].
+    pub fn cut(&self) {
+        let mut state = lock(&self.state);
+        state.mood = Mood::Cut;
+        for end in state.ends.drain(..) {
+            _ = end.shutdown(Shutdown::Both);
+        }
+    }
+
+    /// Takes connections and says nothing on them, until [`FarLine::mend`].
+    pub fn mute(&self) {
+        lock(&self.state).mood = Mood::Mute;
+    }
+
+    /// Answers batches of changes with 503, and lets all else pass, until [`FarLine::mend`].
+    pub fn refuse_batches(&self) {
+        lock(&self.state).mood = Mood::Refusing;
+    }
+
+    /// All is well again.
+    pub fn mend(&self) {
+        lock(&self.state).mood = Mood::Well;
+    }
+
+    /// When each batch of changes set out, since the beginning.
+    pub fn batches(&self) -> Vec<Instant> {
+        lock(&self.state).batches.clone()
+    }
+}
+
+fn connect(
+    agent: TcpStream,
+    upstream: SocketAddr,
+    delay: Duration,
+    state: &Arc<Mutex<State>>,
+) -> Result<()> {
+    if lock(state).mood == Mood::Cut {
+        return Ok(());
+    }
+    let controller = TcpStream::connect(upstream)?;
+    agent.set_nodelay(true)?;
+    controller.set_nodelay(true)?;
+    lock(state).ends.extend([agent.try_clone()?, controller.try_clone()?]);
+    let (up, down) = ((agent.try_clone()?, controller.try_clone()?), (controller, agent));
+    let shared = Arc::clone(state);
+    let mut back = up.0.try_clone()?;
+    let passes = move |bytes: &[u8]| {
+        let mut state = lock(&shared);
+        let is_batch = bytes.starts_with(BATCH);
+        if is_batch {
+            state.batches.push(Instant::now());
+        }
+        if is_batch && state.mood == Mood::Refusing {
+            _ = back.write_all(UNAVAILABLE);
+            _ = back.shutdown(Shutdown::Both);
+            return false;
+        }
+        state.mood != Mood::Mute
+    };
+    // The handshake of a real line takes a round trip of its own.
+    carry(up, delay, Instant::now() + 2 * delay, passes);
+    carry(down, delay, Instant::now(), |_| true);
+    Ok(())
+}
+
+/// Carries bytes in one direction, each `delay` late and none before `opens_at`, as far as they pass.
+fn carry(
+    (mut from, to): (TcpStream, TcpStream),
+    delay: Duration,
+    opens_at: Instant,
+    mut passes: impl FnMut(&[u8]) -> bool + Send + 'static,
+) {
+    let (sender, under_way) = mpsc::channel();
+    thread::spawn(move || deliver(to, &under_way));
+    thread::spawn(move || {
+        let mut buffer = vec![0; 64 << 10];
+        while let Ok(read @ 1..) = from.read(&mut buffer) {
+            let bytes = buffer.get(..read).unwrap_or_default();
+            let due = Instant::now().max(opens_at) + delay;
+            if passes(bytes) && sender.send((due, bytes.to_vec())).is_err() {
+                break;
+            }
+        }
+    });
+}
+
+fn deliver(mut to: TcpStream, under_way: &Receiver<(Instant, Vec<u8>)>) {
+    while let Ok((due, bytes)) = under_way.recv() {
+        thread::sleep(due.saturating_duration_since(Instant::now()));
+        if to.write_all(&bytes).is_err() {
+            break;
+        }
+    }
+    _ = to.shutdown(Shutdown::Both);
+}
