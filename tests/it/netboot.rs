@@ -9,6 +9,7 @@
 
 mod http_boot;
 mod mixed;
+mod offline;
 mod pxe;
 mod rogue;
 mod scene;
@@ -29,6 +30,7 @@ pub(crate) fn cases() -> Vec<Case> {
         shim::cases(),
         rogue::cases(),
         mixed::cases(),
+        offline::cases(),
     ]
     .into_iter()
     .flatten()

@@ -94,7 +94,7 @@ impl Given {
 }
 
 /// What the site remembers of a machine.
-fn remembered(site: &Site, mac: &str) -> Result<Option<Value>> {
+pub(crate) fn remembered(site: &Site, mac: &str) -> Result<Option<Value>> {
     let output = site.agent.run(&["cache", "nodes", "--json"])?;
     ensure!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
     let nodes: Vec<Value> = serde_json::from_slice(&output.stdout)?;

@@ -1,6 +1,7 @@
 //! What a machine asked of the network, read from a capture of its cable: the classic format of libpcap, Ethernet, IPv4.
 
 use std::net::Ipv4Addr;
+use std::time::Duration;
 
 use crate::dhcp;
 
@@ -41,20 +42,24 @@ fn be16(bytes: &[u8], at: usize) -> Option<u16> {
     Some(u16::from_be_bytes(*bytes.get(at..)?.first_chunk()?))
 }
 
-/// The requests of the machine `mac` in a capture; a record that is not whole yet ends it.
-pub fn read(capture: &[u8], mac: &str) -> Vec<Sent> {
+/// The requests of the machine `mac` in a capture, each with its time; a record that is not whole yet ends it.
+pub fn read(capture: &[u8], mac: &str) -> Vec<(Duration, Sent)> {
     let mut sent = Vec::new();
     let mut rest = capture.get(FILE_HEADER_LEN..).unwrap_or_default();
-    while let Some((frame, after)) = record(rest) {
-        sent.extend(parse(frame, mac));
+    while let Some((at, frame, after)) = record(rest) {
+        sent.extend(parse(frame, mac).map(|found| (at, found)));
         rest = after;
     }
     sent
 }
 
-fn record(bytes: &[u8]) -> Option<(&[u8], &[u8])> {
-    let len = u32::from_le_bytes(*bytes.get(8..)?.first_chunk()?);
-    bytes.get(RECORD_HEADER_LEN..)?.split_at_checked(usize::try_from(len).ok()?)
+/// The first record: its time, its frame, and what follows.
+fn record(bytes: &[u8]) -> Option<(Duration, &[u8], &[u8])> {
+    let number = |at: usize| Some(u32::from_le_bytes(*bytes.get(at..)?.first_chunk()?));
+    let at = Duration::from_secs(number(0)?.into()) + Duration::from_micros(number(4)?.into());
+    let len = usize::try_from(number(8)?).ok()?;
+    let (frame, after) = bytes.get(RECORD_HEADER_LEN..)?.split_at_checked(len)?;
+    Some((at, frame, after))
 }
 
 /// The IPv4 packet in an Ethernet frame that `mac` sent: its destination, its protocol and its payload.

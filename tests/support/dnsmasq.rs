@@ -12,6 +12,8 @@ use crate::process::{self, Program};
 pub enum Says<'a> {
     /// Nothing: it leases addresses.
     Nothing,
+    /// Nothing, and it is the router of an IPv6 network: iPXE asks for one on each network, and waits 16 s where there is none.
+    NothingWithIpv6,
     /// What `pureboot-agent dhcp-snippet` printed, from this file.
     Snippet(&'a Path),
     /// The agent's files in the few words of the README; what iPXE is told to load comes with it.
@@ -44,6 +46,14 @@ pub fn start(interface: &str, says: Says<'_>, dir: &Path) -> Result<Program> {
     }
     match says {
         Says::Nothing | Says::Snippet(_) => {}
+        Says::NothingWithIpv6 => {
+            let mut address = process::system("ip")?;
+            address.args(["-6", "address", "add", "fd73::2/64", "dev", interface, "nodad"]);
+            process::succeed(address)?;
+            for text in ["--enable-ra", "--dhcp-range=fd73::,ra-only", "--ra-param=*,4,60"] {
+                argument(text);
+            }
+        }
         Says::TheAgent(agent, for_ipxe) => {
             argument("--dhcp-match=set:ipxe,175");
             argument("--dhcp-match=set:efi,option:client-arch,7");

@@ -168,6 +168,11 @@ impl Machine {
 
     /// What the machine has sent so far, as far as it concerns its boot.
     pub fn sent(&self, mac: &str) -> Vec<Sent> {
+        self.sent_at(mac).into_iter().map(|(_, sent)| sent).collect()
+    }
+
+    /// As [`Machine::sent`], with when it was on the cable, by the machine's own clock.
+    pub fn sent_at(&self, mac: &str) -> Vec<(Duration, Sent)> {
         capture::read(&fs::read(&self.capture).unwrap_or_default(), mac)
     }
 
