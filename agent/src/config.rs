@@ -228,8 +228,8 @@ const HEADER: &str = r#"# Settings of the PureBoot agent, written by `pureboot-a
 #   single_port = true                   answers from the port that was asked, where NAT or a container lets nothing else back
 #   ignore_case = true                   finds files also where only the case of letters differs
 #
-# [sync] asks the controller every interval_s seconds what the site is to hold, and fetches it at once, as fast as the line. Times are
-# the host's.
+# [sync] fetches what the site is to hold as soon as a heartbeat tells of it, as fast as the line; where heartbeats do not tell, the
+# controller is asked every interval_s seconds. Times are the host's.
 #   schedule = "0 2 * * *"               images are fetched ahead every night at two (cron); what a machine asks for comes at once
 #   schedule_jitter_s = 600              each site begins by a part of its own later
 #   rate_max_kib_s = 2000                limit in KiB per second, over all content

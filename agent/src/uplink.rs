@@ -11,6 +11,7 @@ pub mod heartbeat;
 pub mod join;
 pub mod obey;
 pub mod orders;
+mod patience;
 pub mod rotate;
 pub mod run;
 pub mod standing;

@@ -13,7 +13,7 @@ use super::schedule::Schedule;
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(default, deny_unknown_fields)]
 pub struct SyncConfig {
-    /// Seconds between questions whether the controller has other content for the site.
+    /// Seconds between questions whether the controller has other content for the site, where its heartbeats do not tell.
     pub interval_s: u32,
     /// Cron expressions, in the host's time zone, of when images are fetched ahead; without any, as soon as they are known. All
     /// other content, and what a machine asks for, comes at once.
@@ -85,7 +85,10 @@ impl Default for SyncConfig {
 
 fn one_or_many<'de, D: Deserializer<'de>>(from: D) -> Result<Vec<String>, D::Error> {
     #[derive(Deserialize)]
-    #[serde(untagged)]
+    #[serde(
+        untagged,
+        expecting = "give a cron expression in quotes, as in \"0 2 * * *\" for every night at two, or several of them in brackets"
+    )]
     enum Lines {
         One(String),
         Many(Vec<String>),
@@ -128,6 +131,13 @@ mod tests {
         assert_eq!((config.schedule.len(), config.rate.len()), (2, 2));
         for (text, words) in [
             ("schedule = \"at night\"", "'at night'"),
+            ("schedule = 2", "schedule = 2"),
+            ("schedule = 2", "as in \"0 2 * * *\""),
+            ("rate_max_kib_s = -1", "rate_max_kib_s = -1"),
+            (
+                "[[rate]]\nfrom = \"08:00\"\nto = \"25:00\"\nmax_kib_s = 1",
+                "'25:00' is no time: give 00:00 to 24:00",
+            ),
             ("schedule_jitter_s = 90000", "take at most 21600"),
             ("[[rate]]\nfrom = \"8\"\nto = \"18:00\"\nmax_kib_s = 1", "'8' is no time"),
             ("[[rate]]\nfrom = \"08:00\"\nto = \"08:00\"\nmax_kib_s = 1", "24:00"),

@@ -18,6 +18,9 @@ use super::manifest::{Catalog, Unbelieved};
 /// The manifest's file as JSON. The text is escaped once more, which at worst doubles it.
 const FILE_LEN_MAX: u64 = 2 * MANIFEST_LEN_MAX as u64;
 
+/// After how long the controller is asked itself, whatever its heartbeats say: it gives a manifest that stays a new date each day.
+const TRUST: Duration = Duration::from_secs(3_600);
+
 /// The manifest as it was accepted, with what the controller calls these bytes.
 #[derive(Debug, Serialize, Deserialize)]
 struct Kept {
@@ -52,6 +55,8 @@ pub struct Keeper {
     asked: Cell<Option<Instant>>,
     /// When it last said what the manifest is.
     confirmed_at: Cell<Option<Timestamp>>,
+    /// When it last said without being asked that the manifest is still the one that is held.
+    told: Cell<Option<Instant>>,
     /// One asks, and who comes meanwhile waits for that answer.
     asking: smol::lock::Mutex<()>,
 }
@@ -82,6 +87,7 @@ impl Keeper {
             etag: RefCell::new(etag),
             asked: Cell::new(None),
             confirmed_at: Cell::new(None),
+            told: Cell::new(None),
             asking: smol::lock::Mutex::new(()),
         }
     }
@@ -100,6 +106,25 @@ impl Keeper {
     pub fn until_older_than(&self, age: Duration) -> Duration {
         let asked = self.asked.get().map(|asked| clock::monotonic().duration_since(asked));
         asked.map_or(Duration::ZERO, |ago| age.saturating_sub(ago))
+    }
+
+    /// The controller has told the version of the manifest, or has answered and does not tell. Answers whether there is one to ask for.
+    pub fn hear(&self, version: Option<u64>, now: Timestamp) -> bool {
+        let held = self.catalog().map(|catalog| catalog.version());
+        if version.is_some() && version == held {
+            self.told.set(Some(clock::monotonic()));
+            self.confirmed_at.set(Some(now));
+            return false;
+        }
+        self.told.set(None);
+        version.is_some()
+    }
+
+    /// Whether it is known without asking that the manifest is still the one that is held: the controller has said so within
+    /// `age_max`, and has been asked itself within the hour.
+    pub fn is_told(&self, age_max: Duration) -> bool {
+        let told = self.told.get().map(|told| clock::monotonic().duration_since(told));
+        told.is_some_and(|ago| ago <= age_max) && !self.until_older_than(TRUST).is_zero()
     }
 
     /// Asks the controller for a manifest that is newer, unless somebody has asked within `age_max`. With `is_forced` the

@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use pureboot_protocol::{Category, ContentKey};
+use pureboot_protocol::{Category, ContentKey, Timestamp};
 use smol::Timer;
 
 use crate::uplink::obey::Content;
@@ -31,6 +31,10 @@ impl Content for Sync {
             }
         };
         ending(&smol::future::or(Self::sync(self, order), tell).await)
+    }
+
+    fn hear(&self, manifest_version: Option<u64>, now: Timestamp) {
+        Self::hear(self, manifest_version, now);
     }
 
     async fn revalidate(&self, key: &ContentKey) -> Option<Ending> {

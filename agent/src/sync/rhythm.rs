@@ -61,6 +61,11 @@ impl Rhythm {
         }
     }
 
+    /// The time between two questions.
+    pub(super) fn interval(&self) -> Duration {
+        self.interval
+    }
+
     pub(super) fn reach(&mut self, now: Timestamp) -> Reach {
         match self.timetable.due(now, &Local) {
             Due::Now => Reach::All,

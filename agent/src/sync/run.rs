@@ -55,8 +55,21 @@ impl Wishes {
         if asked_for.len() < ASKED_FOR_MAX {
             asked_for.insert(sha256);
         }
+        self.wake();
+    }
+
+    fn wake(&self) {
         _ = self.sender.try_send(());
     }
+}
+
+/// What is known of the manifest before a sync.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum News {
+    /// The one that is held is the controller's, by its own word.
+    Told,
+    /// The controller has to be asked.
+    Unknown,
 }
 
 /// Brings the cache up to what the manifest says.
@@ -105,7 +118,12 @@ impl Sync {
         loop {
             let began = clock::now();
             let reach = rhythm.reach(began);
-            let ended = self.take_turn(&Order::default(), reach).await;
+            // Twice, because what tells has a rhythm of its own.
+            let news = match self.keeper.is_told(2 * rhythm.interval()) {
+                true => News::Told,
+                false => News::Unknown,
+            };
+            let ended = self.take_turn(&Order::default(), reach, news).await;
             if reach == Reach::All && !ended.is_cut_off {
                 rhythm.handle_run(began).await;
             }
@@ -139,13 +157,20 @@ impl Sync {
             let status = Status::Skipped;
             return Outcome { status, errors, ..Run::begin().into_outcome() };
         }
-        self.take_turn(&order, Reach::All).await.outcome
+        self.take_turn(&order, Reach::All, News::Unknown).await.outcome
     }
 
-    async fn take_turn(&self, order: &Order, reach: Reach) -> Ended {
+    /// A heartbeat has told which manifest the site has, or that it does not tell. One that is newer is asked for at once.
+    pub fn hear(&self, version: Option<u64>, now: Timestamp) {
+        if self.keeper.hear(version, now) {
+            self.wishes.wake();
+        }
+    }
+
+    async fn take_turn(&self, order: &Order, reach: Reach, news: News) -> Ended {
         let _waiting = Waiting::enter(&self.waiting);
         let _turn = self.turn.lock().await;
-        let ended = self.carry_out(order, reach).await;
+        let ended = self.carry_out(order, reach, news).await;
         *self.progress.borrow_mut() = None;
         let outcome = &ended.outcome;
         let summary = outcome.summary();
@@ -177,12 +202,25 @@ impl Sync {
 
     /// What a pin means for a name; what is missing of it comes soon.
     pub fn pin_state(&self, key: &ContentKey, is_pinned: bool) -> PinState {
-        let entry = self.keeper.catalog().and_then(|catalog| catalog.entry(key).cloned());
         let held = self.cache.named(key).is_some();
-        if let Some(entry) = entry.as_ref().filter(|_| is_pinned && !held) {
-            self.wishes.wish_for(entry.sha256);
+        let in_manifest = match is_pinned && !held {
+            true => self.replace(key),
+            false => self.in_manifest(key).is_some(),
+        };
+        PinState { name: key.clone(), pinned: is_pinned, held, in_manifest }
+    }
+
+    /// Has content fetched that is not here, at once and not only when the schedule says so. Returns whether the manifest names it.
+    pub fn replace(&self, key: &ContentKey) -> bool {
+        let wanted = self.in_manifest(key);
+        if let Some(sha256) = wanted {
+            self.wishes.wish_for(sha256);
         }
-        PinState { name: key.clone(), pinned: is_pinned, held, in_manifest: entry.is_some() }
+        wanted.is_some()
+    }
+
+    fn in_manifest(&self, key: &ContentKey) -> Option<ContentHash> {
+        self.keeper.catalog().and_then(|catalog| Some(catalog.entry(key)?.sha256))
     }
 
     /// How the site's content is.
@@ -222,11 +260,14 @@ impl Sync {
         self.cache.named(&entry.key) != Some(entry.sha256)
     }
 
-    async fn carry_out(&self, order: &Order, reach: Reach) -> Ended {
+    async fn carry_out(&self, order: &Order, reach: Reach, news: News) -> Ended {
         let mut run = Run::begin();
         run.received_before = self.flights.received_bytes();
         let reused_before = self.flights.reused_bytes();
-        let refreshed = self.keeper.refresh(Duration::ZERO, order.force).await;
+        let refreshed = match news {
+            News::Told => Ok(()),
+            News::Unknown => self.keeper.refresh(Duration::ZERO, order.force).await,
+        };
         if let Err(error) = refreshed {
             run.is_cut_off |= matches!(error, Stale::Call(_));
             run.note_error(error.to_string());

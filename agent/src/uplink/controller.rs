@@ -1,4 +1,4 @@
-//! The controller as the agent sees it: a handful of typed questions over one kept connection.
+//! The controller as the agent sees it: a handful of typed questions over a few kept connections.
 
 mod nodes;
 
@@ -13,8 +13,7 @@ use flate2::Compression;
 use flate2::write::GzEncoder;
 use futures_rustls::TlsConnector;
 use http_body_util::{BodyExt as _, Full};
-use hyper::body::Bytes;
-use hyper::body::Incoming;
+use hyper::body::{Bytes, Incoming};
 use hyper::header::{
     AUTHORIZATION, CONTENT_ENCODING, CONTENT_TYPE, ETAG, HOST, HeaderMap, HeaderName,
     IF_NONE_MATCH, IF_RANGE, RANGE, RETRY_AFTER,
@@ -45,6 +44,9 @@ pub const CHECK: Duration = Duration::from_secs(5);
 
 /// For questions that a booting machine waits for.
 pub const AT_BOOT: Duration = Duration::from_millis(700);
+
+/// Connections that are kept for the next question.
+const IDLE_MAX: usize = 4;
 
 /// The longest body, in bytes, that goes as it is: below, gzip saves no packet.
 const GZIP_LEN_MIN: usize = 1_024;
@@ -148,7 +150,7 @@ pub struct Controller {
     changes: Cell<u64>,
     /// Whether bodies are understood in gzip; false once one has been refused, for as long as the agent runs.
     takes_gzip: Cell<bool>,
-    idle: RefCell<Option<Connection>>,
+    idle: RefCell<Vec<Connection>>,
     /// Content has a connection of its own, so that nothing short waits behind something long (FAULTS N10).
     idle_for_content: RefCell<Option<Connection>>,
 }
@@ -294,9 +296,13 @@ impl Controller {
     /// Says that the agent lives.
     ///
     /// # Errors
-    /// No answer, or a refusal.
-    pub async fn heartbeat(&self, heartbeat: &Heartbeat) -> Result<HeartbeatAnswer, CallError> {
-        self.post("/api/v1/agents/heartbeat", heartbeat, CHECK).await
+    /// No answer in time, or a refusal.
+    pub async fn heartbeat(
+        &self,
+        heartbeat: &Heartbeat,
+        budget: Duration,
+    ) -> Result<HeartbeatAnswer, CallError> {
+        self.post("/api/v1/agents/heartbeat", heartbeat, budget).await
     }
 
     /// Hands over changes, in gzip where that is worth it. A controller of an earlier version answers 415 and takes nothing;
@@ -486,7 +492,7 @@ impl Controller {
     ) -> Result<A, CallError> {
         let request = self.request(method, path, body);
         let answer = within(budget, async {
-            if let Some(kept) = self.idle.take().filter(Connection::is_open) {
+            if let Some(kept) = self.kept() {
                 match self.exchange(kept, request.clone(), budget).await {
                     // The controller may have closed the kept connection a moment ago. Every call may be sent twice: a
                     // registration, a heartbeat and a batch all name themselves.
@@ -516,10 +522,18 @@ impl Controller {
         budget: Duration,
     ) -> Result<Response<Bytes>, ExchangeError> {
         let answer = connection.exchange(request, budget).await?;
-        if connection.is_open() {
-            *self.idle.borrow_mut() = Some(connection);
+        let mut idle = self.idle.borrow_mut();
+        if connection.is_open() && idle.len() < IDLE_MAX {
+            idle.push(connection);
         }
         Ok(answer)
+    }
+
+    /// A connection on which a question was answered, the latest of them.
+    fn kept(&self) -> Option<Connection> {
+        let mut idle = self.idle.borrow_mut();
+        idle.retain(Connection::is_open);
+        idle.pop()
     }
 
     fn request(&self, method: Method, path: &str, body: Option<Body>) -> Request<Full<Bytes>> {

@@ -6,15 +6,17 @@ use pureboot_protocol::{Heartbeat, HeartbeatAnswer, Order, SiteConfig, SiteOrder
 use smol::Timer;
 
 use crate::clock;
+use crate::exchange::ExchangeError;
 use crate::nodes::follow::Follower;
 use crate::outbox::Outbox;
 use crate::rng::Rng;
 use crate::status::Membership;
 use crate::store::{Identity, Store, StoreError};
 use crate::uplink::connectivity::Line;
-use crate::uplink::controller::Controller;
+use crate::uplink::controller::{CallError, Controller};
 use crate::uplink::obey::{Content, Obeyer};
 use crate::uplink::orders::Ending;
+use crate::uplink::patience::Patience;
 use crate::uplink::standing::Standing;
 use crate::uplink::tenure::Tenure;
 
@@ -47,6 +49,8 @@ pub struct Pulse<'a, V, C> {
     pub tenure: &'a Tenure,
     /// Carries out what the centre orders.
     pub obeyer: &'a Obeyer<'a, C>,
+    /// Hears which manifest the site has.
+    pub content: &'a C,
     /// Hears how far the centre's nodes have changed.
     pub follower: &'a Follower,
 }
@@ -54,8 +58,9 @@ pub struct Pulse<'a, V, C> {
 impl<V: Measure, C: Content> Pulse<'_, V, C> {
     /// Beats for as long as the agent runs; a beat that fails is tried again sooner.
     pub async fn run(&self, rng: &mut Rng) {
+        let mut patience = Patience::default();
         loop {
-            let pause = self.beat().await;
+            let pause = self.beat(&mut patience).await;
             // Up to a tenth earlier, so that the agents of forty sites do not beat in one instant.
             let pause = pause - rng.duration_between(Duration::ZERO, pause / 10);
             let unbroken = pause.min(UNBROKEN_REST);
@@ -68,7 +73,7 @@ impl<V: Measure, C: Content> Pulse<'_, V, C> {
     }
 
     /// One heartbeat; returns the pause until the next.
-    async fn beat(&self) -> Duration {
+    async fn beat(&self, patience: &mut Patience) -> Duration {
         let vitals = self.vitals.measure().await;
         let heartbeat = Heartbeat {
             command_results: self.obeyer.results(),
@@ -78,19 +83,21 @@ impl<V: Measure, C: Content> Pulse<'_, V, C> {
         // A line that only falters is left to the outbox's own pauses.
         let was_away = matches!(self.standing.line(), Line::Untried | Line::Offline { .. });
         let was_heard = self.standing.membership() == Membership::Joined;
-        let asked_at = clock::now();
-        let outcome = self.controller.heartbeat(&heartbeat).await;
+        let (asked_at, begun) = (clock::now(), clock::monotonic());
+        let outcome = self.controller.heartbeat(&heartbeat, patience.budget()).await;
         let now = clock::now();
         self.standing.learn(&outcome, now);
         let interval = Duration::from_secs(self.standing.heartbeat_interval_s().into());
         match outcome {
             Ok(mut answer) => {
+                patience.handle_answer(clock::monotonic().duration_since(begun));
                 if was_away || !was_heard {
                     self.outbox.line_is_back();
                 }
                 self.tenure.hold().await;
                 self.standing.handle_heartbeat(answer.server_time, now);
                 self.follower.hear(answer.nodes_version, asked_at);
+                self.content.hear(answer.manifest_version, now);
                 let commands = std::mem::take(&mut answer.commands);
                 if commands
                     .iter()
@@ -105,6 +112,9 @@ impl<V: Measure, C: Content> Pulse<'_, V, C> {
                 interval
             }
             Err(error) => {
+                if matches!(error, CallError::Exchange(ExchangeError::Late(_))) {
+                    patience.handle_late();
+                }
                 log::debug!(error:%; "a heartbeat was not answered");
                 interval.min(RETRY)
             }

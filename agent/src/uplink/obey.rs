@@ -4,7 +4,7 @@ use std::cell::RefCell;
 
 use pureboot_protocol::{
     COMMAND_RESULTS_MAX, Category, CommandId, CommandResult, ContentKey, Invalid, Mac, SiteCommand,
-    SiteOrder,
+    SiteOrder, Timestamp,
 };
 use smol::channel::{Receiver, Sender, bounded};
 
@@ -26,6 +26,9 @@ pub trait Content {
         categories: &[Category],
         progress: impl Fn(String),
     ) -> impl Future<Output = Option<Ending>>;
+
+    /// The controller has told the version of the site's manifest, or has answered and does not tell.
+    fn hear(&self, manifest_version: Option<u64>, now: Timestamp);
 
     /// Asks anew what `key` names. What is there stays, and is served, until its replacement is verified.
     ///

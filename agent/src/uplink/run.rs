@@ -97,6 +97,7 @@ impl<V: Measure> Uplink<V> {
             outbox: &self.outbox,
             tenure: &tenure,
             obeyer: &obeyer,
+            content: &*self.sync,
             follower: &self.follower,
         };
         let mut sync_rng = Rng::from_seed(self.rng.next_u64());

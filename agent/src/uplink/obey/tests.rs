@@ -25,6 +25,8 @@ impl Content for Slow {
         Some(Ending::completed("2 of 2"))
     }
 
+    fn hear(&self, _: Option<u64>, _: Timestamp) {}
+
     async fn revalidate(&self, _: &ContentKey) -> Option<Ending> {
         None
     }
@@ -37,6 +39,8 @@ impl Content for Unneeded {
     async fn sync(&self, _: bool, _: &[Category], _: impl Fn(String)) -> Option<Ending> {
         None
     }
+
+    fn hear(&self, _: Option<u64>, _: Timestamp) {}
 
     async fn revalidate(&self, _: &ContentKey) -> Option<Ending> {
         None
