@@ -23,6 +23,7 @@ use smol::channel::bounded;
 use smol::net::unix::UnixListener;
 
 use crate::answers::keeper::Answers;
+use crate::cache::manage::Requirement;
 use crate::cache::{Cache, manage as cache_routes};
 use crate::clock;
 use crate::http::{
@@ -115,7 +116,8 @@ impl Service for Management {
                 self.evict(request, &id).await
             }
             (&Method::POST, ["api", "v1", "agent", "cache", "verify"]) => {
-                cache_routes::verify_entries(&self.cache, &target, &id).await
+                let replace = |key: &ContentKey| self.sync.replace(key);
+                cache_routes::verify_entries(&self.cache, replace, &target, &id).await
             }
             (&Method::GET, ["api", "v1", "agent", "cache", "pins"]) => success(self.pinned.names()),
             (&Method::PUT, ["api", "v1", "agent", "cache", "pins", _, ..]) => {
@@ -145,7 +147,9 @@ impl Service for Management {
             }
             (&Method::DELETE, ["api", "v1", "agent", "cache", _, ..]) => {
                 let why = |key: &ContentKey| self.housekeeper.kept(key);
-                cache_routes::delete_entry(&self.cache, why, &target.rest(4), &id).await
+                let requirement = |key: &ContentKey| self.requirement(key);
+                let name = target.rest(4);
+                cache_routes::delete_entry(&self.cache, why, requirement, &name, &id).await
             }
             _ => not_found(&id),
         }
@@ -193,6 +197,14 @@ impl Management {
                 let (status, code) = (StatusCode::INTERNAL_SERVER_ERROR, "storage_failed");
                 problem(status, code, format!("cannot evict: {error:#}"), id)
             }
+        }
+    }
+
+    fn requirement(&self, key: &ContentKey) -> Requirement {
+        match (self.housekeeper.is_in_manifest(key), self.housekeeper.is_cut_off()) {
+            (false, _) => Requirement::None,
+            (true, false) => Requirement::Replaceable,
+            (true, true) => Requirement::Irreplaceable,
         }
     }
 

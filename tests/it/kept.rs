@@ -148,7 +148,7 @@ fn what_a_person_pins_stays() -> Result<()> {
     let pinned = said(&["cache", "pin", "images/one"])?;
     ensure!(pinned == "images/one is pinned: it stays\n", "{pinned}");
     let evicted = said(&["cache", "evict", "--policy", "all"])?;
-    ensure!(evicted.starts_with("1 objects went, 200.0 kB"), "{evicted}");
+    ensure!(evicted.starts_with("1 object went, 200.0 kB"), "{evicted}");
     let listed = said(&["cache", "ls", "--category", "images"])?;
     ensure!(listed.contains("pinned by you") && !listed.contains("images/two"), "{listed}");
     let refused =
@@ -156,6 +156,6 @@ fn what_a_person_pins_stays() -> Result<()> {
     ensure!(refused.status == 409 && refused.text().contains("unpin"), "{}", refused.text());
     said(&["cache", "unpin", "images/one"])?;
     let evicted = said(&["cache", "evict", "--policy", "all"])?;
-    ensure!(evicted.starts_with("1 objects went, 100.0 kB"), "{evicted}");
+    ensure!(evicted.starts_with("1 object went, 100.0 kB"), "{evicted}");
     Ok(())
 }

@@ -139,7 +139,7 @@ fn d7_a_person_finds_sets_aside_and_replaces_what_is_damaged() -> Result<()> {
     let (code, stats) = said(&["cache", "stats"])?;
     ensure!(code == Some(0) && stats.contains("held: 100.0 kB"), "{stats}");
     let (code, verified) = said(&["cache", "verify"])?;
-    ensure!(code == Some(0) && verified == "1 objects are sound\n", "{verified}");
+    ensure!(code == Some(0) && verified == "1 object is sound\n", "{verified}");
 
     let hash = sha256(&content);
     let object = format!("cache/objects/{}/{hash}", hash.get(..2).unwrap_or_default());
@@ -155,7 +155,7 @@ fn d7_a_person_finds_sets_aside_and_replaces_what_is_damaged() -> Result<()> {
     ensure!(http::get(&url)?.expect(200)?.body == content, "another file came");
 
     let (code, evicted) = said(&["cache", "evict", "--policy", "all"])?;
-    ensure!(code == Some(0) && evicted == "1 objects went, 100.0 kB are free\n", "{evicted}");
+    ensure!(code == Some(0) && evicted == "1 object went, 100.0 kB are free\n", "{evicted}");
     ensure!(http::get(&url)?.expect(200)?.body == content, "it does not come back on demand");
     Ok(())
 }

@@ -77,6 +77,32 @@ pub struct Verified {
     pub sound_count: u64,
     /// Names whose objects were not, and are in quarantine.
     pub damaged: Vec<ContentKey>,
+    /// Those of them that the manifest names: they are fetched again at once, or as soon as the controller is in reach.
+    #[serde(default)]
+    pub coming: Vec<ContentKey>,
+}
+
+/// A name that stands for nothing any more, and what that has brought.
+#[derive(Debug, Serialize, Deserialize)]
+pub struct Removed {
+    /// What it stood for.
+    #[serde(flatten)]
+    pub entry: EntryView,
+    /// Bytes that are free; none where another name stands for the same.
+    pub freed_bytes: u64,
+    /// Whether the manifest names it, so that it comes back.
+    pub in_manifest: bool,
+}
+
+/// What the manifest says of a name that is to be removed.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Requirement {
+    /// It does not name it.
+    None,
+    /// It names it, and the controller can be asked for it again.
+    Replaceable,
+    /// It names it, and the controller is away.
+    Irreplaceable,
 }
 
 impl EntryView {
@@ -110,10 +136,16 @@ pub struct StatsView {
     pub total_size_bytes: u64,
     /// Bytes that they may have.
     pub max_size_bytes: Option<u64>,
+    /// What of that they have.
+    pub usage_percent: Option<f64>,
     /// What the site fetches ahead.
     pub policy: CachePolicy,
+    /// Which names, with a policy that goes by them.
+    pub patterns: Vec<String>,
     /// By category.
     pub categories: BTreeMap<Category, CategoryView>,
+    /// What is known of nodes.
+    pub node_cache: NodeCache,
 }
 
 /// What one category holds, as the API writes it.
@@ -126,7 +158,7 @@ pub struct CategoryView {
 }
 
 /// What the agent knows of nodes, which is kept elsewhere and told with the cache.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 pub struct NodeCache {
     /// Nodes.
     pub count: u64,
@@ -191,10 +223,12 @@ pub fn get_entries(
     json(StatusCode::OK, &page)
 }
 
-/// `DELETE /api/v1/agent/cache/{category}/{path}`; `name` is what stands behind `cache/`.
+/// `DELETE /api/v1/agent/cache/{category}/{path}`; `name` is what stands behind `cache/`. What is pinned stays, and what the
+/// manifest names while it could not be fetched again.
 pub async fn delete_entry(
     cache: &Cache,
     why: impl Fn(&ContentKey) -> Kept,
+    requirement: impl Fn(&ContentKey) -> Requirement,
     name: &str,
     id: &CorrelationId,
 ) -> Response {
@@ -202,15 +236,26 @@ pub async fn delete_entry(
         Ok(key) => key,
         Err(response) => return *response,
     };
-    let kept = why(&key);
+    let (kept, requirement) = (why(&key), requirement(&key));
     if kept == Kept::Pinned {
         let detail = format!("{key} is pinned: `pureboot-agent cache unpin {key}` first");
         return problem(StatusCode::CONFLICT, "content_pinned", detail, id);
     }
+    if requirement == Requirement::Irreplaceable && cache.named(&key).is_some() {
+        let detail = format!(
+            "the site's manifest names {key}, and the controller is away, so that it could not be fetched again: wait until it is back"
+        );
+        return problem(StatusCode::CONFLICT, "content_required", detail, id);
+    }
     match cache.remove(&key).await {
         Ok(Some(entry)) => {
             log::info!("removed {key} from the cache");
-            success(EntryView::of(entry, kept))
+            let is_free = !cache.holds(&entry.sha256);
+            success(Removed {
+                freed_bytes: if is_free { entry.size_bytes } else { 0 },
+                in_manifest: requirement != Requirement::None,
+                entry: EntryView::of(entry, kept),
+            })
         }
         Ok(None) => {
             let detail = format!("the cache holds no {key}");
@@ -267,8 +312,14 @@ pub async fn put_entry(
     }
 }
 
-/// `POST /api/v1/agent/cache/verify?name=`: reads content again, of one name or of all. What is damaged goes into quarantine.
-pub async fn verify_entries(cache: &Cache, target: &Target, id: &CorrelationId) -> Response {
+/// `POST /api/v1/agent/cache/verify?name=`: reads content again, of one name or of all. What is damaged goes into quarantine, and
+/// `replace` has it fetched again, and says whether it can be.
+pub async fn verify_entries(
+    cache: &Cache,
+    replace: impl Fn(&ContentKey) -> bool,
+    target: &Target,
+    id: &CorrelationId,
+) -> Response {
     let chosen = match target.query("name").map(|name| parse_key(&name, id)).transpose() {
         Ok(chosen) => chosen,
         Err(response) => return *response,
@@ -296,7 +347,8 @@ pub async fn verify_entries(cache: &Cache, target: &Target, id: &CorrelationId) 
         }
     }
     let sound_count = sound.values().filter(|is_sound| **is_sound).count() as u64;
-    success(Verified { sound_count, damaged })
+    let coming = damaged.iter().filter(|key| replace(key)).cloned().collect();
+    success(Verified { sound_count, damaged, coming })
 }
 
 fn parse_key(name: &str, id: &CorrelationId) -> Result<ContentKey, Box<Response>> {

@@ -1,5 +1,6 @@
 //! `pureboot-agent cache …`
 
+mod evict;
 mod nodes;
 
 use std::collections::BTreeSet;
@@ -12,18 +13,19 @@ use std::time::Duration;
 
 use anyhow::{Context as _, ensure};
 use argh::FromArgs;
-use http_body_util::{Empty, Full, StreamBody};
+use http_body_util::{Empty, StreamBody};
 use hyper::body::{Bytes, Frame};
 use hyper::header::CONTENT_LENGTH;
 use hyper::{Method, Request};
-use pureboot_protocol::{Category, ContentKey, Page, Success};
+use pureboot_protocol::{Category, ContentKey, Page, Success, Timestamp};
 use smol::stream::{self, Stream};
 
-use crate::cache::manage::{EntryView, StatsView, Verified};
+use crate::cache::manage::{EntryView, NodeCache, StatsView, Verified};
+use crate::clock;
 use crate::data_dir::DataDir;
 use crate::manage::client::{ask, send};
-use crate::status::size;
-use crate::sync::report::{Evicted, Eviction, EvictionOrder, PinState};
+use crate::status::{size, span};
+use crate::sync::report::PinState;
 
 /// A copy that moves is not hurried; one that stands still is ended by the agent.
 const PATIENCE: Duration = Duration::from_secs(24 * 3_600);
@@ -49,7 +51,7 @@ enum Command {
     Ls(Ls),
     Stats(Stats),
     Verify(Verify),
-    Evict(Evict),
+    Evict(evict::Evict),
     Nodes(nodes::Nodes),
     Pin(Pin),
     Unpin(Unpin),
@@ -112,28 +114,6 @@ struct Verify {
     data_dir: PathBuf,
 }
 
-/// let content go; boot loaders, what is pinned, what was added by hand and what is being read stay
-#[derive(FromArgs, Debug)]
-#[argh(subcommand, name = "evict")]
-struct Evict {
-    /// what goes: expired (no longer in the manifest and unused for the site's retention), lru (what is over the limits), or all
-    /// (what the manifest names comes back with the next sync); default: expired
-    #[argh(option, default = "Eviction::Expired", from_str_fn(parse_eviction))]
-    policy: Eviction,
-    /// only this category: scripts, templates or images
-    #[argh(option)]
-    category: Option<Category>,
-    /// at most so many objects
-    #[argh(option)]
-    max: Option<usize>,
-    /// print JSON for programs
-    #[argh(switch)]
-    json: bool,
-    /// directory that holds all that the agent keeps (default: /var/lib/pureboot)
-    #[argh(option, default = "super::default_data_dir()")]
-    data_dir: PathBuf,
-}
-
 /// keep what a name stands for whatever is short of space and however long it is unused; one that is missing is fetched
 #[derive(FromArgs, Debug)]
 #[argh(subcommand, name = "pin")]
@@ -162,15 +142,6 @@ struct Unpin {
     /// directory that holds all that the agent keeps (default: /var/lib/pureboot)
     #[argh(option, default = "super::default_data_dir()")]
     data_dir: PathBuf,
-}
-
-fn parse_eviction(word: &str) -> Result<Eviction, String> {
-    match word {
-        "expired" => Ok(Eviction::Expired),
-        "lru" => Ok(Eviction::Lru),
-        "all" => Ok(Eviction::All),
-        _ => Err(format!("'{word}' is none of expired, lru, all")),
-    }
 }
 
 impl Cache {
@@ -214,22 +185,38 @@ impl Stats {
             return super::print(&format!("{}\n", serde_json::to_string_pretty(&stats.data)?));
         }
         let stats = serde_json::from_value(stats.data).context("another version's answer")?;
-        super::print(&describe_stats(&stats))
+        super::print(&describe_stats(&stats, clock::now()))
     }
 }
 
-fn describe_stats(stats: &StatsView) -> String {
+fn describe_stats(stats: &StatsView, now: Timestamp) -> String {
     let mut text = format!("{:<12}  {:>7}  {:>10}\n", "CATEGORY", "NAMES", "SIZE");
     for (category, held) in &stats.categories {
         let (count, size) = (held.count, size(held.size_bytes));
         _ = writeln!(text, "{:<12}  {count:>7}  {size:>10}", category.as_str());
     }
-    let most = match stats.max_size_bytes {
-        Some(most) => format!(" of at most {}", size(most)),
-        None => String::new(),
+    let most = match (stats.max_size_bytes, stats.usage_percent) {
+        (Some(most), Some(percent)) => format!(" of at most {} ({percent:.1} %)", size(most)),
+        _ => String::new(),
     };
-    _ = writeln!(text, "held: {}{most}; policy: {}", size(stats.total_size_bytes), stats.policy);
+    let patterns = match stats.patterns.as_slice() {
+        [] => String::new(),
+        patterns => format!(" ({})", patterns.join(", ")),
+    };
+    let (held, policy) = (size(stats.total_size_bytes), stats.policy);
+    _ = writeln!(text, "held: {held}{most}; policy: {policy}{patterns}");
+    let NodeCache { count, oldest_entry } = stats.node_cache;
+    let oldest = oldest_entry.map_or(String::new(), |at| {
+        let age = u64::try_from(now.seconds_since(at)).unwrap_or(0);
+        format!(", the oldest record learnt {} ago", span(age))
+    });
+    _ = writeln!(text, "remembered: {}{oldest}", counted(count, "machine"));
     text
+}
+
+/// So many of what is called `noun`.
+fn counted(count: u64, noun: &str) -> String {
+    format!("{count} {noun}{}", if count == 1 { "" } else { "s" })
 }
 
 impl Verify {
@@ -249,32 +236,22 @@ impl Verify {
 }
 
 fn describe_verified(verified: &Verified) -> String {
-    let mut text = format!("{} objects are sound\n", verified.sound_count);
-    for name in &verified.damaged {
-        _ = writeln!(
-            text,
-            "{name} was damaged and is set aside; `pureboot-agent sync` fetches what the controller has"
-        );
+    let Verified { sound_count, damaged, coming } = verified;
+    let mut text = match (sound_count, damaged.as_slice()) {
+        (0, []) => "nothing is held that could be verified\n".to_owned(),
+        (1, _) => "1 object is sound\n".to_owned(),
+        (count, _) => format!("{count} objects are sound\n"),
+    };
+    for name in damaged {
+        let next = match coming.contains(name) {
+            true => "it is fetched again at once, or when the controller is back",
+            false => {
+                "the controller has none for this site: `pureboot-agent cache add` puts it in again"
+            }
+        };
+        _ = writeln!(text, "{name} was damaged and is set aside; {next}");
     }
     text
-}
-
-impl Evict {
-    fn run(self) -> anyhow::Result<ExitCode> {
-        let socket = DataDir::open(&self.data_dir)?.socket();
-        let (policy, category, max_evict) = (self.policy, self.category, self.max);
-        let order = serde_json::to_vec(&EvictionOrder { policy, category, max_evict })
-            .context("cannot write the order as JSON")?;
-        let request = Request::post(format!("{CACHE}/evict"))
-            .body(Full::from(order))
-            .context("cannot ask the agent")?;
-        let evicted: Evicted = send::<Full<Bytes>, Success<_>>(&socket, request, PATIENCE)?.data;
-        let Evicted { evicted_count, freed_bytes } = evicted;
-        super::print(&match self.json {
-            true => format!("{}\n", serde_json::to_string_pretty(&evicted)?),
-            false => format!("{evicted_count} objects went, {} are free\n", size(freed_bytes)),
-        })
-    }
 }
 
 fn set_pin(
@@ -361,7 +338,7 @@ impl Ls {
         let pins: Success<BTreeSet<ContentKey>> = ask(&socket, PINS)?;
         let mut pins = pins.data;
         pins.retain(|key| self.category.is_none_or(|category| key.category() == category));
-        super::print(&table(&entries, &pins))
+        super::print(&table(&entries, &pins, self.category))
     }
 }
 
@@ -380,12 +357,20 @@ fn all_entries(socket: &Path, category: Option<Category>) -> anyhow::Result<Vec<
     }
 }
 
-fn table(entries: &[EntryView], pins: &BTreeSet<ContentKey>) -> String {
+fn table(entries: &[EntryView], pins: &BTreeSet<ContentKey>, category: Option<Category>) -> String {
     let name = |entry: &EntryView| format!("{}/{}", entry.category, entry.path);
     let width = entries.iter().map(|entry| name(entry).len()).max().unwrap_or(0);
     let mut text = match entries {
-        [] => "nothing is held; `pureboot-agent cache add CATEGORY/PATH FILE` puts something in\n"
-            .to_owned(),
+        [] => {
+            let (what, place) = match category {
+                Some(category) => (format!(" of {category}"), category.as_str()),
+                None => (String::new(), "CATEGORY"),
+            };
+            format!(
+                "nothing{what} is held; `pureboot-agent sync` brings what the controller has for the site, \
+                 `pureboot-agent cache add {place}/PATH FILE` puts something in by hand\n"
+            )
+        }
         _ => format!("{:<width$}  {:>10}  {:<21}  SHA-256\n", "NAME", "SIZE", "KEPT"),
     };
     let mut missing = pins.clone();
@@ -403,22 +388,23 @@ fn table(entries: &[EntryView], pins: &BTreeSet<ContentKey>) -> String {
 
 #[cfg(test)]
 mod tests {
-    use expect_test::expect;
-    use pureboot_protocol::Timestamp;
-
     use super::*;
     use crate::cache::manage::Kept;
+    use expect_test::expect;
 
-    #[test]
-    fn a_person_reads_what_is_held_and_why_it_stays() {
-        let entry = |category, path: &str, kept| EntryView {
+    fn entry(category: Category, path: &str, kept: Kept) -> EntryView {
+        EntryView {
             category,
             path: path.to_owned(),
             size_bytes: 1_500_000,
             sha256: "ab12".to_owned(),
             updated_at: Timestamp::from_unix_ms(0),
             kept,
-        };
+        }
+    }
+
+    #[test]
+    fn a_person_reads_what_is_held_and_why_it_stays() {
         let entries = [
             entry(Category::Bootloaders, "ipxe.efi", Kept::Loader),
             entry(Category::Images, "debian/linux", Kept::Pinned),
@@ -431,8 +417,46 @@ mod tests {
             images/debian/linux       1.5 MB  pinned by you          ab12
             images/rescue is pinned and not here
         "#]]
-        .assert_eq(&table(&entries, &pins));
-        assert!(table(&[], &BTreeSet::new()).starts_with("nothing is held"));
+        .assert_eq(&table(&entries, &pins, None));
+        let empty = |category| table(&[], &BTreeSet::new(), category);
+        assert!(empty(None).starts_with("nothing is held; `pureboot-agent sync`"));
+        assert!(empty(Some(Category::Images)).contains("cache add images/PATH FILE"));
+    }
+
+    #[test]
+    fn figures_tell_how_full_the_cache_is_and_what_is_known_of_machines() {
+        let text = serde_json::json!({
+            "total_size_bytes": 250_000_000, "max_size_bytes": 1_000_000_000, "usage_percent": 25.0,
+            "policy": "pattern", "patterns": ["images/debian/**"],
+            "categories": {"images": {"count": 2, "size_bytes": 250_000_000}},
+            "node_cache": {"count": 1, "oldest_entry": "1970-01-01T00:00:00Z"},
+        });
+        let stats = serde_json::from_value(text).expect("the agent's answer");
+        expect![[r#"
+            CATEGORY        NAMES        SIZE
+            images              2    250.0 MB
+            held: 250.0 MB of at most 1.0 GB (25.0 %); policy: pattern (images/debian/**)
+            remembered: 1 machine, the oldest record learnt 5 min 0 s ago
+        "#]]
+        .assert_eq(&describe_stats(&stats, Timestamp::from_unix_ms(300_000)));
+    }
+
+    #[test]
+    fn d7_damage_is_told_with_what_comes_of_it() {
+        let key = |text: &str| text.parse::<ContentKey>().expect("a name");
+        let verified = Verified {
+            sound_count: 1,
+            damaged: vec![key("images/a"), key("images/b")],
+            coming: vec![key("images/a")],
+        };
+        expect![[r#"
+            1 object is sound
+            images/a was damaged and is set aside; it is fetched again at once, or when the controller is back
+            images/b was damaged and is set aside; the controller has none for this site: `pureboot-agent cache add` puts it in again
+        "#]]
+        .assert_eq(&describe_verified(&verified));
+        let nothing = Verified { sound_count: 0, damaged: vec![], coming: vec![] };
+        assert_eq!(describe_verified(&nothing), "nothing is held that could be verified\n");
     }
 
     #[test]

@@ -13,6 +13,7 @@ use crate::cache::evict::{Candidate, Need, Room, make_room, unused_since};
 use crate::cache::manage::Kept;
 use crate::cache::{Cache, Failure, Standing as Wish};
 use crate::clock;
+use crate::uplink::connectivity::Line;
 use crate::uplink::standing::Standing;
 
 use super::keeper::Keeper;
@@ -86,18 +87,27 @@ impl Housekeeper {
 
     /// Why a name that is held does not leave.
     pub fn kept(&self, key: &ContentKey) -> Kept {
-        let is_named = || self.keeper.catalog().is_some_and(|held| held.entry(key).is_some());
         if self.pinned.contains(key) {
             Kept::Pinned
         } else if key.category() == Category::Bootloaders {
             Kept::Loader
-        } else if is_named() {
+        } else if self.is_in_manifest(key) {
             Kept::Manifest
         } else if self.cache.is_managed(key) {
             Kept::Retention
         } else {
             Kept::ByHand
         }
+    }
+
+    /// Whether the manifest names `key`.
+    pub fn is_in_manifest(&self, key: &ContentKey) -> bool {
+        self.keeper.catalog().is_some_and(|held| held.entry(key).is_some())
+    }
+
+    /// Whether nothing that leaves could be fetched again now.
+    pub fn is_cut_off(&self) -> bool {
+        matches!(self.standing.line(), Line::Offline { .. })
     }
 
     /// Lets go what has to leave so that `size_bytes` more fit.
@@ -136,7 +146,7 @@ impl Housekeeper {
         self.drop_all(over, "over the limit").await
     }
 
-    /// Lets go what a person wants gone. What the manifest names comes back with the next sync.
+    /// Lets go what a person wants gone. What the manifest names comes back with the next sync; while there can be none, it stays.
     ///
     /// # Errors
     /// The disk's.
@@ -145,6 +155,11 @@ impl Housekeeper {
         if let Some(category) = order.category {
             candidates.retain(|candidate| self.cache.is_in(candidate.sha256, category));
         }
+        let all_count = candidates.len();
+        if order.policy == Eviction::All && self.is_cut_off() {
+            candidates.retain(|candidate| !candidate.is_wanted);
+        }
+        let required_count = (all_count - candidates.len()) as u64;
         let mut leaving = match order.policy {
             Eviction::Expired => unused_since(&candidates, self.retained_since()),
             Eviction::Lru => make_room(candidates, &room, 0, Need::Tidiness).unwrap_or_default(),
@@ -157,6 +172,7 @@ impl Housekeeper {
         let evicted = Evicted {
             evicted_count: leaving.len() as u64,
             freed_bytes: leaving.iter().map(|candidate| candidate.size_bytes).sum(),
+            required_count,
         };
         self.drop_all(leaving, "by order").await?;
         Ok(evicted)

@@ -92,6 +92,9 @@ pub struct Evicted {
     pub evicted_count: u64,
     /// Their bytes.
     pub freed_bytes: u64,
+    /// Objects that stay because the manifest names them and the controller, from which they would come back, is away.
+    #[serde(default)]
+    pub required_count: u64,
 }
 
 /// What a pin, or its end, means for a name.
@@ -176,9 +179,10 @@ impl State {
             None => "not asked since the start".to_owned(),
         };
         let progress = match &self.progress {
-            Some(progress) if progress.files_total > 0 => {
-                format!(", fetching {} of {}", progress.files_done + 1, progress.files_total)
+            Some(Progress { current: Some(_), files_done, files_total, .. }) => {
+                format!(", fetching {} of {files_total}", files_done + 1)
             }
+            // Once the last file is here, a sync still looks for newer content and makes room.
             _ => String::new(),
         };
         format!("{here}, {asked}{progress}")
@@ -201,5 +205,43 @@ impl State {
         let last = self.last.as_ref().filter(|last| last.status == Status::Failed)?;
         (self.names_missing > 0)
             .then(|| format!("content is missing: the last sync {}", last.summary()))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn state(files_done: u64, current: Option<&str>) -> State {
+        State {
+            manifest_version: Some(7),
+            manifest_confirmed_at: None,
+            manifest_expired: false,
+            names_wanted: 2,
+            names_missing: 2 - files_done,
+            received_bytes: 0,
+            reused_bytes: 0,
+            progress: Some(Progress {
+                started_at: Timestamp::from_unix_ms(0),
+                files_total: 2,
+                files_done,
+                bytes_total: 2,
+                bytes_done: files_done,
+                bytes_received: files_done,
+                current: current.map(ToOwned::to_owned),
+            }),
+            last_sync_at: None,
+            last: None,
+            next_sync_at: None,
+        }
+    }
+
+    #[test]
+    fn files_are_counted_while_they_come_and_never_beyond_the_last() {
+        let told = |state: State| state.describe(|_| String::new());
+        assert!(told(state(0, Some("images/a"))).ends_with(", fetching 1 of 2"));
+        assert!(told(state(1, Some("images/b"))).ends_with(", fetching 2 of 2"));
+        let last = told(state(2, None));
+        assert!(!last.contains("fetching"), "the sync is still under way: {last}");
     }
 }

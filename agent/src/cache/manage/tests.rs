@@ -24,13 +24,24 @@ impl Service for TestService {
             }
             ("GET", ["cache", "entries"]) => get_entries(&self.0, by_hand, &target, &id),
             ("PUT", _) => put_entry(&self.0, by_hand, &name, request, &id).await,
-            _ => delete_entry(&self.0, by_hand, &name, &id).await,
+            ("POST", ["cache", "verify"]) => {
+                verify_entries(&self.0, |key| key.path() == "managed", &target, &id).await
+            }
+            _ => delete_entry(&self.0, by_hand, requirement, &name, &id).await,
         }
     }
 }
 
 fn by_hand(_: &ContentKey) -> Kept {
     Kept::ByHand
+}
+
+fn requirement(key: &ContentKey) -> Requirement {
+    match key.path() {
+        "managed" => Requirement::Replaceable,
+        "required" => Requirement::Irreplaceable,
+        _ => Requirement::None,
+    }
 }
 
 fn site() -> SiteConfig {
@@ -109,6 +120,7 @@ fn an_upload_is_listed_and_removed() {
         assert_eq!(entries.as_array().map(Vec::len), Some(1));
         let removed = data(&call(address, "DELETE", "/cache/bootloaders/sub/b.efi", "").await);
         assert_eq!(removed["size_bytes"], 6);
+        assert_eq!((&removed["freed_bytes"], &removed["in_manifest"]), (&json!(6), &json!(false)));
         let again = call(address, "DELETE", "/cache/bootloaders/sub/b.efi", "").await;
         assert_eq!(code(&again), (404, "content_not_found".to_owned()));
     });
@@ -182,5 +194,36 @@ fn k11_an_upload_that_breaks_off_leaves_nothing() {
         }
         let entries = data(&call(address, "GET", "/cache/entries", "").await);
         assert_eq!(entries, json!([]));
+    });
+}
+
+#[test]
+fn what_is_removed_tells_what_that_frees_and_whether_it_comes_back() {
+    check(async |address, _| {
+        for name in ["managed", "twin", "required"] {
+            put(address, &format!("/cache/images/{name}"), b"hello", "").await;
+        }
+        let refused = call(address, "DELETE", "/cache/images/required", "").await;
+        assert_eq!(code(&refused), (409, "content_required".to_owned()));
+        let removed = data(&call(address, "DELETE", "/cache/images/managed", "").await);
+        assert_eq!((&removed["freed_bytes"], &removed["in_manifest"]), (&json!(0), &json!(true)));
+    });
+}
+
+#[test]
+fn d7_what_is_damaged_is_told_and_with_it_what_is_fetched_again() {
+    check(async |address, directory| {
+        put(address, "/cache/images/managed", b"hello", "").await;
+        put(address, "/cache/images/mine", b"hello", "").await;
+        put(address, "/cache/images/sound", b"other", "").await;
+        let object = directory.join("objects").join(&HELLO_HEX[..2]).join(HELLO_HEX);
+        std::fs::write(object, b"hullo").unwrap();
+        let verified = data(&call(address, "POST", "/cache/verify", "").await);
+        let expected = json!({
+            "sound_count": 1,
+            "damaged": ["images/managed", "images/mine"],
+            "coming": ["images/managed"],
+        });
+        assert_eq!(verified, expected);
     });
 }
