@@ -89,6 +89,19 @@ impl Day {
     pub const ALL: [Self; 7] =
         [Self::Mon, Self::Tue, Self::Wed, Self::Thu, Self::Fri, Self::Sat, Self::Sun];
 
+    /// The day as settings name it.
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::Mon => "mon",
+            Self::Tue => "tue",
+            Self::Wed => "wed",
+            Self::Thu => "thu",
+            Self::Fri => "fri",
+            Self::Sat => "sat",
+            Self::Sun => "sun",
+        }
+    }
+
     fn before(self) -> Self {
         let at = (self as usize + 6) % 7;
         Self::ALL.into_iter().nth(at).unwrap_or(self)
