@@ -10,7 +10,7 @@ use std::time::Duration;
 use anyhow::{Context, Result, bail};
 use nix::fcntl::OFlag;
 use pureboot_protocol::{ContentKey, Timestamp};
-use rusqlite::{Connection, ErrorCode, OpenFlags, OptionalExtension, Transaction, params};
+use rusqlite::{Connection, ErrorCode, MAIN_DB, OpenFlags, OptionalExtension, Transaction, params};
 
 use super::index::{Index, Row};
 use super::{ContentHash, names};
@@ -236,6 +236,10 @@ fn open_database(path: &Path) -> rusqlite::Result<(Connection, Option<Index>)> {
     let tables: i64 =
         connection.query_row("SELECT count(*) FROM sqlite_schema", [], |row| row.get(0))?;
     if check != "ok" || (application_id != APPLICATION_ID && tables > 0) {
+        return Err(rusqlite::Error::InvalidQuery);
+    }
+    // A flipped bit in the header's "write version" makes SQLite read and never write.
+    if connection.is_readonly(MAIN_DB)? && OpenOptions::new().write(true).open(path).is_ok() {
         return Err(rusqlite::Error::InvalidQuery);
     }
     // FAULTS D3: an index that is there is opened without a write, so that an agent starts on a full disk.

@@ -37,3 +37,19 @@ proptest! {
         });
     }
 }
+
+#[test]
+fn d8_an_index_that_one_bit_has_made_unwritable_is_rebuilt() {
+    /// Where the header has the version that is needed for writing (SQLite's file format, §1.3.3).
+    const WRITE_VERSION: usize = 18;
+    let site = Site::with(&[(LOADER, b"loader"), (IMAGE, b"image")]);
+    let index = site.path("index.db");
+    let mut bytes = fs::read(&index).unwrap();
+    bytes[WRITE_VERSION] ^= 4;
+    fs::write(&index, bytes).unwrap();
+    site.run(async |cache| {
+        _ = cache.recover().await;
+        assert_eq!(read(&cache, IMAGE).await.as_deref(), Some(&b"image"[..]));
+        add(&cache, "images/b", b"another image").await.unwrap();
+    });
+}
