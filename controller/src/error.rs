@@ -193,6 +193,9 @@ impl From<StoreError> for ApiError {
             StoreError::ClaimDecided { .. } => refused(StatusCode::CONFLICT, "claim_decided"),
             StoreError::Moved { .. } => refused(StatusCode::CONFLICT, "node_moved"),
             StoreError::NotThere { .. } => refused(StatusCode::CONFLICT, "node_missing"),
+            StoreError::NotTheSites { .. } => {
+                refused(StatusCode::FORBIDDEN, "not_the_sites_to_decide")
+            }
             StoreError::Busy => refused(StatusCode::SERVICE_UNAVAILABLE, "busy"),
             StoreError::NulInText => refused(StatusCode::BAD_REQUEST, "malformed_text"),
             StoreError::Database(_)

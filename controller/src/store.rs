@@ -67,7 +67,7 @@ pub(crate) use boots::KeptBoot;
 pub(crate) use changes::BATCH_ITEMS_MAX;
 pub(crate) use claims::{Claim, ClaimFilter, Word as ClaimWord};
 pub(crate) use commands::{Command, CommandStatus, Enqueued};
-pub(crate) use conflicts::{Conflict, ConflictStatus, Decision, MergeFields, ResolvedAll};
+pub(crate) use conflicts::{ConflictStatus, Decision, ResolvedAll};
 pub(crate) use content::{ContentEntry, ContentFilter, KeptObject, Named};
 pub(crate) use credentials::{Bearer, TOKEN_HOURS};
 pub(crate) use custody::Parked;
@@ -316,6 +316,14 @@ pub(crate) enum StoreError {
     NotThere {
         /// As the site calls it.
         node: NodeId,
+    },
+    /// A site would take a node from another one.
+    #[error(
+        "the conflict {conflict} is about a node of another site: an operator decides about it at the controller, see GET /migrations"
+    )]
+    NotTheSites {
+        /// Which.
+        conflict: ConflictId,
     },
     /// Others keep the database busy for longer than a request waits, or it is away.
     #[error("the database is busy or away, try again")]

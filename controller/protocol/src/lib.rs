@@ -41,7 +41,10 @@ pub use command::{
     COMMAND_RESULTS_MAX, COMMANDS_MAX, CommandOutcome, CommandResult, Invalid, NodeOrder, Order,
     PendingCommand, SiteCommand, SiteOrder,
 };
-pub use conflict::{ConflictKind, Resolution};
+pub use conflict::{
+    CentralSide, Conflict, ConflictEnding, ConflictKind, Decider, MergeFields, Resolution,
+    SiteResolution, SiteSide,
+};
 pub use content::{Category, ContentHash, ContentKey, ContentKeyError};
 pub use feed::{NodeChange, NodeChanges, NodeRecords, SignedRecords, Told};
 pub use heartbeat::{Heartbeat, HeartbeatAnswer, Service};

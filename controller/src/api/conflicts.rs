@@ -3,7 +3,9 @@
 use axum::extract::{Path, State};
 use axum::http::StatusCode;
 use axum::response::Response;
-use pureboot_protocol::{ConflictId, Resolution, SiteId, Success};
+use pureboot_protocol::{
+    Conflict, ConflictId, Decider, MergeFields, Resolution, SiteId, SiteResolution, Success,
+};
 use schemars::JsonSchema;
 use serde::Deserialize;
 use serde_json::json as value;
@@ -11,12 +13,12 @@ use serde_json::json as value;
 use crate::api::check::Check;
 use crate::api::nodes;
 use crate::audit::Note;
-use crate::auth::Operator;
+use crate::auth::{Agent, Operator};
 use crate::correlation::CorrelationId;
 use crate::error::ApiError;
 use crate::extract::{Id, IfMatch, Json, Query, json};
 use crate::router::App;
-use crate::store::{Conflict, ConflictStatus, Decision, MergeFields, Origin, Paging};
+use crate::store::{ConflictStatus, Decision, Origin, Paging};
 
 #[derive(Deserialize, JsonSchema)]
 pub(crate) struct Filter {
@@ -92,6 +94,7 @@ impl Resolve {
         check.require("node_version", agree, "If-Match names another version");
         check.done()?;
         Ok(Decision {
+            by: Decider::Operator,
             resolution: self.resolution,
             fields: self.fields.filter(|_| merges),
             version: version.or(self.node_version),
@@ -112,6 +115,61 @@ pub(crate) async fn resolve(
     Json(body): Json<Resolve>,
 ) -> Result<Response, ApiError> {
     end(&app, None, id, &body.checked(version, operator)?, &correlation_id).await
+}
+
+/// `GET /agents/conflicts`: those of the agent's own site.
+pub(crate) async fn of_agent(
+    State(app): State<App>,
+    agent: Agent,
+    paging: Paging,
+    Query(filter): Query<Filter>,
+) -> Result<Response, ApiError> {
+    let site = Some(agent.site_id);
+    Ok(json(StatusCode::OK, &app.store.conflicts(site, filter.status, &paging).await?))
+}
+
+/// `GET /agents/conflicts/{id}`: one of the agent's own site.
+pub(crate) async fn read_of_agent(
+    State(app): State<App>,
+    agent: Agent,
+    Id(id): Id<ConflictId>,
+) -> Result<Response, ApiError> {
+    let conflict = app.store.conflict(id).await?;
+    if conflict.site_id != agent.site_id {
+        return Err(ApiError::missing("conflict", id.to_string()));
+    }
+    Ok(json(StatusCode::OK, &Success::new(conflict)))
+}
+
+/// `POST /agents/conflicts/{id}/resolve`: the person at the site decides. The site's side is a state, so that is all that it merges.
+pub(crate) async fn resolve_of_agent(
+    State(app): State<App>,
+    agent: Agent,
+    correlation_id: CorrelationId,
+    Id(id): Id<ConflictId>,
+    Json(body): Json<SiteResolution>,
+) -> Result<Response, ApiError> {
+    let SiteResolution { resolution, state, node_version: version, comment } = body;
+    let mut check = Check::default();
+    check.text("comment", comment.as_deref().unwrap_or_default());
+    let merges = resolution == Resolution::Merge;
+    check.require(
+        "state",
+        merges == state.is_some(),
+        "a merge says the state, and nothing else does",
+    );
+    check.done()?;
+    let name = app.store.site(agent.site_id).await?.name;
+    let decision = Decision {
+        by: Decider::Site,
+        resolution,
+        fields: state.map(|state| MergeFields { state: Some(state), ..MergeFields::default() }),
+        version,
+        force: false,
+        comment,
+        name,
+    };
+    end(&app, Some(agent.site_id), id, &decision, &correlation_id).await
 }
 
 /// `POST /sites/{id}/conflicts/{conflict}/resolve`.
@@ -143,7 +201,7 @@ async fn end(
     let origin = Origin { correlation_id: correlation_id.as_str(), now: app.now() };
     let conflict: Conflict = app.store.resolve_conflict(site, id, decision, origin).await?;
     let (node, resolution) = (conflict.node_id, decision.resolution);
-    tracing::info!(conflict = %id, %node, %resolution, "an operator ended the conflict {id} about node {node} with {resolution}");
+    tracing::info!(conflict = %id, %node, %resolution, by = %decision.by, "{} ended the conflict {id} about node {node} with {resolution}", decision.name);
     let note = Note::detail(value!({
         "conflict_id": id, "site_id": conflict.site_id, "node_id": node, "resolution": resolution,
         "fields": decision.fields,
@@ -175,8 +233,15 @@ pub(crate) async fn resolve_all(
     check.require("resolution", is_common, "expected keep_local or keep_central for all at once");
     check.done()?;
     let (name, comment) = (operator.name, body.comment);
-    let decision =
-        Decision { resolution, fields: None, version: None, force: false, comment, name };
+    let decision = Decision {
+        by: Decider::Operator,
+        resolution,
+        fields: None,
+        version: None,
+        force: false,
+        comment,
+        name,
+    };
     let origin = Origin { correlation_id: correlation_id.as_str(), now: app.now() };
     let all = app.store.resolve_all_conflicts(site, &decision, origin).await?;
     let (resolved, failed) = (all.resolved, all.failed);

@@ -3,12 +3,13 @@
 use axum::http::Method;
 use pureboot_protocol::session::{BootReceipt, BootReport};
 use pureboot_protocol::{
-    ChangeBatch, ChangeReceipt, CredentialAnnouncement, Heartbeat, HeartbeatAnswer,
+    ChangeBatch, ChangeReceipt, Conflict, CredentialAnnouncement, Heartbeat, HeartbeatAnswer,
     RegistrationAnswer, RegistrationRequest, SheetAnswer, SheetQuestion, SignedRecords,
+    SiteResolution,
 };
 
 use super::operation::Operation;
-use crate::api::agents;
+use crate::api::{agents, conflicts};
 use crate::store::{AgentStanding, KeptHeartbeat};
 
 pub(super) fn operations() -> Vec<Operation> {
@@ -52,6 +53,18 @@ pub(super) fn operations() -> Vec<Operation> {
         .body::<SheetQuestion>()
         .one::<SheetAnswer>()
         .refuses(404),
+        get("/api/v1/agents/conflicts", "List where the agent's site and the controller disagree")
+            .query::<conflicts::Filter>()
+            .page::<Conflict>(),
+        get("/api/v1/agents/conflicts/{id}", "Read a conflict of the agent's site").one::<Conflict>(),
+        post(
+            "/api/v1/agents/conflicts/{id}/resolve",
+            "End a conflict of the agent's site as the person there decides; doing so again has the same answer",
+        )
+        .body::<SiteResolution>()
+        .one::<Conflict>()
+        .refuses(403)
+        .refuses(409),
         post("/api/v1/agents/changes", "Hand over what has happened at the site, in order")
             .body::<ChangeBatch>()
             .bare::<ChangeReceipt>()

@@ -5,10 +5,8 @@ use axum::http::Method;
 use super::operation::Operation;
 use crate::api::{boots, commands, conflicts, groups, sites};
 use crate::site_health::SiteHealth;
-use crate::store::{
-    Command, Conflict, Group, GroupFields, KeptBoot, Parked, ResolvedAll, Site, SiteFields,
-};
-use pureboot_protocol::Node;
+use crate::store::{Command, Group, GroupFields, KeptBoot, Parked, ResolvedAll, Site, SiteFields};
+use pureboot_protocol::{Conflict, Node};
 
 pub(super) fn operations() -> Vec<Operation> {
     let get = |path, summary| Operation::new(Method::GET, path, summary);

@@ -4,8 +4,8 @@
 //! foreign node begin is the same question seen from the changes, and ends with it.
 
 use pureboot_protocol::{
-    ClaimId, ForeignBoot, ForeignNode, Lifecycle, Mac, MigrationPolicy, Node, NodeId, Page, SiteId,
-    Timestamp,
+    ClaimId, Decider, ForeignBoot, ForeignNode, Lifecycle, Mac, MigrationPolicy, Node, NodeId,
+    Page, SiteId, Timestamp,
 };
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
@@ -13,7 +13,7 @@ use serde_json::json;
 use sqlx::{AssertSqlSafe, Row};
 
 use crate::audit::{Actor, Entry};
-use crate::store::conflicts::{self, Decider};
+use crate::store::conflicts;
 use crate::store::nodes::{self, Origin};
 use crate::store::page::{Cursor, Paging};
 use crate::store::row::{

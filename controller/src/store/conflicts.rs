@@ -4,15 +4,14 @@
 //! person takes in what the same site wishes of the same node after it, so that there is one question and not ten.
 
 use pureboot_protocol::{
-    Change, ChangeId, ClockQuality, ConflictId, ConflictKind, ConflictResolution, GroupId,
-    Heartbeat, Lifecycle, Node, NodeId, Page, Resolution, SiteId, Timestamp, WorkflowId,
+    CentralSide, Change, ChangeId, Conflict, ConflictEnding, ConflictId, ConflictKind, Decider,
+    Heartbeat, Lifecycle, Node, NodeId, Page, Resolution, SiteId, SiteSide, Timestamp,
 };
 use schemars::JsonSchema;
-use serde::{Deserialize, Serialize};
+use serde::Deserialize;
 use sha2::{Digest, Sha256};
 use sqlx::Row;
 
-use crate::extract::nullable;
 use crate::store::nodes::{Central, Kept};
 use crate::store::page::{Cursor, Paging};
 use crate::store::row::{
@@ -24,111 +23,6 @@ mod resolve;
 
 pub(super) use resolve::end_mismatch;
 pub(crate) use resolve::{Decision, ResolvedAll};
-
-/// A wish of a site that met another change, with both sides. The field names are those of the HTTP surface.
-#[derive(Debug, Clone, Serialize, JsonSchema)]
-pub(crate) struct Conflict {
-    pub(crate) id: ConflictId,
-    pub(crate) site_id: SiteId,
-    /// As the controller calls it, or the site where the controller has no such node.
-    pub(crate) node_id: NodeId,
-    #[serde(rename = "type")]
-    kind: ConflictKind,
-    /// Why the wish was not simply followed.
-    cause: String,
-    site: SiteSide,
-    /// The node as it was when the wish came; null if there was none.
-    central: Option<CentralSide>,
-    created_at: Timestamp,
-    /// How it ended; null while it waits for a person.
-    pub(crate) outcome: Option<Ending>,
-}
-
-#[derive(Debug, Clone, Serialize, JsonSchema)]
-struct SiteSide {
-    /// What it wished last; null if it wished for no state.
-    state: Option<Lifecycle>,
-    /// The version that the site knew.
-    base_version: Option<u64>,
-    /// When it wished so, by its own clock.
-    at: Timestamp,
-    clock: ClockQuality,
-    /// How many of its changes are part of this.
-    changes: u64,
-}
-
-#[derive(Debug, Clone, Serialize, JsonSchema)]
-struct CentralSide {
-    state: Lifecycle,
-    version: u64,
-    /// When somebody else than a site changed it last; null if nobody ever has.
-    changed_at: Option<Timestamp>,
-}
-
-/// How a conflict ended.
-#[derive(Debug, Clone, Serialize, JsonSchema)]
-pub(crate) struct Ending {
-    resolution: Resolution,
-    by: Decider,
-    /// The operator's name.
-    name: Option<String>,
-    /// What was merged.
-    fields: Option<MergeFields>,
-    /// The node's version after it; null if there is no node.
-    pub(crate) node_version: Option<u64>,
-    at: Timestamp,
-}
-
-/// Who ended a conflict: the site's strategy, or an operator.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
-#[serde(rename_all = "snake_case")]
-pub(crate) enum Decider {
-    CentralWins,
-    LastWrite,
-    SiteWins,
-    Operator,
-    /// The claim on the node of another site was decided by policies, or has expired.
-    Claim,
-}
-
-impl Decider {
-    fn as_str(self) -> &'static str {
-        match self {
-            Self::CentralWins => "central_wins",
-            Self::LastWrite => "last_write",
-            Self::SiteWins => "site_wins",
-            Self::Operator => "operator",
-            Self::Claim => "claim",
-        }
-    }
-}
-
-impl From<ConflictResolution> for Decider {
-    fn from(strategy: ConflictResolution) -> Self {
-        match strategy {
-            ConflictResolution::CentralWins => Self::CentralWins,
-            ConflictResolution::LastWrite => Self::LastWrite,
-            ConflictResolution::SiteWins => Self::SiteWins,
-            ConflictResolution::Manual => Self::Operator,
-        }
-    }
-}
-
-/// What a merge makes of a node; what is absent stays as the controller has it.
-#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
-#[serde(default)]
-pub(crate) struct MergeFields {
-    #[serde(skip_serializing_if = "Option::is_none")]
-    pub(crate) state: Option<Lifecycle>,
-    #[serde(deserialize_with = "nullable", skip_serializing_if = "Option::is_none")]
-    pub(crate) hostname: Option<Option<String>>,
-    #[serde(deserialize_with = "nullable", skip_serializing_if = "Option::is_none")]
-    pub(crate) workflow_id: Option<Option<WorkflowId>>,
-    #[serde(deserialize_with = "nullable", skip_serializing_if = "Option::is_none")]
-    pub(crate) group_id: Option<Option<GroupId>>,
-    #[serde(skip_serializing_if = "Option::is_none")]
-    pub(crate) tags: Option<Vec<String>>,
-}
 
 /// Which conflicts a list has.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Deserialize, JsonSchema)]
@@ -403,7 +297,7 @@ fn read(row: &DbRow) -> Result<Conflict, StoreError> {
         _ => None,
     };
     let outcome = match (word_opt(row, "resolution")?, word_opt(row, "resolved_by")?) {
-        (Some(resolution), Some(by)) => Some(Ending {
+        (Some(resolution), Some(by)) => Some(ConflictEnding {
             resolution,
             by,
             name: row.try_get("resolved_name")?,

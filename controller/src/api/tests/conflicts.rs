@@ -1,5 +1,7 @@
 //! What becomes of a wish that met another change: by the site's strategy, by an operator, once and for both sides.
 
+mod site;
+
 use pureboot_protocol::{ChangeReceipt, Lifecycle, NodeEventKind, Timestamp};
 use serde_json::{Value, json};
 

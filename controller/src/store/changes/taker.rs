@@ -1,8 +1,8 @@
 //! What one change does: to a node, to a conflict, or nothing for a reason that is kept.
 
 use pureboot_protocol::{
-    Change, ChangePayload, ChangeResult, ConflictId, ConflictKind, ConflictResolution, Lifecycle,
-    Node, NodeEvent, Outcome, RegisterNode, Resolution, Timestamp,
+    Change, ChangePayload, ChangeResult, ConflictId, ConflictKind, ConflictResolution, Decider,
+    Lifecycle, Node, NodeEvent, Outcome, RegisterNode, Resolution, Timestamp,
 };
 use serde_json::Value;
 
@@ -10,7 +10,7 @@ use super::ledger::Ledger;
 use super::{Item, Outbox};
 use crate::conflict::{self, Verdict};
 use crate::node::{self, Disagreement, Move};
-use crate::store::conflicts::{self, Decider, Link, NewConflict};
+use crate::store::conflicts::{self, Link, NewConflict};
 use crate::store::logs::{self, Trigger};
 use crate::store::nodes::{self, Central, Kept, Origin, Run};
 use crate::store::row::DbConnection;

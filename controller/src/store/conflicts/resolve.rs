@@ -1,11 +1,13 @@
 //! How an operator ends a conflict: once, on the node as it was seen, and for both sides.
 
-use pureboot_protocol::{ConflictId, ConflictKind, Node, Resolution, SiteId, SiteOrder};
+use pureboot_protocol::{
+    Conflict, ConflictId, ConflictKind, Decider, MergeFields, Node, Resolution, SiteId, SiteOrder,
+};
 use schemars::JsonSchema;
 use serde::Serialize;
 use sqlx::Acquire;
 
-use super::{Conflict, Decider, MergeFields, has_moved, load};
+use super::{has_moved, load};
 use crate::node::{self, Move};
 use crate::store::logs::{self, Trigger};
 use crate::store::nodes::{self, Origin};
@@ -15,19 +17,21 @@ use crate::store::{ClaimWord, Store, StoreError, check_version, claims, commands
 /// Conflicts that one request resolves.
 const RESOLVED_MAX: i64 = 500;
 
-/// What an operator decides.
+/// What is decided about a conflict.
 #[derive(Debug, Clone)]
 pub(crate) struct Decision {
+    /// Who does: an operator, the person at the site, or a claim that has ended.
+    pub(crate) by: Decider,
     pub(crate) resolution: Resolution,
     /// What a merge makes of the node.
     pub(crate) fields: Option<MergeFields>,
-    /// The version of the node that the operator has seen.
+    /// The version of the node that the decider has seen.
     pub(crate) version: Option<u64>,
-    /// Whether the operator insists, as for any order.
+    /// Whether an operator insists, as for any order.
     pub(crate) force: bool,
     /// Why, for the node's history.
     pub(crate) comment: Option<String>,
-    /// The operator's name.
+    /// The decider's name.
     pub(crate) name: String,
 }
 
@@ -142,9 +146,13 @@ async fn resolve(
     let (site, id) = (conflict.site_id, conflict.node_id);
     let kept = nodes::find_as_site(db, site, &[id]).await?.pop();
     let keeps_central = decision.resolution == Resolution::KeepCentral;
+    let takes_from_another = conflict.kind == ConflictKind::SiteMismatch && !keeps_central;
+    if decision.by == Decider::Site && takes_from_another {
+        return Err(StoreError::NotTheSites { conflict: conflict.id });
+    }
     let Some((_, kept)) = kept else {
         return match keeps_central {
-            true => conclude(db, conflict, decision, Decider::Operator, None, origin).await,
+            true => conclude(db, conflict, decision, None, origin).await,
             false => Err(StoreError::NotThere { node: id }),
         };
     };
@@ -156,7 +164,7 @@ async fn resolve(
     if keeps_central && conflict.kind == ConflictKind::SiteMismatch {
         // It is none of this site's, and its own site has to hear nothing.
         claims::refuse(db, site, id, &decision.word(), origin.now).await?;
-        return conclude(db, conflict, decision, Decider::Operator, Some(&node), origin).await;
+        return conclude(db, conflict, decision, Some(&node), origin).await;
     }
     let home = node.home_site_id;
     let moved = settle(db, &mut node, conflict, decision, origin).await?;
@@ -169,7 +177,7 @@ async fn resolve(
         let comment = decision.comment.as_deref();
         logs::log_move(db, &node, moved, Trigger::Conflict, comment, origin).await?;
     }
-    conclude(db, conflict, decision, Decider::Operator, Some(&node), origin).await
+    conclude(db, conflict, decision, Some(&node), origin).await
 }
 
 /// Ends the conflict that changes of `site` about `node`, of another site, have begun: the claim on the node is decided.
@@ -187,6 +195,7 @@ pub(in crate::store) async fn end_mismatch(
         return Ok(());
     }
     let decision = Decision {
+        by,
         resolution: Resolution::KeepCentral,
         fields: None,
         version: None,
@@ -194,7 +203,7 @@ pub(in crate::store) async fn end_mismatch(
         comment: word.comment.clone(),
         name: word.name.clone().unwrap_or_else(|| by.as_str().to_owned()),
     };
-    conclude(db, &conflict, &decision, by, Some(node), origin).await
+    conclude(db, &conflict, &decision, Some(node), origin).await
 }
 
 /// Gives `node` what `decision` makes of both sides; its version rises by one in any case.
@@ -231,13 +240,12 @@ async fn settle(
     }
 }
 
-/// Writes down that `by` has ended `conflict` with `node` as the result, for both sides: the site reads it in the
+/// Writes down that `decision` has ended `conflict` with `node` as the result, for both sides: the site reads it in the
 /// node's record, whose number has risen, and its agent is told to do so.
 async fn conclude(
     db: &mut DbConnection,
     conflict: &Conflict,
     decision: &Decision,
-    by: Decider,
     node: Option<&Node>,
     origin: Origin<'_>,
 ) -> Result<(), StoreError> {
@@ -248,8 +256,8 @@ async fn conclude(
     )
     .bind(conflict.id.to_string())
     .bind(decision.resolution.as_str())
-    .bind(by.as_str())
-    .bind((by == Decider::Operator).then_some(&decision.name))
+    .bind(decision.by.as_str())
+    .bind(matches!(decision.by, Decider::Operator | Decider::Site).then_some(&decision.name))
     .bind(decision.fields.as_ref().map(to_json))
     .bind(node.map(|node| int(node.version)))
     .bind(origin.now.unix_ms())
