@@ -24,6 +24,7 @@ use crate::boot::render::Renderer;
 use crate::boot::reporter::Reporter;
 use crate::cache::Cache;
 use crate::config::Config;
+use crate::conflicts::keeper::Conflicts;
 use crate::data_dir::{self, DataDir};
 use crate::dhcp::answer::Answerer;
 use crate::dhcp::loaders::STOCK_CURE;
@@ -32,6 +33,7 @@ use crate::dhcp::serve::LogObserver;
 use crate::http::{DESCRIPTORS_WANTED, Limits};
 use crate::manage::Management;
 use crate::nodes::follow::Follower;
+use crate::nodes::mover::Mover;
 use crate::outbox::{Counts, Flusher, Outbox};
 use crate::rng::Rng;
 use crate::session::journal::Journal;
@@ -103,6 +105,7 @@ struct Shared {
     recorder: Rc<Recorder>,
     answers: Rc<Answers>,
     follower: Rc<Follower>,
+    conflicts: Rc<Conflicts>,
 }
 
 /// The parts that bring content.
@@ -204,6 +207,14 @@ impl Agent {
             Rc::clone(&standing),
             Rc::clone(&answers),
         );
+        let follower = Rc::new(follower);
+        let conflicts = Conflicts::new(
+            Rc::clone(&controller),
+            store.clone(),
+            outbox.clone(),
+            Rc::clone(&standing),
+            Rc::clone(&follower),
+        );
         let shared = Shared {
             executor: Rc::clone(executor),
             config,
@@ -218,7 +229,8 @@ impl Agent {
             refusals: Arc::default(),
             recorder: Rc::default(),
             answers,
-            follower: Rc::new(follower),
+            follower,
+            conflicts: Rc::new(conflicts),
         };
         let renderer = Renderer::new().context("the templates do not compile")?;
         Ok(Self { shared, sockets, flusher, renderer, rng: Rng::from_seed(seed) })
@@ -281,6 +293,7 @@ impl Agent {
             recorder: shared.recorder,
             answers: shared.answers,
             follower: shared.follower,
+            conflicts: shared.conflicts,
             rng,
         }
     }
@@ -393,6 +406,8 @@ impl Shared {
             answers: Rc::clone(&self.answers),
             base: boot_address.into(),
             follower: Rc::clone(&self.follower),
+            conflicts: Rc::clone(&self.conflicts),
+            mover: Mover::new(self.store.clone(), self.outbox.clone(), Rc::clone(&self.standing)),
         });
         let executor = Rc::clone(&self.executor);
         self.spawn(

@@ -4,9 +4,11 @@ mod answers;
 mod boots;
 mod cache;
 mod check_config;
+mod conflicts;
 mod dhcp_snippet;
 mod doctor;
 mod init;
+mod node;
 mod queue;
 mod start;
 mod status;
@@ -51,6 +53,8 @@ enum Command {
     Cache(cache::Cache),
     Sync(sync::Sync),
     Queue(queue::Queue),
+    Conflicts(conflicts::Conflicts),
+    Node(node::Node),
     DhcpSnippet(dhcp_snippet::DhcpSnippet),
     Doctor(doctor::Doctor),
 }
@@ -61,7 +65,7 @@ pub fn run() -> ExitCode {
     let done = match arguments.command {
         _ if arguments.version => print(&format!("pureboot-agent {}\n", env!("CARGO_PKG_VERSION"))),
         None => Err(anyhow::anyhow!(
-            "say what to do: init, start, status, boots, answers, doctor, check-config, cache, sync, queue or dhcp-snippet (--help tells more)"
+            "say what to do: init, start, status, boots, answers, doctor, check-config, cache, sync, queue, conflicts, node or dhcp-snippet (--help tells more)"
         )),
         Some(Command::Init(init)) => init.run(),
         Some(Command::Start(start)) => start.run(),
@@ -72,6 +76,8 @@ pub fn run() -> ExitCode {
         Some(Command::Cache(cache)) => cache.run(),
         Some(Command::Sync(sync)) => sync.run(),
         Some(Command::Queue(queue)) => queue.run(),
+        Some(Command::Conflicts(conflicts)) => conflicts.run(),
+        Some(Command::Node(node)) => node.run(),
         Some(Command::DhcpSnippet(snippet)) => snippet.run(),
         Some(Command::Doctor(doctor)) => doctor.run(),
     };

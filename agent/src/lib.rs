@@ -26,6 +26,7 @@ pub mod cache;
 pub mod cli;
 pub mod clock;
 pub mod config;
+pub mod conflicts;
 pub mod data_dir;
 pub mod descriptors;
 pub mod dhcp;

@@ -14,8 +14,7 @@ use std::time::Duration;
 use anyhow::Context as _;
 use hyper::body::Incoming;
 use hyper::{Method, Request, StatusCode};
-use pureboot_protocol::ChangeId;
-use pureboot_protocol::{ContentKey, ContentKeyError};
+use pureboot_protocol::{ChangeId, ContentKey, ContentKeyError, Mac};
 use pureboot_templates::BaseUrl;
 use serde::de::DeserializeOwned;
 use smol::LocalExecutor;
@@ -26,10 +25,13 @@ use crate::answers::keeper::Answers;
 use crate::cache::manage::Requirement;
 use crate::cache::{Cache, manage as cache_routes};
 use crate::clock;
+use crate::conflicts::keeper::Conflicts;
+use crate::conflicts::route as conflict_routes;
 use crate::http::{
     self, Connection, CorrelationId, Response, Service, Target, problem, read_body, success,
 };
 use crate::nodes::follow::Follower;
+use crate::nodes::mover::{self, Mover};
 use crate::nodes::route as node_routes;
 use crate::outbox::view::{ITEMS_MAX, Wish};
 use crate::session::recorder::Recorder;
@@ -68,6 +70,10 @@ pub struct Management {
     pub base: BaseUrl,
     /// Records.
     pub follower: Rc<Follower>,
+    /// Where site and controller disagree.
+    pub conflicts: Rc<Conflicts>,
+    /// What people here want of nodes.
+    pub mover: Mover,
 }
 
 /// Binds the socket; one that a former life has left behind is replaced. The caller holds the data directory's lock.
@@ -102,6 +108,19 @@ impl Service for Management {
             (&Method::GET, ["api", "v1", "agent", "status"]) => success(self.vitals.report().await),
             (&Method::GET, ["api", "v1", "agent", "queue"]) => self.queue(&target, &id).await,
             (&Method::GET, ["api", "v1", "agent", "queue", name]) => self.queued(name, &id).await,
+            (&Method::GET, ["api", "v1", "agent", "conflicts"]) => {
+                let store = &self.vitals.store;
+                conflict_routes::get_conflicts(&self.conflicts, store, &target, &id).await
+            }
+            (&Method::GET, ["api", "v1", "agent", "conflicts", name]) => {
+                conflict_routes::get_conflict(&self.conflicts, &self.vitals.store, name, &id).await
+            }
+            (&Method::POST, ["api", "v1", "agent", "conflicts", name, "resolve"]) => {
+                self.resolve(name, request, &id).await
+            }
+            (&Method::PATCH, ["api", "v1", "agent", "nodes", mac, "state"]) => {
+                self.move_node(mac, request, &id).await
+            }
             (&Method::GET, ["api", "v1", "agent", "boots"]) => {
                 let name_of = |mac| self.vitals.store.node(mac)?.known?.record.hostname;
                 session_route::get_boots(&self.recorder, name_of, &target, clock::now(), &id)
@@ -181,14 +200,45 @@ impl Management {
         }
     }
 
-    async fn evict(&self, request: Request<Incoming>, id: &CorrelationId) -> Response {
-        let order = match read_order(request, id).await {
-            Ok(Some(order)) => order,
-            Ok(None) => {
-                let detail =
-                    "the body is empty: say what is to go, as in {\"policy\": \"expired\"}";
-                return problem(StatusCode::BAD_REQUEST, "invalid_order", detail, id);
+    async fn resolve(
+        &self,
+        name: &str,
+        request: Request<Incoming>,
+        id: &CorrelationId,
+    ) -> Response {
+        let decision = match read_needed(request, "{\"resolution\": \"keep_central\"}", id).await {
+            Ok(decision) => decision,
+            Err(response) => return *response,
+        };
+        if self.vitals.standing.agent_id().is_none() {
+            return not_joined("there is nobody to disagree with", id);
+        }
+        let store = &self.vitals.store;
+        conflict_routes::resolve(&self.conflicts, store, name, &decision, id).await
+    }
+
+    async fn move_node(
+        &self,
+        mac: &str,
+        request: Request<Incoming>,
+        id: &CorrelationId,
+    ) -> Response {
+        let mac = match mac.parse::<Mac>() {
+            Ok(mac) => mac,
+            Err(error) => {
+                return problem(StatusCode::BAD_REQUEST, "invalid_mac", error.to_string(), id);
             }
+        };
+        let example = "{\"state\": \"reprovision\", \"wish\": \"a UUID of your own\"}";
+        match read_needed(request, example, id).await {
+            Ok(wish) => mover::answer(&self.mover.take(mac, wish).await, id),
+            Err(response) => *response,
+        }
+    }
+
+    async fn evict(&self, request: Request<Incoming>, id: &CorrelationId) -> Response {
+        let order = match read_needed(request, "{\"policy\": \"expired\"}", id).await {
+            Ok(order) => order,
             Err(response) => return *response,
         };
         match self.housekeeper.evict(&order).await {
@@ -278,6 +328,18 @@ impl Management {
             None => not_joined("the site's cache policy is not known", id),
         }
     }
+}
+
+/// The order in a request's body, which must not be empty; `example` is one.
+async fn read_needed<T: DeserializeOwned>(
+    request: Request<Incoming>,
+    example: &str,
+    id: &CorrelationId,
+) -> Result<T, Box<Response>> {
+    read_order(request, id).await?.ok_or_else(|| {
+        let detail = format!("the body is empty: say what is to be done, as in {example}");
+        Box::new(problem(StatusCode::BAD_REQUEST, "invalid_order", detail, id))
+    })
 }
 
 /// The order in a request's body; none in an empty one.

@@ -6,6 +6,7 @@
 //! keeps its table here and its rules in [`crate::outbox`].
 
 mod column;
+mod conflicts;
 mod feed;
 mod identity;
 mod lock;
@@ -24,6 +25,7 @@ use smol::channel::{Receiver, RecvError, Sender, TrySendError, bounded};
 use smol::future::FutureExt;
 
 pub(crate) use self::column::{Json, Word};
+pub use self::conflicts::{HeardConflict, OPEN_CONFLICTS_MAX};
 pub use self::feed::Applied;
 pub use self::identity::Identity;
 pub use self::lock::{DataDirLock, LockError, is_volatile, lock_data_dir};

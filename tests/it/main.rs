@@ -12,6 +12,7 @@ mod commands;
 mod content;
 mod controllers;
 mod credentials;
+mod disagree;
 mod doctor;
 mod drain;
 mod endurance;
@@ -103,6 +104,7 @@ fn main() {
         drain::cases(),
         endurance::cases(),
         proxy::cases(),
+        disagree::cases(),
         doctor::cases(),
         controllers::cases(),
         backup::cases(),

@@ -13,6 +13,7 @@ use pureboot_protocol::{
 };
 use serde::{Deserialize, Serialize};
 
+use crate::nodes::autonomy::{Decides, Step, decides};
 use crate::uplink::connectivity::Line;
 
 /// Everything that a decision rests on.
@@ -405,15 +406,17 @@ fn decide_pending(
 
 fn decide_new(facts: &Facts<'_>, found: Reason, is_alone: bool) -> Verdict {
     let autonomy = facts.autonomy;
-    match autonomy {
-        _ if is_alone && facts.offline_action == OfflineAction::Local => {
-            (Boot::LocalDisk, vec![found, Reason::NewBootsLocal], Vec::new())
-        }
-        _ if !is_alone => (Boot::Discovered, vec![found, Reason::TakenUp], vec![Effect::Discover]),
-        Autonomy::Limited | Autonomy::Full => {
+    if is_alone && facts.offline_action == OfflineAction::Local {
+        return (Boot::LocalDisk, vec![found, Reason::NewBootsLocal], Vec::new());
+    }
+    if !is_alone {
+        return (Boot::Discovered, vec![found, Reason::TakenUp], vec![Effect::Discover]);
+    }
+    match decides(autonomy, Step::Discover) {
+        Ok(Decides::Site) => {
             (Boot::Discovered, vec![found, Reason::TakenUpAlone(autonomy)], vec![Effect::Discover])
         }
-        Autonomy::Readonly => {
+        Ok(Decides::Controller) | Err(_) => {
             (Boot::ComeBackLater, vec![found, Reason::NotTakenUp(autonomy)], Vec::new())
         }
     }

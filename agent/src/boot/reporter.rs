@@ -10,6 +10,7 @@ use pureboot_protocol::{
 use smol::Timer;
 
 use crate::clock;
+use crate::nodes::autonomy::{Decides, Step, decides};
 use crate::outbox::{NewChange, Outbox};
 use crate::store::{CachedNode, KnownRecord, Store, StoreError};
 use crate::uplink::connectivity::Line;
@@ -165,11 +166,15 @@ impl Reporter {
             session: Some(session),
             payload: ChangePayload::Event(event),
         };
-        // Whatever the site's autonomy: that limits what the site decides, not what it has seen, and a machine that was seen
-        // to install must not be given its installer again.
+        let autonomy = self.standing.autonomy();
         let effect = move |node: &mut CachedNode| {
             let Some(KnownRecord { record, .. }) = &mut node.known else { return };
-            record.state = record.state.after(kind).unwrap_or(record.state);
+            let from = record.state;
+            if let Some(to) = from.after(kind)
+                && decides(autonomy, Step::Seen { from, to }) == Ok(Decides::Site)
+            {
+                record.state = to;
+            }
             if record.pending_command.map(|pending| pending.id) == acknowledged {
                 record.pending_command = None;
             }

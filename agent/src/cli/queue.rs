@@ -216,8 +216,15 @@ fn block(item: &Item, now: Timestamp) -> anyhow::Result<String> {
         row("conflict", conflict.to_string());
     }
     row("says", serde_json::to_string(&item.payload)?);
-    if matches!(item.stage, Stage::Parked | Stage::Conflict) {
-        row("cure", "an operator decides at the controller; nothing is sent again".to_owned());
+    match item.stage {
+        Stage::Parked => {
+            row("cure", "an operator decides at the controller; nothing is sent again".to_owned());
+        }
+        Stage::Conflict => row(
+            "cure",
+            "`pureboot-agent conflicts show` has both sides; nothing is sent again".to_owned(),
+        ),
+        Stage::Pending | Stage::Processing | Stage::Applied | Stage::Duplicate => {}
     }
     Ok(text)
 }

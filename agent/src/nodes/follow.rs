@@ -116,6 +116,14 @@ impl Follower {
         }
     }
 
+    /// Asks about one machine at once; what cannot be asked now is asked with the next look at what has changed.
+    pub async fn look_again(&self, mac: Mac) {
+        if let Err(error) = self.ask_about(mac).await {
+            log::debug!(mac:%, error:%; "{mac} cannot be asked about now");
+            self.wish();
+        }
+    }
+
     /// Asks until there is no more, then about those nodes that the answers leave in doubt.
     async fn follow(&self) -> Result<(), Behind> {
         while !self.take_part().await? {}

@@ -39,9 +39,17 @@ impl Flight {
 }
 
 /// Shared by the flusher and those who wait.
-#[derive(Debug, Clone, Default)]
+#[derive(Debug, Clone)]
 pub(super) struct Outcomes {
     inner: Arc<Mutex<Inner>>,
+    set_aside: (Sender<()>, Receiver<()>),
+}
+
+impl Default for Outcomes {
+    fn default() -> Self {
+        // One signal that waits is as good as many.
+        Self { inner: Arc::default(), set_aside: bounded(1) }
+    }
 }
 
 #[derive(Debug, Default)]
@@ -109,7 +117,16 @@ impl Outcomes {
         inner.results.drain(..excess);
     }
 
+    /// Returns when the controller has set a change aside that it had not before.
+    pub(super) async fn set_aside(&self) {
+        // The sender lives as long as this does.
+        _ = self.set_aside.1.recv().await;
+    }
+
     pub(super) fn note(&self, report: &Report) {
+        if let Report::SetAside { .. } = report {
+            _ = self.set_aside.0.try_send(());
+        }
         let mut inner = self.lock();
         match report {
             Report::Delivered { .. } => inner.trouble.last_error = None,

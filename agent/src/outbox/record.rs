@@ -144,6 +144,9 @@ impl Store {
     /// Notes what the controller has taken into its custody, and the versions that its results name. All in one transaction (FAULTS
     /// K5). It is kept for a while (FAULTS Q9). An acknowledgement of another epoch has no effect.
     ///
+    /// Where the controller has not followed the site, what the site remembers of the node is in doubt from this moment on: nothing
+    /// is installed by it, and the controller is to be asked what it has.
+    ///
     /// `at` is when the receipt came: a record whose version it raises is the controller's word as of then.
     ///
     /// # Errors
@@ -164,8 +167,10 @@ impl Store {
             let mut raised = Vec::new();
             for result in results {
                 note_result(&transaction, &result, at)?;
-                let Some(version) = result.node_version else { continue };
-                raised.extend(raise_version(&transaction, result.id, version, at)?);
+                raised.extend(match result.node_version {
+                    Some(version) => raise_version(&transaction, result.id, version, at)?,
+                    None => doubt(&transaction, &result)?,
+                });
             }
             Borders::load(&transaction)?.advance(&transaction, through, at)?;
             transaction.commit()?;
@@ -456,6 +461,30 @@ fn check_quota(db: &Connection, quota: Quota, entry: &Entry) -> Result<(), Store
     }
 }
 
+/// The node that the change with this id is about, if the site knows it.
+fn node_of(db: &Connection, id: ChangeId) -> rusqlite::Result<Option<CachedNode>> {
+    let node = db
+        .prepare_cached("SELECT node FROM outbox WHERE id = ?1")?
+        .query_row([Word(id)], |row| row.get::<_, Word<NodeId>>(0))
+        .optional()?;
+    Ok(node.map(|node| load_by_id(db, node.0)).transpose()?.flatten())
+}
+
+/// Doubts what the site remembers of a node, if the controller has set a change of it aside.
+fn doubt(db: &Connection, result: &ChangeResult) -> rusqlite::Result<Option<CachedNode>> {
+    let is_set_aside = match result.outcome {
+        Outcome::Conflict | Outcome::Parked => true,
+        Outcome::Duplicate => result.conflict_id.is_some(),
+        Outcome::Applied => false,
+    };
+    let Some(mut node) = node_of(db, result.id)?.filter(|_| is_set_aside) else { return Ok(None) };
+    let Some(known) = node.known.as_mut() else { return Ok(None) };
+    known.record.conflict_id = result.conflict_id.or(known.record.conflict_id);
+    node.is_due = true;
+    save(db, &node)?;
+    Ok(Some(node))
+}
+
 /// What later changes of the node are based on, now that the controller has applied this one. A version that is not the next
 /// one has changes in it that the site has not seen: it keeps its base, so that the controller sees the conflict.
 fn raise_version(
@@ -464,13 +493,7 @@ fn raise_version(
     version: u64,
     at: Timestamp,
 ) -> rusqlite::Result<Option<CachedNode>> {
-    let node = db
-        .prepare_cached("SELECT node FROM outbox WHERE id = ?1")?
-        .query_row([Word(id)], |row| row.get::<_, Word<NodeId>>(0))
-        .optional()?;
-    let Some(mut node) = node.map(|node| load_by_id(db, node.0)).transpose()?.flatten() else {
-        return Ok(None);
-    };
+    let Some(mut node) = node_of(db, id)? else { return Ok(None) };
     let Some(known) = node.known.as_mut().filter(|known| known.record.version + 1 == version)
     else {
         return Ok(None);

@@ -151,6 +151,11 @@ impl Outbox {
         item.map(|item| item.told(flight, last_error.as_deref()))
     }
 
+    /// Returns when the controller has set a change aside, in a conflict or because it could not be applied.
+    pub async fn set_aside(&self) {
+        self.outcomes.set_aside().await;
+    }
+
     /// How the flusher does.
     pub fn trouble(&self) -> Trouble {
         self.outcomes.trouble()

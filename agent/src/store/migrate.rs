@@ -13,6 +13,7 @@ const STEPS: &[&str] = &[
     include_str!("steps/answers.sql"),
     include_str!("steps/records.sql"),
     include_str!("steps/ring.sql"),
+    include_str!("steps/offline.sql"),
 ];
 
 /// Brings the database to the newest version that this program knows.

@@ -1,5 +1,6 @@
 //! The controller as the agent sees it: a handful of typed questions over a few kept connections.
 
+mod conflicts;
 mod nodes;
 
 use std::cell::{Cell, RefCell};

@@ -9,6 +9,7 @@ use smol::net::UdpSocket;
 
 use crate::answers::keeper::Answers;
 use crate::config::Config;
+use crate::conflicts::keeper::Conflicts;
 use crate::data_dir::DataDir;
 use crate::exchange::within;
 use crate::nodes::follow::Follower;
@@ -56,6 +57,8 @@ pub struct Uplink<V> {
     pub answers: Rc<Answers>,
     /// Keeps records up to date.
     pub follower: Rc<Follower>,
+    /// Keeps conflicts up to date.
+    pub conflicts: Rc<Conflicts>,
     /// Chance for pauses.
     pub rng: Rng,
 }
@@ -112,7 +115,8 @@ impl<V: Measure> Uplink<V> {
         let flushing = outbox::run(flusher, &courier, flush_rng);
         let changing = smol::future::zip(rotation.finish(), obeyer.run());
         let speaking = smol::future::zip(pulse.run(&mut self.rng), flushing);
-        let speaking = smol::future::zip(speaking, self.follower.run());
+        let following = smol::future::zip(self.follower.run(), self.conflicts.run());
+        let speaking = smol::future::zip(speaking, following);
         let telling = teller::tell(&self.recorder, &self.controller, &self.standing);
         let explaining = smol::future::zip(syncing, telling);
         smol::future::zip(changing, smol::future::zip(speaking, explaining)).await;

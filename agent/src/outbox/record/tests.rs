@@ -1,6 +1,6 @@
 //! The table: exactly once, in order, within its quota.
 
-use pureboot_protocol::{Lifecycle, Outcome};
+use pureboot_protocol::{ConflictId, Lifecycle, Outcome};
 use smol::future::block_on;
 
 use super::*;
@@ -237,6 +237,31 @@ fn a_batch_as_json_is_no_longer_than_it_was_counted() {
     let whole = serde_json::to_string(&longest).unwrap();
     assert!(whole.len() < payload.len() + HEAD_LEN_MAX, "{whole}");
     assert!(whole.len() > payload.len() + HEAD_LEN_MAX / 2, "{whole}");
+}
+
+#[test]
+fn i5_what_the_controller_has_set_aside_is_in_doubt_from_that_moment_on() {
+    let conflict = ConflictId::from_random([9; 16]);
+    for (outcome, conflict_id, doubted) in [
+        (Outcome::Conflict, Some(conflict), (Some(conflict), true)),
+        (Outcome::Duplicate, Some(conflict), (Some(conflict), true)),
+        (Outcome::Parked, None, (None, true)),
+        (Outcome::Duplicate, None, (None, false)),
+        (Outcome::Applied, None, (None, false)),
+    ] {
+        let dir = tempfile::tempdir().unwrap();
+        let store = open(dir.path());
+        block_on(store.save_record(record(1, Lifecycle::Pending, 4), at(0))).unwrap();
+        let id = block_on(store.record(event(1, 1, 1), |_| {})).unwrap().id;
+        let epoch = block_on(store.pending(1, 1)).unwrap().epoch;
+        let result = ChangeResult { id, outcome, node_version: None, conflict_id, reason: None };
+        block_on(store.acknowledge(epoch, 1, vec![result], at(1))).unwrap();
+        close(store);
+        let node = open(dir.path()).node(mac(1)).unwrap();
+        let record = node.known.unwrap().record;
+        assert_eq!((record.conflict_id, node.is_due), doubted, "{outcome}");
+        assert_eq!(record.version, 4, "{outcome}");
+    }
 }
 
 #[test]
