@@ -32,6 +32,7 @@ mod limit;
 mod log;
 mod metrics;
 mod node;
+mod once;
 mod openapi;
 mod people;
 mod random;

@@ -116,7 +116,7 @@ fn describe(
         "summary": operation.summary,
         "tags": [tag(operation.path)],
         "operationId": operation_id(operation),
-        "parameters": parameters(operation, taken),
+        "parameters": parameters(operation, role, taken),
         "responses": {},
     });
     match role {
@@ -189,7 +189,7 @@ fn operation_id(operation: &Operation) -> String {
     words.fold(operation.method.as_str().to_lowercase(), |id, word| id + "_" + word)
 }
 
-fn parameters(operation: &Operation, taken: &mut SchemaGenerator) -> Vec<Value> {
+fn parameters(operation: &Operation, role: Role, taken: &mut SchemaGenerator) -> Vec<Value> {
     let mut parameters: Vec<Value> = operation
         .path_parameters()
         .map(|name| {
@@ -228,7 +228,18 @@ fn parameters(operation: &Operation, taken: &mut SchemaGenerator) -> Vec<Value> 
         parameters.push(json!({"name": "If-Match", "in": "header", "description": description,
             "schema": {"type": "string", "pattern": "^(\"[0-9]{1,18}\"|\\*)$"}}));
     }
+    if takes_key(operation, role) {
+        let description = "Made up by the client: what was done with the same key within a day is answered again and not done again; \
+            another request with it is answered 422";
+        parameters.push(json!({"name": "Idempotency-Key", "in": "header", "description": description,
+            "schema": {"type": "string", "minLength": 1, "maxLength": 255, "pattern": "^[!-~]+$"}}));
+    }
     parameters
+}
+
+/// Whether the operation is done once for each `Idempotency-Key`.
+fn takes_key(operation: &Operation, role: Role) -> bool {
+    operation.method == Method::POST && matches!(role, Role::Viewer | Role::Operator | Role::Admin)
 }
 
 /// What a request can be refused with.
@@ -252,6 +263,7 @@ fn refusals(operation: &Operation, role: Role) -> BTreeSet<StatusCode> {
     );
     add(operation.is_versioned, &[StatusCode::PRECONDITION_FAILED]);
     add(operation.method != Method::GET, &[StatusCode::PAYLOAD_TOO_LARGE]);
+    add(takes_key(operation, role), &[StatusCode::CONFLICT, StatusCode::UNPROCESSABLE_ENTITY]);
     add(has_body, &[StatusCode::UNSUPPORTED_MEDIA_TYPE]);
     let has_fields = has_body || operation.query.is_some() || operation.is_paged;
     add(has_fields, &[StatusCode::UNPROCESSABLE_ENTITY]);

@@ -34,6 +34,7 @@ use crate::forwarded::{self, Proxies};
 use crate::guard::{Post, guard};
 use crate::limit::{LimitConfig, Limits};
 use crate::metrics::{self, Metrics};
+use crate::once::{Place, once};
 use crate::openapi;
 use crate::store::Store;
 use crate::strict::{is_strict, strict};
@@ -315,6 +316,13 @@ pub(crate) fn assemble(app: App, table: Vec<Route>) -> Router {
     for Route { role, path, handlers, body } in table {
         let post = Post { app: app.clone(), role, path };
         let guard = middleware::from_fn_with_state(post, guard);
+        let handlers = match role {
+            Role::Viewer | Role::Operator | Role::Admin if body == Length::Bounded => {
+                let place = Place { app: app.clone(), path };
+                handlers.route_layer(middleware::from_fn_with_state(place, once))
+            }
+            _ => handlers,
+        };
         let (router, handlers) = match body {
             Length::Bounded => (&mut bounded, coded(role, handlers)),
             Length::Streamed => (&mut streamed, handlers),

@@ -25,6 +25,7 @@ mod model;
 mod nodes;
 mod quota;
 mod races;
+mod repeats;
 mod revocation;
 mod session;
 mod sites;

@@ -1,5 +1,5 @@
 //! Forgets what is no longer kept: old rows of the audit, sessions and tokens that ended long ago, conflicts that did, changes
-//! without effect, old boot sessions, and what is too much of the events and moves of nodes.
+//! without effect, old boot sessions, answers to requests with a key, and what is too much of the events and moves of nodes.
 
 use std::time::Duration;
 
@@ -39,6 +39,10 @@ pub(crate) async fn look(app: &App) -> Result<(), StoreError> {
             lives,
             "{changes} changes without effect and {lives} ended outboxes were older than {conflicts} days"
         );
+    }
+    let rows = app.store.forget_repeats(now).await?;
+    if rows > 0 {
+        tracing::info!(rows, "{rows} answers were kept for their Idempotency-Key for a day");
     }
     let origin = Origin { correlation_id: CORRELATION_ID, now };
     let rows = app.store.expire_claims(origin).await?;
