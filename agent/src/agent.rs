@@ -23,6 +23,8 @@ use crate::boot::library::BootLibrary;
 use crate::boot::render::Renderer;
 use crate::boot::reporter::Reporter;
 use crate::cache::Cache;
+use crate::cage::rights::Kept;
+use crate::cage::{self, Confinement};
 use crate::config::Config;
 use crate::conflicts::keeper::Conflicts;
 use crate::data_dir::{self, DataDir};
@@ -70,18 +72,34 @@ pub fn run(config: Config, data_dir: DataDir, announce: impl FnOnce(&str)) -> an
             data_dir.root().display()
         );
     }
+    let sockets = Sockets::bind(&config, &data_dir)?;
+    let confinement = confine(&config, &data_dir);
     let executor = Rc::new(LocalExecutor::new());
     #[expect(clippy::disallowed_methods, reason = "shell: the program's one wait")]
     smol::block_on(executor.run(async {
-        let agent = Agent::assemble(&executor, config, data_dir).await?;
+        let sockets = sockets.watch()?;
+        let agent = Agent::assemble(&executor, config, data_dir, sockets, confinement).await?;
         agent.serve(announce).await
     }))
+}
+
+fn confine(config: &Config, data_dir: &DataDir) -> Confinement {
+    if !config.cage.enabled {
+        log::warn!("the cage is switched off");
+        return Confinement::Off;
+    }
+    cage::close(&cage::Plan {
+        data_dir: data_dir.root(),
+        ca_file: config.ca_file.as_deref(),
+        controller_port: config.central_url.port(),
+        kept: if config.dhcp.enabled { Kept::ForPortsOfDhcp } else { Kept::Nothing },
+    })
 }
 
 /// The parts, put together and not yet started.
 struct Agent {
     shared: Shared,
-    sockets: Sockets,
+    sockets: Watched,
     flusher: Flusher,
     renderer: Renderer,
     rng: Rng,
@@ -106,6 +124,7 @@ struct Shared {
     answers: Rc<Answers>,
     follower: Rc<Follower>,
     conflicts: Rc<Conflicts>,
+    confinement: Confinement,
 }
 
 /// The parts that bring content.
@@ -172,8 +191,9 @@ impl Agent {
         executor: &Rc<LocalExecutor<'static>>,
         config: Config,
         data_dir: DataDir,
+        sockets: Watched,
+        confinement: Confinement,
     ) -> anyhow::Result<Self> {
-        let sockets = Sockets::bind(&config, &data_dir).await?;
         let options =
             StoreOptions { data_dir: data_dir.root().to_owned(), quota: Quota::default() };
         let store = Store::open(options).await.context("cannot open the site's database")?;
@@ -231,6 +251,7 @@ impl Agent {
             answers,
             follower,
             conflicts: Rc::new(conflicts),
+            confinement,
         };
         let renderer = Renderer::new().context("the templates do not compile")?;
         Ok(Self { shared, sockets, flusher, renderer, rng: Rng::from_seed(seed) })
@@ -321,13 +342,13 @@ async fn recall_sessions(store: &Store, data_dir: &DataDir) -> anyhow::Result<()
 
 impl Shared {
     /// What ProxyDHCP has written down in an earlier run; none where it is off.
-    fn notes(&self, sockets: &Sockets) -> Option<Rc<RefCell<Notes>>> {
+    fn notes(&self, sockets: &Watched) -> Option<Rc<RefCell<Notes>>> {
         let is_on = !sockets.dhcp.is_empty();
         let load = || scribe::load(&self.data_dir.lessons_file());
         is_on.then(|| Rc::new(RefCell::new(Notes { lessons: load(), ..Notes::default() })))
     }
 
-    fn vitals(&self, sockets: &Sockets, dhcp: Option<Rc<RefCell<Notes>>>) -> Vitals {
+    fn vitals(&self, sockets: &Watched, dhcp: Option<Rc<RefCell<Notes>>>) -> Vitals {
         let mut services = BTreeMap::from([
             ("http", sockets.http_address.to_string()),
             ("tftp", sockets.tftp_address.to_string()),
@@ -350,6 +371,7 @@ impl Shared {
             transfers: Rc::clone(&self.transfers),
             refusals: Arc::clone(&self.refusals),
             services,
+            confinement: self.confinement.clone(),
             loaders: self.config.dhcp.files().cloned().collect(),
             recorder: Rc::clone(&self.recorder),
             answers: Rc::clone(&self.answers),
@@ -493,26 +515,29 @@ impl Shared {
     }
 }
 
-/// Bound before anything else, so that a taken port is told at once.
+/// Bound before anything else, so that a taken port is told at once, and without a second thread, which the cage would not hold.
 struct Sockets {
+    http: std::net::TcpListener,
+    tftp: tftp::serve::Listener,
+    /// Empty where ProxyDHCP is off.
+    dhcp: Vec<dhcp::serve::Bound>,
+    management: std::os::unix::net::UnixListener,
+}
+
+/// The same, once the executor waits for them.
+struct Watched {
     http: TcpListener,
     http_address: SocketAddr,
     tftp: tftp::serve::Listener,
     tftp_address: SocketAddr,
-    /// Empty where ProxyDHCP is off.
     dhcp: Vec<dhcp::serve::Listener>,
     management: UnixListener,
 }
 
 impl Sockets {
-    /// The line that whoever started the agent waits for.
-    fn describe(&self) -> String {
-        format!("listening on tftp://{} http://{}", self.tftp_address, self.http_address)
-    }
-
-    async fn bind(config: &Config, data_dir: &DataDir) -> anyhow::Result<Self> {
+    fn bind(config: &Config, data_dir: &DataDir) -> anyhow::Result<Self> {
         let cure = "is another server using it, or does the agent lack the right to ports below 1024 (CAP_NET_BIND_SERVICE)?";
-        let http = TcpListener::bind(config.boot.listen).await.with_context(|| {
+        let http = std::net::TcpListener::bind(config.boot.listen).with_context(|| {
             format!("cannot listen on {} for HTTP boot; {cure}", config.boot.listen)
         })?;
         let mut tftp = tftp::serve::Listener::bind(config.tftp.listen)
@@ -521,9 +546,7 @@ impl Sockets {
             tftp.share_port().context("cannot send by TFTP from the port that listens")?;
         }
         Ok(Self {
-            http_address: http.local_addr().context("cannot tell the port of HTTP boot")?,
             http,
-            tftp_address: tftp.local_addr(),
             tftp,
             dhcp: if config.dhcp.enabled {
                 dhcp::serve::bind(&config.dhcp.interfaces)?
@@ -532,5 +555,24 @@ impl Sockets {
             },
             management: manage::bind(&data_dir.socket())?,
         })
+    }
+
+    fn watch(self) -> anyhow::Result<Watched> {
+        let Self { http, tftp, dhcp, management } = self;
+        Ok(Watched {
+            http_address: http.local_addr().context("cannot tell the port of HTTP boot")?,
+            http: http.try_into().context("cannot watch the port of HTTP boot")?,
+            tftp_address: tftp.local_addr(),
+            tftp,
+            dhcp: dhcp::serve::listen(dhcp)?,
+            management: management.try_into().context("cannot watch the management socket")?,
+        })
+    }
+}
+
+impl Watched {
+    /// The line that whoever started the agent waits for.
+    fn describe(&self) -> String {
+        format!("listening on tftp://{} http://{}", self.tftp_address, self.http_address)
     }
 }

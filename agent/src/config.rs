@@ -11,6 +11,7 @@ use pureboot_protocol::SiteId;
 use serde::{Deserialize, Serialize};
 
 use crate::boot::decide::OfflineAction;
+use crate::cage::CageConfig;
 use crate::data_dir::{self, DataDir};
 use crate::dhcp::DhcpConfig;
 use crate::dhcp::quirks::operator;
@@ -47,6 +48,9 @@ pub struct Config {
     /// ProxyDHCP, off unless switched on.
     #[serde(default)]
     pub dhcp: DhcpConfig,
+    /// What the agent cannot do once it serves.
+    #[serde(default)]
+    pub cage: CageConfig,
 }
 
 /// `[boot]`

@@ -10,6 +10,8 @@ use nix::fcntl::OFlag;
 use nix::unistd::geteuid;
 use pureboot_protocol::{PublicKey, Secret};
 
+use crate::cage::rights::{Kept, become_owner};
+
 /// Where the agent keeps everything unless told otherwise.
 pub const DEFAULT: &str = "/var/lib/pureboot";
 
@@ -36,11 +38,12 @@ impl DataDir {
         Self::open(root)
     }
 
-    /// Takes the directory as it is.
+    /// Takes the directory as it is. Where root runs this program and another user owns the directory, it becomes that user first.
     ///
     /// # Errors
     /// It is missing, no directory, or open to others than the agent's user.
     pub fn open(root: &Path) -> anyhow::Result<Self> {
+        become_owner(root, Kept::Nothing)?;
         let metadata = match fs::symlink_metadata(root) {
             Ok(metadata) => metadata,
             Err(error) if error.kind() == io::ErrorKind::NotFound => {

@@ -15,6 +15,7 @@
 //! | [`http`], [`exchange`] | hyper on the executor as a server and as a client, with a limit on everything |
 //! | [`manage`], [`status`], [`vitals`] | how the agent is, for people and for the controller |
 //! | [`agent`] | binds, opens, puts the parts together |
+//! | [`cage`] | what it cannot do once it serves, whoever has got hold of it |
 //! | [`doctor`] | what is wrong with this host and its boots, and the cure |
 //! | [`cli`], [`config`], [`data_dir`] | what people type and write, and where it lies |
 //! | [`clock`], [`rng`], [`rate`], [`log`] | time, chance, how often something may happen, and the log |
@@ -23,6 +24,7 @@ pub mod agent;
 pub mod answers;
 pub mod boot;
 pub mod cache;
+pub mod cage;
 pub mod cli;
 pub mod clock;
 pub mod config;

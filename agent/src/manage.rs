@@ -7,6 +7,7 @@ pub mod client;
 mod metrics;
 
 use std::os::unix::fs::PermissionsExt as _;
+use std::os::unix::net::UnixListener;
 use std::path::Path;
 use std::rc::Rc;
 use std::time::Duration;
@@ -19,7 +20,6 @@ use pureboot_templates::BaseUrl;
 use serde::de::DeserializeOwned;
 use smol::LocalExecutor;
 use smol::channel::bounded;
-use smol::net::unix::UnixListener;
 
 use crate::answers::keeper::Answers;
 use crate::cache::manage::Requirement;

@@ -9,6 +9,7 @@ use pureboot_protocol::{AgentId, Autonomy, Mac, SiteId, Timestamp};
 use serde::{Deserialize, Serialize};
 
 pub use self::dhcp::DhcpReport;
+use crate::cage::Confinement;
 use crate::dhcp::loaders::{STOCK_CURE, Stock};
 use crate::sync::report::State;
 use crate::tftp::refusals::Refused;
@@ -76,6 +77,8 @@ pub struct Report {
     pub queue_oldest_at: Option<Timestamp>,
     /// Use of the file system that holds the data directory, 0 to 100.
     pub disk_usage_percent: f64,
+    /// What holds the agent, whoever has got hold of it.
+    pub confinement: Confinement,
 }
 
 /// Whether the agent has joined its site.
@@ -312,6 +315,7 @@ impl Report {
             format!("{} changes wait for the controller{oldest}{parked}", self.queue_pending),
         );
         row("disk", format!("{:.0} % used", self.disk_usage_percent));
+        row("cage", self.confinement.describe());
         match self.health() {
             Health::Ok => row("health", "ok".to_owned()),
             Health::Degraded(reasons) => row("health", format!("degraded: {}", reasons.join("; "))),
@@ -387,6 +391,11 @@ mod tests {
             queue_error: None,
             queue_oldest_at: None,
             disk_usage_percent: 41.7,
+            confinement: Confinement::Closed {
+                user: 998,
+                capabilities: Vec::new(),
+                gaps: Vec::new(),
+            },
         }
     }
 
@@ -406,6 +415,7 @@ mod tests {
             syncs       next by the schedule at 1970-01-03T02:00:00.000Z
             queue       0 changes wait for the controller
             disk        42 % used
+            cage        closed, as user 998, without capabilities
             health      ok
         "#]]
         .assert_eq(&report().render(Timestamp::from_unix_ms(93_784_000)));
@@ -457,6 +467,7 @@ mod tests {
             refused     12 TFTP requests, last from 10.9.0.7 24 s ago: the address is in no network of this host
             queue       3 changes wait for the controller, the oldest for 1 min 24 s, 1 parked there
             disk        42 % used
+            cage        closed, as user 998, without capabilities
             health      degraded: the controller refuses this agent: the token has expired (401, token_refused); the controller is out of reach; tftp on 0.0.0.0:69 does not run; the controller could not apply 1 changes and has parked them; new answer files of 52:54:00:00:00:01 are refused: preseed.cfg: 'disks' line 2, column 1: unknown filter
         "#]]
         .assert_eq(&report.render(Timestamp::from_unix_ms(93_784_000)));

@@ -15,6 +15,7 @@ use crate::answers::keeper::Answers;
 use crate::boot::library;
 use crate::cache::Cache;
 use crate::cache::manage::NodeCache;
+use crate::cage::Confinement;
 use crate::dhcp::loaders::{LoaderFile, Stock};
 use crate::dhcp::scribe::Notes;
 use crate::outbox::{Counts, Outbox};
@@ -58,6 +59,8 @@ pub struct Vitals {
     pub refusals: Arc<Refusals>,
     /// What the agent listens on, and where. A listener lives as long as the agent: one that could not be bound ended its start.
     pub services: BTreeMap<&'static str, String>,
+    /// What holds the agent.
+    pub confinement: Confinement,
     /// Which files machines are sent for.
     pub loaders: Vec<LoaderFile>,
     /// What machines did.
@@ -194,6 +197,7 @@ impl Vitals {
             queue_error: trouble.last_error,
             queue_oldest_at: queue.oldest_at,
             disk_usage_percent: self.disk_usage_percent().await,
+            confinement: self.confinement.clone(),
         }
     }
 }

@@ -7,6 +7,7 @@ mod answers;
 mod backup;
 mod boots;
 mod bucket;
+mod cage;
 mod cli;
 mod commands;
 mod content;
@@ -99,6 +100,7 @@ fn main() {
         credentials::cases(),
         join::cases(),
         manage::cases(),
+        cage::cases(),
         boots::cases(),
         offline::cases(),
         drain::cases(),

@@ -229,6 +229,8 @@ fn open_database(path: &Path) -> rusqlite::Result<(Connection, Option<Index>)> {
     connection.pragma_update(None, "foreign_keys", "ON")?;
     connection.pragma_update(None, "trusted_schema", "OFF")?;
     connection.pragma_update(None, "journal_size_limit", 1 << 20)?;
+    // No file is made outside of the data directory.
+    connection.pragma_update(None, "temp_store", "MEMORY")?;
     // `quick_check` does not compare a table with its indexes: damage there would show at the first fill, and stay.
     let check: String = connection.query_row("PRAGMA integrity_check(1)", [], |row| row.get(0))?;
     let application_id: i32 =

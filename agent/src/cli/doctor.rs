@@ -5,6 +5,7 @@ use std::process::ExitCode;
 
 use argh::FromArgs;
 
+use crate::cage::rights::{Kept, become_owner};
 use crate::doctor::probe::{Visit, examine};
 
 /// say what is wrong with this host, its network and recent boots, and the cure; takes 10 s at the most; exit code 0: nothing
@@ -25,6 +26,7 @@ pub(super) struct Doctor {
 
 impl Doctor {
     pub(super) fn run(self) -> anyhow::Result<ExitCode> {
+        become_owner(&self.data_dir, Kept::Everything)?;
         let visit = Visit { data_dir: self.data_dir, interfaces: self.interfaces };
         let diagnosis = examine(&visit);
         super::print(&if self.json {

@@ -168,6 +168,7 @@ impl Init {
             tftp: TftpConfig { listen: self.tftp_listen.unwrap_or(tftp.listen), ..tftp },
             sync: former.map(|former| former.sync.clone()).unwrap_or_default(),
             dhcp: former.map(|former| former.dhcp.clone()).unwrap_or_default(),
+            cage: former.map(|former| former.cage.clone()).unwrap_or_default(),
         })
     }
 

@@ -120,6 +120,33 @@ impl Observer for LogObserver {
     }
 }
 
+/// A socket on one port of one interface, which nobody waits for yet.
+#[derive(Debug)]
+pub struct Bound {
+    interface: String,
+    /// The interface's number when the socket was bound to it.
+    index: u32,
+    port: Port,
+    socket: UdpSocket,
+}
+
+impl Bound {
+    fn new(interface: &str, port: Port) -> anyhow::Result<Self> {
+        let number = port.number();
+        let index = if_nametoindex(interface)
+            .with_context(|| format!("there is no interface '{interface}'"))?;
+        let socket = bind_port(interface, number)?;
+        Ok(Self { interface: interface.to_owned(), index, port, socket })
+    }
+
+    fn listen(self) -> anyhow::Result<Listener> {
+        let Self { interface, index, port, socket } = self;
+        let socket = Async::new(socket)
+            .with_context(|| format!("cannot watch port {} on {interface}", port.number()))?;
+        Ok(Listener { interface, index, port, socket, address: None })
+    }
+}
+
 /// A socket on one port of one interface.
 #[derive(Debug)]
 pub struct Listener {
@@ -133,14 +160,6 @@ pub struct Listener {
 }
 
 impl Listener {
-    fn bind(interface: &str, port: Port) -> anyhow::Result<Self> {
-        let number = port.number();
-        let index = if_nametoindex(interface)
-            .with_context(|| format!("there is no interface '{interface}'"))?;
-        let socket = bind_port(interface, number)?;
-        Ok(Self { interface: interface.to_owned(), index, port, socket, address: None })
-    }
-
     /// Binds anew where the interface was made again.
     fn follow_interface(&mut self) {
         let is_same = |index| index == self.index;
@@ -148,7 +167,7 @@ impl Listener {
             return;
         }
         let (interface, port) = (self.interface.clone(), self.port.number());
-        match Self::bind(&interface, self.port) {
+        match Bound::new(&interface, self.port).and_then(Bound::listen) {
             Ok(listener) => {
                 *self = listener;
                 log::info!(interface:%, port; "listening again on port {port} of {interface}, which was made anew");
@@ -175,17 +194,17 @@ impl Listener {
 ///
 /// # Errors
 /// There is no such interface, the right to bind is missing, or another program has the port.
-pub fn bind(interfaces: &[String]) -> anyhow::Result<Vec<Listener>> {
+pub fn bind(interfaces: &[String]) -> anyhow::Result<Vec<Bound>> {
     if interfaces.is_empty() {
         bail!("[dhcp] is enabled without an interface; name one, as in interfaces = [\"br0\"]");
     }
     if let Some(complaint) = interfaces::missing(interfaces) {
         bail!(complaint);
     }
-    let mut listeners = Vec::with_capacity(2 * interfaces.len());
+    let mut bound = Vec::with_capacity(2 * interfaces.len());
     for interface in interfaces {
         for port in [Port::Dhcp, Port::BootServer] {
-            listeners.push(Listener::bind(interface, port)?);
+            bound.push(Bound::new(interface, port)?);
         }
         match interface_address(interface) {
             Some(address) => {
@@ -196,7 +215,15 @@ pub fn bind(interfaces: &[String]) -> anyhow::Result<Vec<Listener>> {
             }
         }
     }
-    Ok(listeners)
+    Ok(bound)
+}
+
+/// Has the executor wait for what was bound.
+///
+/// # Errors
+/// The system has no room to wait for one more.
+pub fn listen(bound: Vec<Bound>) -> anyhow::Result<Vec<Listener>> {
+    bound.into_iter().map(Bound::listen).collect()
 }
 
 /// Answers on the listeners for ever. `fetches` brings the machines that load something by TFTP or HTTP; `user_agents_of` remembers
@@ -349,7 +376,7 @@ fn interface_address(interface: &str) -> Option<Ipv4Addr> {
         .find_map(|entry| entry.address?.as_sockaddr_in().map(|address| address.ip()))
 }
 
-fn bind_port(interface: &str, port: u16) -> anyhow::Result<Async<UdpSocket>> {
+fn bind_port(interface: &str, port: u16) -> anyhow::Result<UdpSocket> {
     // Sharing the port would take the unicast requests from the server that has it: first see whether anybody does. Then
     // share it nevertheless, because a DHCP server that is started later must not fail on our account where it shares too.
     let bound = bind_to(interface, port, false).and_then(|probe| {
@@ -357,9 +384,7 @@ fn bind_port(interface: &str, port: u16) -> anyhow::Result<Async<UdpSocket>> {
         drop(probe);
         bind_to(interface, port, true)
     });
-    let socket = bound.map_err(|error| explain(interface, port, error))?;
-    Async::new(UdpSocket::from(socket))
-        .with_context(|| format!("cannot watch port {port} on {interface}"))
+    Ok(bound.map_err(|error| explain(interface, port, error))?.into())
 }
 
 fn bind_to(interface: &str, port: u16, is_shared: bool) -> io::Result<Socket> {
@@ -411,7 +436,7 @@ mod tests {
         let ours = bind_port("lo", 0).unwrap();
         let later = Socket::new(Domain::IPV4, Type::DGRAM, Some(Protocol::UDP)).unwrap();
         later.set_reuse_address(true).unwrap();
-        let port = ours.get_ref().local_addr().unwrap().port();
+        let port = ours.local_addr().unwrap().port();
         later.bind(&SocketAddrV4::new(Ipv4Addr::UNSPECIFIED, port).into()).unwrap();
     }
 

@@ -42,6 +42,8 @@ const PRAGMAS: &[(&str, &str)] = &[
     ("trusted_schema", "0"),
     ("cell_size_check", "1"),
     ("mmap_size", "0"),
+    // No file is made outside of the data directory; what is sorted has bounds of its own.
+    ("temp_store", "2"),
     ("foreign_keys", "1"),
 ];
 
