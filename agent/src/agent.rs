@@ -36,6 +36,7 @@ use crate::http::{DESCRIPTORS_WANTED, Limits};
 use crate::manage::Management;
 use crate::nodes::follow::Follower;
 use crate::nodes::mover::Mover;
+use crate::notify::Notifier;
 use crate::outbox::{Counts, Flusher, Outbox};
 use crate::rng::Rng;
 use crate::session::journal::Journal;
@@ -73,13 +74,14 @@ pub fn run(config: Config, data_dir: DataDir, announce: impl FnOnce(&str)) -> an
         );
     }
     let sockets = Sockets::bind(&config, &data_dir)?;
+    let notifier = Notifier::from_environment()?;
     let confinement = confine(&config, &data_dir);
     let executor = Rc::new(LocalExecutor::new());
     #[expect(clippy::disallowed_methods, reason = "shell: the program's one wait")]
     smol::block_on(executor.run(async {
         let sockets = sockets.watch()?;
         let agent = Agent::assemble(&executor, config, data_dir, sockets, confinement).await?;
-        agent.serve(announce).await
+        agent.serve(announce, &notifier).await
     }))
 }
 
@@ -258,7 +260,7 @@ impl Agent {
     }
 
     /// Starts every part as a task and waits for the end.
-    async fn serve(self, announce: impl FnOnce(&str)) -> anyhow::Result<()> {
+    async fn serve(self, announce: impl FnOnce(&str), notifier: &Notifier) -> anyhow::Result<()> {
         let mut signals =
             Signals::new([Signal::Term, Signal::Int]).context("cannot listen for signals")?;
         let store = self.shared.store.clone();
@@ -267,6 +269,7 @@ impl Agent {
         let listening = self.sockets.describe();
         let uplink = self.start();
         announce(&listening);
+        notifier.ready();
         let asked_to_stop = async {
             signals.next().await;
             log::info!("asked to stop");
@@ -276,8 +279,10 @@ impl Agent {
             store.stopped().await;
             Err(anyhow!("the thread that owns the site's database has ended"))
         };
+        let alive = async { match notifier.keep_alive().await {} };
         // What is under way is cut off: whatever was answered is on disk already, and kill -9 is a normal way to stop.
-        let ended = asked_to_stop.or(store_ended).or(uplink.run()).await;
+        let ended = asked_to_stop.or(store_ended).or(uplink.run()).or(alive).await;
+        notifier.stopping();
         recorder.save_all(journal).await;
         ended
     }

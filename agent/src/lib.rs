@@ -14,6 +14,7 @@
 //! | [`uplink`] | everything that is said to the controller |
 //! | [`http`], [`exchange`] | hyper on the executor as a server and as a client, with a limit on everything |
 //! | [`manage`], [`status`], [`vitals`] | how the agent is, for people and for the controller |
+//! | [`notify`] | what systemd wants to hear |
 //! | [`agent`] | binds, opens, puts the parts together |
 //! | [`cage`] | what it cannot do once it serves, whoever has got hold of it |
 //! | [`doctor`] | what is wrong with this host and its boots, and the cure |
@@ -38,6 +39,7 @@ pub mod http;
 pub mod log;
 pub mod manage;
 pub mod nodes;
+pub mod notify;
 pub mod outbox;
 pub mod rate;
 pub mod rng;
