@@ -8,6 +8,7 @@ mod conflicts;
 mod dhcp_snippet;
 mod doctor;
 mod init;
+mod install;
 mod node;
 mod queue;
 mod start;
@@ -25,6 +26,7 @@ use crate::data_dir;
 #[derive(FromArgs, Debug)]
 #[argh(
     note = "First time: `pureboot-agent init --site-id ID --central-url URL --token-file FILE`, then `pureboot-agent start`.",
+    note = "PUREBOOT_DATA_DIR names another directory in place of /var/lib/pureboot wherever --data-dir does not.",
     note = "PUREBOOT_LOG=debug makes the log tell more (error, warn, info, debug, trace).",
     error_code(0, "done; for status: all is well"),
     error_code(
@@ -57,6 +59,8 @@ enum Command {
     Node(node::Node),
     DhcpSnippet(dhcp_snippet::DhcpSnippet),
     Doctor(doctor::Doctor),
+    Install(install::Install),
+    Uninstall(install::Uninstall),
 }
 
 /// Reads the arguments and does what they say; what goes wrong has been printed when this returns.
@@ -65,7 +69,7 @@ pub fn run() -> ExitCode {
     let done = match arguments.command {
         _ if arguments.version => print(&format!("pureboot-agent {}\n", env!("CARGO_PKG_VERSION"))),
         None => Err(anyhow::anyhow!(
-            "say what to do: init, start, status, boots, answers, doctor, check-config, cache, sync, queue, conflicts, node or dhcp-snippet (--help tells more)"
+            "say what to do: init, start, status, boots, answers, doctor, check-config, cache, sync, queue, conflicts, node, dhcp-snippet, install or uninstall (--help tells more)"
         )),
         Some(Command::Init(init)) => init.run(),
         Some(Command::Start(start)) => start.run(),
@@ -80,6 +84,8 @@ pub fn run() -> ExitCode {
         Some(Command::Node(node)) => node.run(),
         Some(Command::DhcpSnippet(snippet)) => snippet.run(),
         Some(Command::Doctor(doctor)) => doctor.run(),
+        Some(Command::Install(install)) => install.run(),
+        Some(Command::Uninstall(uninstall)) => uninstall.run(),
     };
     done.unwrap_or_else(|error| {
         complain(&format!("{error:#}"));
@@ -87,9 +93,10 @@ pub fn run() -> ExitCode {
     })
 }
 
-/// Where the agent keeps everything, as the help texts name it.
+/// Where the agent keeps everything where no argument names it.
 fn default_data_dir() -> PathBuf {
-    data_dir::DEFAULT.into()
+    let named = std::env::var_os(data_dir::VARIABLE).filter(|dir| !dir.is_empty());
+    named.map_or_else(|| data_dir::DEFAULT.into(), PathBuf::from)
 }
 
 /// Writes `text` to standard output. A reader that has left (`| head`) is no failure.

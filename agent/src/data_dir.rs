@@ -15,6 +15,9 @@ use crate::cage::rights::{Kept, become_owner};
 /// Where the agent keeps everything unless told otherwise.
 pub const DEFAULT: &str = "/var/lib/pureboot";
 
+/// The environment variable that tells otherwise, where no argument does.
+pub const VARIABLE: &str = "PUREBOOT_DATA_DIR";
+
 /// Longer than any secret or settings file that the agent writes, in bytes.
 const SMALL_FILE_LEN_MAX: u64 = 64 * 1024;
 

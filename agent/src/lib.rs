@@ -18,6 +18,7 @@
 //! | [`agent`] | binds, opens, puts the parts together |
 //! | [`cage`] | what it cannot do once it serves, whoever has got hold of it |
 //! | [`doctor`] | what is wrong with this host and its boots, and the cure |
+//! | [`install`] | how it comes to live on a machine |
 //! | [`cli`], [`config`], [`data_dir`] | what people type and write, and where it lies |
 //! | [`clock`], [`rng`], [`rate`], [`log`] | time, chance, how often something may happen, and the log |
 
@@ -36,6 +37,7 @@ pub mod dhcp;
 pub mod doctor;
 pub mod exchange;
 pub mod http;
+pub mod install;
 pub mod log;
 pub mod manage;
 pub mod nodes;

@@ -20,6 +20,7 @@ mod endurance;
 mod faults;
 mod hostile;
 mod http;
+mod install;
 mod join;
 mod kept;
 mod libraries;
@@ -101,6 +102,7 @@ fn main() {
         join::cases(),
         manage::cases(),
         cage::cases(),
+        install::cases(),
         boots::cases(),
         offline::cases(),
         drain::cases(),
