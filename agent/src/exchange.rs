@@ -11,8 +11,10 @@ use hyper::client::conn::http1::{self, SendRequest};
 use hyper::header::{CONTENT_LENGTH, TRANSFER_ENCODING};
 use hyper::{Request, Response, StatusCode};
 use smol::io::{AsyncRead, AsyncWrite};
-use smol::{LocalExecutor, Task, Timer};
+use smol::{LocalExecutor, Task};
 use smol_hyper::rt::FuturesIo;
+
+use crate::clock::Timer;
 
 /// The longest answer that is read, in bytes.
 pub const ANSWER_LEN_MAX: usize = 1024 * 1024;

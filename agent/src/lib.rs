@@ -20,7 +20,7 @@
 //! | [`doctor`] | what is wrong with this host and its boots, and the cure |
 //! | [`install`] | how it comes to live on a machine |
 //! | [`cli`], [`config`], [`data_dir`] | what people type and write, and where it lies |
-//! | [`clock`], [`rng`], [`rate`], [`log`] | time, chance, how often something may happen, and the log |
+//! | [`clock`], [`rng`], [`world`], [`rate`], [`log`] | time, chance, a simulation's in their place, how often something may happen, and the log |
 
 pub mod agent;
 pub mod answers;
@@ -53,3 +53,4 @@ pub mod sync;
 pub mod tftp;
 pub mod uplink;
 pub mod vitals;
+pub mod world;

@@ -11,7 +11,6 @@ use pureboot_protocol::{
     SiteId, Workflow,
 };
 use pureboot_templates::BaseUrl;
-use smol::Timer;
 use smol::channel::{Receiver, Sender, bounded};
 use smol::future::zip;
 use smol::lock::Semaphore;
@@ -20,7 +19,7 @@ use super::gate::Grant;
 use super::render::{Job, Place, Unmade};
 use super::sheet::{Said, Subject, Texts, Unbelieved, believe, check, lacks, name_texts, texts_of};
 use super::shelf::{Held, Shelf};
-use crate::clock;
+use crate::clock::{self, Timer};
 use crate::data_dir::DataDir;
 use crate::rng::Rng;
 use crate::status::AnswersRefused;
@@ -28,6 +27,7 @@ use crate::store::{CachedNode, Store, StoreError};
 use crate::sync::keeper::pinned_key;
 use crate::uplink::controller::{AT_BOOT, CallError, Controller, UNHURRIED};
 use crate::uplink::standing::Standing;
+use crate::world;
 
 /// How many answers one sheet with its texts may take: as many as a file has texts.
 const ANSWERS_MAX: usize = 64;
@@ -367,7 +367,5 @@ fn may_need(node: &CachedNode) -> bool {
 }
 
 fn nonce() -> Nonce {
-    let mut bytes = [0; 16];
-    getrandom::fill(&mut bytes).expect("a system that has started has random numbers");
-    Nonce::from_random(bytes)
+    Nonce::from_random(world::random().expect("a system that has started has random numbers"))
 }

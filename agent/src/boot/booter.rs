@@ -14,7 +14,6 @@ use pureboot_protocol::{
     NodeEventKind, NodeId, RegisterNode, Timestamp,
 };
 use pureboot_templates::BaseUrl;
-use smol::Timer;
 use smol::channel::Sender;
 
 use self::begun::Begun;
@@ -26,7 +25,7 @@ use crate::boot::decide::{
 };
 use crate::boot::render::{Renderer, Scene};
 use crate::boot::values::Values;
-use crate::clock;
+use crate::clock::{self, Timer};
 use crate::nodes::follow::Follower;
 use crate::outbox::{NewChange, Outbox};
 use crate::session::recorder::Recorder;
@@ -34,6 +33,7 @@ use crate::session::step::{Answer, Gives};
 use crate::store::{CachedNode, InstallGiven, KnownRecord, Store, StoreError};
 use crate::uplink::controller::{Controller, NodeAnswer};
 use crate::uplink::standing::Standing;
+use crate::world;
 
 /// When a script leaves at the latest, whatever controller and disk do: below the 2 s that firmware may wait.
 const SCRIPT_TIME: Duration = Duration::from_millis(1_700);
@@ -464,7 +464,5 @@ fn new_node() -> NodeId {
 }
 
 fn random() -> [u8; 16] {
-    let mut bytes = [0; 16];
-    getrandom::fill(&mut bytes).expect("a system that has started has random numbers");
-    bytes
+    world::random().expect("a system that has started has random numbers")
 }

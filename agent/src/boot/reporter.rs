@@ -7,9 +7,8 @@ use pureboot_protocol::{
     Assignment, BootId, ChangeId, ChangePayload, ChangeResult, ContentKey, Lifecycle, Mac,
     NodeEvent, NodeEventKind, NodeId, PendingCommand,
 };
-use smol::Timer;
 
-use crate::clock;
+use crate::clock::{self, Timer};
 use crate::nodes::autonomy::{Decides, Step, decides};
 use crate::outbox::{NewChange, Outbox};
 use crate::store::{CachedNode, KnownRecord, Store, StoreError};

@@ -10,11 +10,10 @@ use std::rc::Rc;
 use std::time::Duration;
 
 use pureboot_protocol::{Mac, NodeChange, NodeChanges, Timestamp, VALID_FOR_SECONDS};
-use smol::Timer;
 use smol::channel::{Receiver, Sender, bounded};
 
 use crate::answers::keeper::Answers;
-use crate::clock;
+use crate::clock::{self, Timer};
 use crate::nodes::fresh;
 use crate::store::{Applied, CachedNode, Store, StoreError};
 use crate::uplink::connectivity::Line;

@@ -1,11 +1,9 @@
 //! The task around the flusher, and the handle by which the rest of the agent writes changes down.
-#![expect(clippy::disallowed_methods, reason = "shell: reads the clock")]
 
 use std::future::Future;
 use std::time::{Duration, Instant};
 
 use pureboot_protocol::{ChangeBatch, ChangeId, ChangeReceipt, ChangeResult, Instance};
-use smol::Timer;
 use smol::channel::{Receiver, Sender, bounded};
 use smol::future::FutureExt;
 
@@ -14,7 +12,7 @@ use super::flush::{DeliveryError, Flush, Output, Report};
 use super::outcomes::{Flight, Outcomes, Trouble};
 use super::record::{Counts, Recorded};
 use super::view::{Item, Queue, Wish};
-use crate::clock;
+use crate::clock::{self, Timer};
 use crate::rng::Rng;
 use crate::store::{CachedNode, Store, StoreError};
 
@@ -177,7 +175,7 @@ pub async fn run<C: Courier>(flusher: Flusher, courier: &C, rng: Rng) {
                     Err(StoreError::Stopped) => return,
                     Err(error) => {
                         log::warn!(error:%; "cannot read the outbox");
-                        flush.handle_store_failure(Instant::now());
+                        flush.handle_store_failure(clock::monotonic());
                     }
                 }
             }
@@ -190,8 +188,8 @@ pub async fn run<C: Courier>(flusher: Flusher, courier: &C, rng: Rng) {
                 let answer = courier.deliver(&batch).or(late).await;
                 outcomes.set_in_flight(None);
                 match answer {
-                    Ok(receipt) => flush.handle_receipt(receipt, Instant::now()),
-                    Err(error) => flush.handle_failure(error, Instant::now()),
+                    Ok(receipt) => flush.handle_receipt(receipt, clock::monotonic()),
+                    Err(error) => flush.handle_failure(error, clock::monotonic()),
                 }
             }
             Output::Acknowledge { epoch, through, results } => {
@@ -202,7 +200,7 @@ pub async fn run<C: Courier>(flusher: Flusher, courier: &C, rng: Rng) {
                     Err(StoreError::Stopped) => return,
                     Err(error) => {
                         log::warn!(error:%; "cannot note what the controller has acknowledged");
-                        flush.handle_store_failure(Instant::now());
+                        flush.handle_store_failure(clock::monotonic());
                     }
                 }
             }
@@ -212,7 +210,7 @@ pub async fn run<C: Courier>(flusher: Flusher, courier: &C, rng: Rng) {
                     Err(StoreError::Stopped) => return,
                     Err(error) => {
                         log::warn!(error:%; "cannot put back what the controller has lost");
-                        flush.handle_store_failure(Instant::now());
+                        flush.handle_store_failure(clock::monotonic());
                     }
                 }
             }
@@ -222,7 +220,7 @@ pub async fn run<C: Courier>(flusher: Flusher, courier: &C, rng: Rng) {
                     Err(StoreError::Stopped) => return,
                     Err(error) => {
                         log::warn!(error:%; "cannot begin a new epoch");
-                        flush.handle_store_failure(Instant::now());
+                        flush.handle_store_failure(clock::monotonic());
                     }
                 }
             }
@@ -245,7 +243,7 @@ pub async fn run<C: Courier>(flusher: Flusher, courier: &C, rng: Rng) {
                 match hear.or(hear_online).or(timer).await {
                     Signal::Queued => flush.handle_queued(),
                     Signal::Online => flush.handle_online(),
-                    Signal::Timeout => flush.handle_timeout(Instant::now()),
+                    Signal::Timeout => flush.handle_timeout(clock::monotonic()),
                     Signal::Closed => return,
                 }
             }

@@ -21,6 +21,7 @@ use crate::dhcp::answer::{Boot, Client, IpxeSign, Port, Reason, Reply, Silence};
 use crate::dhcp::quirks::OfferMode;
 use crate::dhcp::serve::{Event, Observer};
 use crate::doctor::servers::is_probe;
+use crate::world;
 
 /// How often sessions that have come to rest are written down, if there are any.
 const SAVE_INTERVAL: Duration = Duration::from_secs(30);
@@ -301,9 +302,7 @@ fn moment() -> Moment {
 }
 
 fn new_boot() -> BootId {
-    let mut bytes = [0; 16];
-    getrandom::fill(&mut bytes).expect("a system that has started has random numbers");
-    BootId::from_random(bytes)
+    BootId::from_random(world::random().expect("a system that has started has random numbers"))
 }
 
 #[cfg(test)]

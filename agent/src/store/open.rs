@@ -20,6 +20,7 @@ use super::salvage::{self, Salvage};
 use super::{StoreError, StoreOptions, Word};
 use crate::clock;
 use crate::outbox::{begin_epoch, is_unchained};
+use crate::world;
 
 /// The first release without the write-ahead log's reset bug.
 const SQLITE_VERSION_MIN: i32 = 3_051_003;
@@ -387,7 +388,6 @@ fn read(db: &Connection, name: &str) -> rusqlite::Result<String> {
 }
 
 fn draw_epoch() -> Result<Epoch, OpenError> {
-    let mut bytes = [0; 16];
-    getrandom::fill(&mut bytes).map_err(|error| OpenError::Random(error.to_string()))?;
+    let bytes = world::random().map_err(|error| OpenError::Random(error.to_string()))?;
     Ok(Epoch::from_bytes(bytes))
 }

@@ -3,9 +3,8 @@
 use std::time::Duration;
 
 use pureboot_protocol::{Heartbeat, HeartbeatAnswer, Order, SiteConfig, SiteOrder};
-use smol::Timer;
 
-use crate::clock;
+use crate::clock::{self, Timer};
 use crate::exchange::ExchangeError;
 use crate::nodes::follow::Follower;
 use crate::outbox::Outbox;

@@ -11,9 +11,8 @@ use pureboot_protocol::{
     CredentialHash, RegistrationAnswer, RegistrationRequest, RegistrationToken, Secret,
 };
 use sha2::{Digest as _, Sha256};
-use smol::Timer;
 
-use crate::clock;
+use crate::clock::{self, Timer};
 use crate::config::Config;
 use crate::data_dir::{self, DataDir};
 use crate::rng::Rng;
@@ -21,6 +20,7 @@ use crate::store::Identity;
 use crate::store::Store;
 use crate::uplink::controller::{CallError, Controller, Trust};
 use crate::uplink::standing::Standing;
+use crate::world;
 
 /// Between tries when the controller is away: doubled from the first to the last.
 const RETRY_MIN: Duration = Duration::from_secs(1);
@@ -57,8 +57,7 @@ fn credential_to_join(data_dir: &DataDir) -> anyhow::Result<Secret> {
 /// # Errors
 /// The file cannot be written.
 pub fn make_credential(path: &Path) -> anyhow::Result<Secret> {
-    let mut bytes = [0; 32];
-    getrandom::fill(&mut bytes).context("the system has no random numbers")?;
+    let bytes = world::random().context("the system has no random numbers")?;
     let secret = Secret::from_random(bytes);
     data_dir::write_private(path, secret.reveal())?;
     Ok(secret)

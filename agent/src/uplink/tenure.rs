@@ -8,6 +8,7 @@ use anyhow::anyhow;
 use pureboot_protocol::{Instance, InstanceId};
 
 use crate::data_dir::{self, DataDir};
+use crate::world;
 
 /// This life of the agent.
 #[derive(Debug)]
@@ -25,8 +26,7 @@ impl Tenure {
     /// The system has no random numbers. A note that cannot be read counts as none: the controller then waits until the former life
     /// has been silent for a while.
     pub fn begin(data_dir: &DataDir) -> anyhow::Result<Self> {
-        let mut bytes = [0; 16];
-        getrandom::fill(&mut bytes)
+        let bytes = world::random()
             .map_err(|error| anyhow!("the system has no random numbers: {error}"))?;
         let file = data_dir.instance_file();
         let succeeds = match data_dir::read_private(&file) {
@@ -51,7 +51,7 @@ impl Tenure {
             return;
         }
         let (file, text) = (self.file.clone(), format!("{}\n", self.instance.id));
-        let noted = smol::unblock(move || data_dir::write_private(&file, &text)).await;
+        let noted = world::unblock(move || data_dir::write_private(&file, &text)).await;
         if let Err(error) = noted {
             self.is_noted.set(false);
             log::warn!("cannot note that the controller has answered: {error:#}");
