@@ -9,6 +9,7 @@ mod column;
 mod conflicts;
 mod feed;
 mod identity;
+mod inline;
 mod lock;
 mod migrate;
 mod nodes;
@@ -28,6 +29,7 @@ pub(crate) use self::column::{Json, Word};
 pub use self::conflicts::{HeardConflict, OPEN_CONFLICTS_MAX};
 pub use self::feed::Applied;
 pub use self::identity::Identity;
+pub use self::inline::{Fate, Judge};
 pub use self::lock::{DataDirLock, LockError, is_volatile, lock_data_dir};
 pub use self::nodes::{CachedNode, InstallGiven, KnownRecord, UNKNOWN_NODES_MAX};
 pub(crate) use self::nodes::{load_all, load_by_id, save};
@@ -106,12 +108,19 @@ impl From<rusqlite::Error> for StoreError {
 /// The way to the database. Clones lead to the same thread, which ends when the last of them is gone.
 #[derive(Debug, Clone)]
 pub struct Store {
-    jobs: Sender<thread::Job>,
+    door: Door,
     nodes: nodes::Mirror,
     quota: Quota,
     identity_copy: PathBuf,
     /// Never carries anything; it closes when the thread ends.
     alive: Receiver<Infallible>,
+}
+
+/// Where jobs go.
+#[derive(Debug, Clone)]
+enum Door {
+    Thread(Sender<thread::Job>),
+    Inline(inline::Inline),
 }
 
 impl Store {
@@ -128,7 +137,20 @@ impl Store {
         let quota = options.quota;
         let identity_copy = identity::copy_in(&options.data_dir);
         thread::spawn(options, nodes.clone(), waiting, pulse).await?;
-        Ok(Self { jobs, nodes, quota, identity_copy, alive })
+        Ok(Self { door: Door::Thread(jobs), nodes, quota, identity_copy, alive })
+    }
+
+    /// As [`Store::open`] without a thread: whoever asks for a job does it, and `judge` says what becomes of it.
+    ///
+    /// # Errors
+    /// As [`Store::open`].
+    pub fn open_inline(options: StoreOptions, judge: Box<dyn Judge>) -> Result<Self, OpenError> {
+        let (pulse, alive) = bounded(1);
+        let nodes = nodes::Mirror::default();
+        let quota = options.quota;
+        let identity_copy = identity::copy_in(&options.data_dir);
+        let door = Door::Inline(inline::Inline::open(options, nodes.clone(), judge, pulse)?);
+        Ok(Self { door, nodes, quota, identity_copy, alive })
     }
 
     /// Runs `work` on the thread, after everything that was asked for earlier.
@@ -152,10 +174,17 @@ impl Store {
             let _ = reply.try_send(result);
             afterwards
         });
-        self.jobs.try_send(job).map_err(|error| match error {
-            TrySendError::Full(_) => StoreError::Busy,
-            TrySendError::Closed(_) => StoreError::Stopped,
-        })?;
+        match &self.door {
+            Door::Thread(jobs) => jobs.try_send(job).map_err(|error| match error {
+                TrySendError::Full(_) => StoreError::Busy,
+                TrySendError::Closed(_) => StoreError::Stopped,
+            })?,
+            Door::Inline(inline) => {
+                if !inline.work(job) {
+                    return std::future::pending().await;
+                }
+            }
+        }
         // A job that is still in the channel when the thread ends is never dropped, so its answer would never come.
         let ended = async {
             self.stopped().await;

@@ -27,8 +27,8 @@ pub(crate) fn open(dir: &Path) -> Store {
 
 /// Waits until the thread has closed its files.
 pub(crate) fn close(store: Store) {
-    let Store { jobs, alive, .. } = store;
-    drop(jobs);
+    let Store { door, alive, .. } = store;
+    drop(door);
     assert!(block_on(alive.recv()).is_err());
 }
 

@@ -1,5 +1,4 @@
 //! The thread: one job after the other, and no connection that has once failed to write is trusted again.
-#![expect(clippy::disallowed_methods, reason = "shell: reads the clock")]
 
 use std::convert::Infallible;
 use std::thread::Builder;
@@ -11,6 +10,7 @@ use smol::channel::{Receiver, Sender, bounded};
 use super::nodes::{self, Mirror};
 use super::open::{self, OpenError};
 use super::{StoreError, StoreOptions};
+use crate::clock;
 
 /// After a failure of the disk the database is opened anew, but not more often than this: opening reads all of it.
 const REOPEN_PAUSE: Duration = Duration::from_secs(5);
@@ -52,14 +52,16 @@ pub(super) async fn spawn(
     let (reply, opened) = bounded(1);
     let main = move || {
         let _pulse = pulse;
-        let mut keeper = Keeper { options, nodes, db: None, reopen_at: Instant::now() };
-        match keeper.open() {
-            Ok(()) => _ = reply.try_send(Ok(())),
+        let mut keeper = match Keeper::new(options, nodes) {
+            Ok(keeper) => {
+                _ = reply.try_send(Ok(()));
+                keeper
+            }
             Err(error) => {
                 let _ = reply.try_send(Err(error));
                 return;
             }
-        }
+        };
         while let Ok(job) = jobs.recv_blocking() {
             keeper.work(job);
         }
@@ -68,7 +70,7 @@ pub(super) async fn spawn(
     opened.recv().await.unwrap_or(Err(OpenError::Died))
 }
 
-struct Keeper {
+pub(super) struct Keeper {
     options: StoreOptions,
     nodes: Mirror,
     /// None while the disk does not let it be opened.
@@ -77,6 +79,21 @@ struct Keeper {
 }
 
 impl Keeper {
+    /// Opens the database.
+    ///
+    /// # Errors
+    /// It cannot be opened.
+    pub(super) fn new(options: StoreOptions, nodes: Mirror) -> Result<Self, OpenError> {
+        let mut keeper = Self { options, nodes, db: None, reopen_at: clock::monotonic() };
+        keeper.open()?;
+        Ok(keeper)
+    }
+
+    /// The connection, while there is one.
+    pub(super) fn connection(&mut self) -> Option<&mut Connection> {
+        self.db.as_mut()
+    }
+
     fn open(&mut self) -> Result<(), OpenError> {
         let opened = open::open(&self.options, &self.nodes.all())?;
         self.nodes.replace(nodes::load_all(&opened)?);
@@ -85,17 +102,17 @@ impl Keeper {
     }
 
     fn reopen(&mut self) {
-        if Instant::now() < self.reopen_at {
+        if clock::monotonic() < self.reopen_at {
             return;
         }
-        self.reopen_at = Instant::now() + REOPEN_PAUSE;
+        self.reopen_at = clock::monotonic() + REOPEN_PAUSE;
         match self.open() {
             Ok(()) => log::info!("opened the database again"),
             Err(error) => log::error!(error:%; "cannot open the database again"),
         }
     }
 
-    fn work(&mut self, job: Job) {
+    pub(super) fn work(&mut self, job: Job) {
         if self.db.is_none() {
             self.reopen();
         }
@@ -130,10 +147,10 @@ impl Keeper {
 
     fn replace(&mut self, error: &str) {
         // Damage that comes back at once is not cured by replacing; each attempt would leave a copy on the disk.
-        if Instant::now() < self.reopen_at {
+        if clock::monotonic() < self.reopen_at {
             return;
         }
-        self.reopen_at = Instant::now() + REOPEN_PAUSE;
+        self.reopen_at = clock::monotonic() + REOPEN_PAUSE;
         let replaced = open::replace(&self.options, error, &self.nodes.all());
         if let Err(error) = replaced {
             log::error!(error:%; "cannot replace the damaged database");
