@@ -2,6 +2,7 @@
 
 mod conflicts;
 mod nodes;
+mod wire;
 
 use std::cell::{Cell, RefCell};
 use std::fmt;
@@ -34,6 +35,7 @@ use smol::LocalExecutor;
 use smol::net::TcpStream;
 
 pub use self::nodes::{NodeAnswer, Trust};
+pub use self::wire::Wire;
 use crate::exchange::{Connection, ExchangeError, within};
 use crate::uplink::url::{CentralUrl, Scheme};
 
@@ -151,6 +153,8 @@ pub struct Controller {
     changes: Cell<u64>,
     /// Whether bodies are understood in gzip; false once one has been refused, for as long as the agent runs.
     takes_gzip: Cell<bool>,
+    /// None: connections carry requests.
+    wire: Option<Rc<dyn Wire>>,
     idle: RefCell<Vec<Connection>>,
     /// Content has a connection of its own, so that nothing short waits behind something long (FAULTS N10).
     idle_for_content: RefCell<Option<Connection>>,
@@ -234,9 +238,15 @@ impl Controller {
             trust: Cell::default(),
             changes: Cell::default(),
             takes_gzip: Cell::new(true),
+            wire: None,
             idle: RefCell::default(),
             idle_for_content: RefCell::default(),
         }
+    }
+
+    /// The same over `wire`. Content is not fetched over it.
+    pub fn over(self, wire: Rc<dyn Wire>) -> Self {
+        Self { wire: Some(wire), ..self }
     }
 
     /// Where it calls.
@@ -493,6 +503,9 @@ impl Controller {
     ) -> Result<A, CallError> {
         let request = self.request(method, path, body);
         let answer = within(budget, async {
+            if let Some(wire) = &self.wire {
+                return wire.carry(request).await;
+            }
             if let Some(kept) = self.kept() {
                 match self.exchange(kept, request.clone(), budget).await {
                     // The controller may have closed the kept connection a moment ago. Every call may be sent twice: a
