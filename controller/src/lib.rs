@@ -4,7 +4,7 @@
 //! who may call it, and reaches its handler in `api`. Handlers take their arguments by `extract`, refuse with `error`,
 //! and reach the database by `store` only; `auth` knows who calls, `audit` keeps what they did, `limit` how much of it.
 //! `people` is what of that can be done at the command line of the controller's own machine; `remote` asks a running controller
-//! from any machine, and knows of the rest only what the API says. `metrics` is what those read who watch over it. What a node may do is decided in `node`, and how a
+//! from any machine, and knows of the rest only what the API says. `inside` is a controller without sockets, for a simulation. `metrics` is what those read who watch over it. What a node may do is decided in `node`, and how a
 //! site is in `site_health`, which know neither.
 
 pub mod config;
@@ -27,6 +27,7 @@ mod error;
 mod extract;
 mod forwarded;
 mod guard;
+pub mod inside;
 mod jobs;
 mod limit;
 mod log;

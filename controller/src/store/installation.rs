@@ -20,6 +20,16 @@ impl Store {
         Ok(row.try_get("id")?)
     }
 
+    /// Takes the database for one that has just been brought back from a backup.
+    ///
+    /// # Errors
+    /// The database fails.
+    pub(crate) async fn bring_back(&self, now: Timestamp) -> Result<(), StoreError> {
+        let mut tx = self.write().await?;
+        mark_restored(&mut tx, now).await?;
+        Ok(tx.commit().await?)
+    }
+
     /// The hash of the key that secrets are sealed with; none before there was one.
     ///
     /// # Errors

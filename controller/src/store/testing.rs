@@ -2,15 +2,15 @@
 
 use std::path::Path;
 
-use pureboot_protocol::{NodeId, Timestamp};
+use pureboot_protocol::NodeId;
 use serde_json::Value;
 use sqlx::{AnyConnection, AssertSqlSafe, Connection, Row, ValueRef};
 
 use crate::config::Database;
 use crate::random;
+use crate::store::Store;
 use crate::store::open::Kind;
 use crate::store::row::DbRow;
-use crate::store::{Store, installation};
 
 /// The environment variable that names a PostgreSQL database which the tests may fill; without it they run on SQLite.
 pub(crate) const VARIABLE: &str = "PUREBOOT_TEST_DATABASE";
@@ -84,13 +84,6 @@ impl Store {
             }
         }
         bytes
-    }
-
-    /// Makes of the database one that has just been brought back from a backup.
-    pub(crate) async fn bring_back(&self, now: Timestamp) {
-        let mut tx = self.writer.begin().await.expect("a transaction");
-        installation::mark_restored(&mut tx, now).await.expect("marked");
-        tx.commit().await.expect("committed");
     }
 
     /// Makes the database refuse to `verb` (INSERT, UPDATE) rows of `table`, or only the row of `node`.

@@ -483,7 +483,7 @@ async fn n12_after_a_restore_an_outbox_goes_on_behind_what_is_lost_once_and_the_
     };
     hand_over(&centre, &agent, 1, &[seen(1, 1, 1)]).await;
     assert_eq!(give(1, 5).await, 1, "a gap is not taken");
-    centre.app.store.bring_back(centre.app.now()).await;
+    centre.app.store.bring_back(centre.app.now()).await.expect("marked");
     assert_eq!(give(1, 5).await, 5);
     assert_eq!(give(1, 9).await, 5, "but for the one that the restore has made");
     assert_eq!(give(2, 40).await, 40, "an outbox that was begun since the backup");
