@@ -25,6 +25,7 @@ use crate::{Case, case};
 pub(crate) fn cases() -> Vec<Case> {
     vec![
         case!(k_no_report_is_lost_doubled_or_out_of_place_through_hundreds_of_kills),
+        case!(k_a_machine_that_nobody_was_told_of_before_the_end_is_known_when_it_reports),
         case!(l_what_was_taken_outlives_dozens_of_power_cuts, Need::Root, MKFS, PERL),
     ]
 }
@@ -119,10 +120,11 @@ impl Ground {
             let mut new = Told { machine, taken: 0, tried: 0 };
             while new.taken < REPORTS && !self.is_over() {
                 new.tried = new.taken + 1;
-                if new.machine.report(self.agent(), new.tried) {
-                    new.taken = new.tried;
-                } else {
-                    thread::sleep(PATIENCE);
+                match new.machine.try_report(self.agent(), new.tried).map(|answer| answer.status) {
+                    Ok(200..=299) => new.taken = new.tried,
+                    // The power failed while its script was given, which waits for no disk: it boots again.
+                    Ok(403 | 404) if new.taken == 0 => break,
+                    _ => thread::sleep(PATIENCE),
                 }
             }
             told.push(new);
@@ -213,6 +215,26 @@ fn k_no_report_is_lost_doubled_or_out_of_place_through_hundreds_of_kills() -> Re
         pair.join().map_err(|_| anyhow::anyhow!("a pair's thread panicked"))??;
     }
     Ok(())
+}
+
+fn k_a_machine_that_nobody_was_told_of_before_the_end_is_known_when_it_reports() -> Result<()> {
+    // Alone, such a site takes up no machine: it has a session, and the controller hears nothing of it. So it is, too, where the agent
+    // is killed between the script and telling of the machine.
+    let mut site = Site::start_with(Autonomy::Default)?;
+    site.controller.stop();
+    site.wait_until_offline()?;
+    let machine = Machine::boot(&site.agent)?;
+    site.agent.stop();
+    site.agent.start()?;
+    for number in [1, 2] {
+        ensure!(machine.report(site.agent.boot(), number), "report {number} is not taken");
+    }
+    site.controller.resume()?;
+    site.controller.wait_for_state(machine.mac(), "discovered")?;
+    wait::until("all is handed over", HEAL_LIMIT, || {
+        Ok((site.agent.pending()? == 0).then_some(()))
+    })?;
+    machine.check(&site.controller, 2, 2)
 }
 
 /// The cache must hold what it held, and nothing that is damaged.

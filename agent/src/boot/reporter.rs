@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use pureboot_protocol::{
     Assignment, BootId, ChangeId, ChangePayload, ChangeResult, ContentKey, Lifecycle, Mac,
-    NodeEvent, NodeEventKind, NodeId, PendingCommand,
+    NodeEvent, NodeEventKind, NodeId, PendingCommand, RegisterNode,
 };
 
 use crate::clock::{self, Timer};
@@ -156,15 +156,22 @@ impl Reporter {
         let mac = node.mac();
         let is_offline = matches!(self.standing.line(), Line::Offline { .. });
         let (kind, acknowledged) = (event.event_type, event.acknowledged_command);
-        let change = NewChange {
+        let change = |payload| NewChange {
             agent,
             node: node.node_id,
             base_version: None,
             at: clock::now(),
             clock: self.standing.clock(),
             session: Some(session),
-            payload: ChangePayload::Event(event),
+            payload,
         };
+        if node.known.is_none() {
+            // The agent was killed between giving the script and telling of the machine: what it reports would be parked, as about
+            // nobody. Told twice it is the same change.
+            let seen = RegisterNode { request: node.facts.clone(), ip_address: None };
+            in_time(self.outbox.record(change(ChangePayload::Registration(seen)), |_| {})).await?;
+        }
+        let change = change(ChangePayload::Event(event));
         let autonomy = self.standing.autonomy();
         let effect = move |node: &mut CachedNode| {
             let Some(KnownRecord { record, .. }) = &mut node.known else { return };
