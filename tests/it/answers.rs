@@ -3,7 +3,7 @@
 
 use std::fs;
 use std::process::Command;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, ensure};
 use pureboot_tests::http::{self, Answer};
@@ -26,6 +26,8 @@ pub(crate) fn cases() -> Vec<Case> {
         case!(h23_a_file_is_given_so_often_and_a_sudden_end_does_not_begin_that_anew),
         case!(a_machine_that_is_ordered_before_the_line_breaks_has_its_answers_without_controller),
         case!(a_machine_that_never_booted_here_has_its_answers_without_controller),
+        case!(a_thousand_machines_that_are_ordered_at_once_have_their_answers_soon, Need::Long),
+        case!(more_machines_than_a_round_holds_have_their_answers_before_the_next),
         case!(an_installer_that_would_find_no_answers_is_not_given, SQLITE),
         case!(a_changed_template_counts_at_the_next_boot_and_a_broken_one_never, DEBCONF),
         case!(cloud_init_reads_its_seed, CLOUD_INIT),
@@ -249,6 +251,48 @@ fn a_machine_that_never_booted_here_has_its_answers_without_controller() -> Resu
     let file = fetch(&answer_url(&script)?)?.text();
     ensure!(file.contains(&plan.secret), "without its controller:\n{file}");
     Ok(())
+}
+
+/// Orders so many machines at once, and waits for the answer files of all of them; returns how long they took from the order on.
+fn order_many(count: usize, limit: Duration) -> Result<Duration> {
+    let mut site = Site::start()?;
+    let plan = Plan::at(&site)?;
+    // Only the order itself brings them: the next round is tomorrow's.
+    site.agent.stop();
+    let path = site.agent.data_dir().join("agent.toml");
+    let settings = fs::read_to_string(&path)?;
+    fs::write(path, settings.replace("interval_s = 60", "interval_s = 86400"))?;
+    site.agent.start()?;
+    let group = site.controller.post("/groups", &json!({ "name": word("many") }))?;
+    let group = text(&group, "id")?;
+    for _ in 0..count {
+        let node =
+            json!({ "mac_address": random_mac(), "home_site_id": site.id, "group_id": group });
+        let node = text(&site.controller.post("/nodes", &node)?, "id")?;
+        site.controller.patch(&format!("/nodes/{node}/state"), &json!({ "state": "pending" }))?;
+    }
+    wait::until("the site knows the machines", limit, || {
+        let output = site.agent.run(&["cache", "nodes", "--state", "pending", "--json"])?;
+        let nodes: Vec<Value> = serde_json::from_slice(&output.stdout)?;
+        Ok((nodes.len() == count).then_some(()))
+    })?;
+    let begun = Instant::now();
+    let order = json!({ "default_workflow_id": plan.workflow });
+    site.controller.patch(&format!("/groups/{group}"), &order)?;
+    wait::until("the answer files of all of them are here", limit, || {
+        Ok((sheets(&site)?.len() == count).then_some(()))
+    })?;
+    Ok(begun.elapsed())
+}
+
+fn a_thousand_machines_that_are_ordered_at_once_have_their_answers_soon() -> Result<()> {
+    let took = order_many(1_000, Duration::from_secs(300))?;
+    ensure!(took < Duration::from_secs(60), "they took {} s", took.as_secs());
+    Ok(())
+}
+
+fn more_machines_than_a_round_holds_have_their_answers_before_the_next() -> Result<()> {
+    order_many(100, Duration::from_secs(120)).map(|_| ())
 }
 
 fn an_installer_that_would_find_no_answers_is_not_given() -> Result<()> {

@@ -3,16 +3,18 @@
 use std::fs::{self, File};
 use std::io::{Read, Write};
 use std::net::{Ipv4Addr, SocketAddr, TcpStream};
+use std::thread;
 use std::time::Duration;
 
 use anyhow::{Context, Result, ensure};
 use pureboot_tests::disk::SmallDisk;
-use pureboot_tests::line::Line;
+use pureboot_tests::line::{Line, Slowness};
 use pureboot_tests::machines::Machine;
 use pureboot_tests::process::{self, Program};
-use pureboot_tests::site::{ARRIVAL_LIMIT, Ports, Site, boot_of};
+use pureboot_tests::site::{ARRIVAL_LIMIT, Ports, Site, boot_of, text};
 use pureboot_tests::tftp::Client;
 use pureboot_tests::{http, is_long, noise, random_mac, sha256, wait};
+use serde_json::json;
 use socket2::{Domain, Socket, Type};
 
 use crate::need::Need;
@@ -32,6 +34,8 @@ pub(crate) fn cases() -> Vec<Case> {
         case!(d12_a_machine_that_asks_again_in_its_session_needs_no_disk, Need::Root, STRACE),
         case!(d18_a_lost_index_costs_no_content_and_loaders_come_first),
         case!(n10_the_first_byte_comes_before_the_last_and_reports_pass_a_line_full_of_content),
+        case!(n10_heartbeats_and_reports_pass_a_line_of_a_kilobyte_a_second_and_five_seconds),
+        case!(n9_a_path_that_swallows_long_requests_gets_shorter_ones),
         case!(h9_readers_that_stop_cost_nobody_else_a_script),
         case!(i7_memory_does_not_grow_with_the_size_of_an_image),
     ]
@@ -365,12 +369,7 @@ fn read_head(stream: &mut TcpStream) -> Result<String> {
 
 fn n10_the_first_byte_comes_before_the_last_and_reports_pass_a_line_full_of_content() -> Result<()>
 {
-    let mut site = Site::prepare("agent")?;
-    let line = Line::open(site.controller.address())?;
-    let token = site.make_token()?;
-    site.agent.init(&site.id, &line.url(), &token, Ports::LOOPBACK)?;
-    site.agent.start()?;
-    site.wait_until_online()?;
+    let (site, line) = site_on_a_line()?;
     sync(&site)?;
     let content = noise(16 << 20);
     line.turn(Some(6 << 20));
@@ -397,6 +396,83 @@ fn n10_the_first_byte_comes_before_the_last_and_reports_pass_a_line_full_of_cont
     let mut rest = Vec::new();
     stream.read_to_end(&mut rest)?;
     ensure!([first.as_slice(), &rest].concat() == content, "another image came");
+    Ok(())
+}
+
+/// A site whose agent reaches its controller over a line that a test has in its hands.
+fn site_on_a_line() -> Result<(Site, Line)> {
+    let mut site = Site::prepare("agent")?;
+    let line = Line::open(site.controller.address())?;
+    let token = site.make_token()?;
+    site.agent.init(&site.id, &line.url(), &token, Ports::LOOPBACK)?;
+    site.agent.start()?;
+    site.wait_until_online()?;
+    Ok((site, line))
+}
+
+fn n10_heartbeats_and_reports_pass_a_line_of_a_kilobyte_a_second_and_five_seconds() -> Result<()> {
+    let (site, line) = site_on_a_line()?;
+    sync(&site)?;
+    let mac = random_mac();
+    let boot = boot_of(&site.agent.script(&mac)?)?;
+    site.controller.wait_for_state(&mac, "discovered")?;
+    site.controller.upload("images/cold", &noise(1 << 20))?;
+    assign(&site, &["images/cold"])?;
+    wait::until("content is on its way", FILL_LIMIT, || {
+        line.turn(Some(64 << 10));
+        let (_, status) = site.agent.status()?;
+        Ok(status.pointer("/content/progress/current").filter(|it| !it.is_null()).map(|_| ()))
+    })?;
+    line.slow_down(Some(Slowness { bytes_per_s: 1_000, delay: Duration::from_millis(2_500) }));
+    line.turn(None);
+    let beat = || Ok::<_, anyhow::Error>(site.agent_status()?.get("heartbeat").cloned());
+    let before = beat()?;
+    site.agent.report(&mac, &boot, "first_boot", None)?;
+    wait::until("the report passes", FILL_LIMIT, || {
+        let node = site.controller.node(&mac)?.context("the machine is known")?;
+        let events = site.controller.get(&format!("/nodes/{}/events", text(&node, "id")?))?;
+        Ok(events.to_string().contains("first_boot").then_some(()))
+    })?;
+    wait::until("a heartbeat passes", FILL_LIMIT, || Ok((beat()? != before).then_some(())))?;
+    let (_, status) = site.agent.status()?;
+    let current = status.pointer("/content/progress/current");
+    ensure!(current == Some(&json!("images/cold")), "the line was not full: {status}");
+    Ok(())
+}
+
+fn n9_a_path_that_swallows_long_requests_gets_shorter_ones() -> Result<()> {
+    // As many as one address may have under way at once.
+    const EVENTS: usize = 14;
+    let (site, line) = site_on_a_line()?;
+    let mac = random_mac();
+    let boot = boot_of(&site.agent.script(&mac)?)?;
+    site.controller.wait_for_state(&mac, "discovered")?;
+    let node = site.controller.node(&mac)?.context("the machine is known")?;
+    let events = format!("/nodes/{}/events?limit=100", text(&node, "id")?);
+    let before = site.controller.get(&events)?.as_array().map_or(0, Vec::len);
+    // Nothing passes, so that all of them wait together.
+    line.swallow_above(1);
+    let reports: Vec<_> = (0..EVENTS)
+        .map(|number| {
+            // What cannot be packed much, and is as long as a message may be.
+            let message = format!("{number} {}{}", sha256(&noise(32)), sha256(&noise(32)));
+            let message: String = message.chars().take(120).collect();
+            let body = json!({ "mac_address": mac, "boot": boot, "event_type": "install_progress", "message": message });
+            let url = site.agent.url("/api/v1/report");
+            thread::spawn(move || Ok::<_, anyhow::Error>(http::post(&url, &body)?.status))
+        })
+        .collect();
+    for report in reports {
+        let status = report.join().ok().context("a machine panicked")??;
+        ensure!(status == 202, "a report is answered {status}");
+    }
+    line.swallow_above(1_200);
+    let swallowed = line.swallowed();
+    wait::until("all of them have passed", LONG_LIMIT, || {
+        let now = site.controller.get(&events)?.as_array().map_or(0, Vec::len);
+        Ok((now == before + EVENTS).then_some(()))
+    })?;
+    ensure!(line.swallowed() > swallowed, "nothing was too long");
     Ok(())
 }
 

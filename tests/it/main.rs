@@ -30,6 +30,7 @@ mod methods;
 mod metrics;
 mod need;
 mod netboot;
+mod news;
 mod offline;
 mod openapi;
 mod pasts;
@@ -119,6 +120,7 @@ fn main() {
         faults::cases(),
         answers::cases(),
         kept::cases(),
+        news::cases(),
         pasts::cases(),
         openapi::cases(),
         metrics::cases(),

@@ -146,7 +146,22 @@ impl Agent {
     /// # Errors
     /// It does not come to listen.
     pub fn start(&mut self) -> Result<()> {
-        let program = Program::spawn("agent", self.command(&["start"])?, &self.dir)?;
+        let command = self.command(&["start"])?;
+        self.listen(command)
+    }
+
+    /// As [`Agent::start`], on a host whose clocks show the time of `zone`, in the notation of POSIX's `TZ`.
+    ///
+    /// # Errors
+    /// It does not come to listen.
+    pub fn start_in_zone(&mut self, zone: &str) -> Result<()> {
+        let mut command = self.command(&["start"])?;
+        command.env("TZ", zone);
+        self.listen(command)
+    }
+
+    fn listen(&mut self, command: Command) -> Result<()> {
+        let program = Program::spawn("agent", command, &self.dir)?;
         let line = program.line("listening on tftp://", START_LIMIT)?;
         let not_told = || format!("expected two addresses, got: {line}");
         let (tftp, boot) = line.trim().split_once(" http://").with_context(not_told)?;
