@@ -9,6 +9,7 @@ use std::time::Duration;
 use pureboot_protocol::{Category, ContentKey};
 
 use crate::cache::{Cache, ChunkList, Expected};
+use crate::clock;
 use crate::data_dir;
 use crate::http::testing::run;
 
@@ -44,6 +45,29 @@ async fn read(cache: &Cache, name: &str) -> Option<Vec<u8>> {
     let object = cache.find(&key(name)).await?;
     let len = usize::try_from(object.size_bytes).expect("a test's length");
     Some(object.read_at(0, len).await.expect("readable"))
+}
+
+#[test]
+fn a_heartbeat_that_tells_the_manifest_spares_the_question_and_a_newer_one_has_it_asked() {
+    const MINUTE: Duration = Duration::from_secs(60);
+    run(async |executor| {
+        let upstream = Upstream::start(&executor).await;
+        upstream.issue(7, &[]);
+        let site = Site::new(&executor, &upstream);
+        let keeper = &site.keeper;
+        let hear = |version| keeper.hear(version, clock::now());
+        assert!(hear(Some(7)), "none is held yet");
+        assert!(!keeper.is_told(MINUTE));
+        keeper.refresh(Duration::ZERO, false).await.expect("the manifest");
+        assert!(!keeper.is_told(MINUTE), "nobody has told it");
+        assert!(!hear(Some(7)));
+        assert!(keeper.is_told(MINUTE));
+        assert!(hear(Some(8)), "there is another one");
+        assert!(!keeper.is_told(MINUTE));
+        assert!(!hear(Some(7)) && keeper.is_told(MINUTE));
+        assert!(!hear(None), "a controller that does not tell gives no reason to ask at once");
+        assert!(!keeper.is_told(MINUTE), "and is asked in its time");
+    });
 }
 
 #[test]
