@@ -70,9 +70,10 @@ fn a_heartbeat_brings_what_came_to_the_controller_and_nobody_asks_for_it() -> Re
         assign(&site, &["images/one"])?;
         wait_for(&site, &content).with_context(|| format!("round {round}"))?;
     }
-    let (_, status) = site.agent.status()?;
-    ensure!(status.pointer("/content/names_missing") == Some(&json!(0)), "{status}");
-    Ok(())
+    wait::until("nothing is missing", ARRIVAL_LIMIT, || {
+        let (_, status) = site.agent.status()?;
+        Ok((status.pointer("/content/names_missing") == Some(&json!(0))).then_some(()))
+    })
 }
 
 fn a_schedule_fires_at_its_time_and_not_before() -> Result<()> {
