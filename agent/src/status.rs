@@ -48,6 +48,9 @@ pub struct Report {
     pub nodes_seen_last_hour: u64,
     /// Machines that the agent remembers.
     pub nodes_known: u64,
+    /// Those of them that are nodes of other sites.
+    #[serde(default)]
+    pub nodes_elsewhere: u64,
     /// Transfers to machines that are under way.
     pub active_boots: u64,
     /// Content.
@@ -271,10 +274,14 @@ impl Report {
             let state = if service.running { "" } else { ", NOT RUNNING" };
             row(name, format!("{}{state}", service.address));
         }
+        let elsewhere = match self.nodes_elsewhere {
+            0 => String::new(),
+            nodes => format!(" ({nodes} of other sites, see `cache nodes`)"),
+        };
         row(
             "nodes",
             format!(
-                "{} seen in the last hour, {} known, {} transfers under way",
+                "{} seen in the last hour, {} known{elsewhere}, {} transfers under way",
                 self.nodes_seen_last_hour, self.nodes_known, self.active_boots
             ),
         );
@@ -366,6 +373,7 @@ mod tests {
             last_heartbeat_at: Some(Timestamp::from_unix_ms(93_779_000)),
             nodes_seen_last_hour: 12,
             nodes_known: 40,
+            nodes_elsewhere: 0,
             active_boots: 2,
             cache: CacheReport { entries: 7, size_bytes: 123_456_789, hit_rate: Some(0.995) },
             content: State {
@@ -449,6 +457,7 @@ mod tests {
             last_from: [10, 9, 0, 7].into(),
             last_at: Timestamp::from_unix_ms(93_760_000),
         }];
+        report.nodes_elsewhere = 2;
         report.queue_pending = 3;
         report.queue_parked = 1;
         report.queue_oldest_at = Some(Timestamp::from_unix_ms(93_700_000));
@@ -460,7 +469,7 @@ mod tests {
             heartbeat   none answered yet
             http        0.0.0.0:8080
             tftp        0.0.0.0:69, NOT RUNNING
-            nodes       12 seen in the last hour, 40 known, 2 transfers under way
+            nodes       12 seen in the last hour, 40 known (2 of other sites, see `cache nodes`), 2 transfers under way
             cache       0 names, 0 B, not asked yet
             content     5 of 6 names of manifest 1700000000 (EXPIRED) are missing, asked 1 s ago
             syncs       next by the schedule at 1970-01-03T02:00:00.000Z

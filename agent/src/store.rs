@@ -31,7 +31,7 @@ pub use self::feed::Applied;
 pub use self::identity::Identity;
 pub use self::inline::{Fate, Judge};
 pub use self::lock::{DataDirLock, LockError, is_volatile, lock_data_dir};
-pub use self::nodes::{CachedNode, InstallGiven, KnownRecord, UNKNOWN_NODES_MAX};
+pub use self::nodes::{CachedNode, Elsewhere, InstallGiven, KnownRecord, UNKNOWN_NODES_MAX};
 pub(crate) use self::nodes::{load_all, load_by_id, save};
 pub use self::open::OpenError;
 pub use self::sessions::{SESSIONS_MAX, SESSIONS_PER_MACHINE_MAX};

@@ -180,6 +180,7 @@ impl Vitals {
             last_heartbeat_at: self.standing.last_heartbeat_at(),
             nodes_seen_last_hour: self.nodes_seen_last_hour(now),
             nodes_known: count(self.store.node_count()),
+            nodes_elsewhere: count(self.store.elsewhere_count()),
             active_boots: self.active_boots(),
             cache: CacheReport {
                 entries: stats.entries,

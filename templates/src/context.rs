@@ -163,6 +163,21 @@ pub enum Script {
         /// The machine.
         mac: Mac,
     },
+    /// The machine is a node of another site and asks again, for a while: it waits for its move.
+    Elsewhere {
+        /// The machine.
+        mac: Mac,
+    },
+    /// The machine is a node of another site and boots its disk, as one would that nobody knows.
+    Guest {
+        /// The machine.
+        mac: Mac,
+    },
+    /// The machine is a node of another site, which this site does not serve.
+    TurnedAway {
+        /// The machine.
+        mac: Mac,
+    },
     /// The question or the answer to it went wrong.
     Error {
         /// What is wrong and what cures it.
@@ -187,6 +202,9 @@ impl Script {
             Self::Local { .. } => "local",
             Self::Disputed { .. } => "disputed",
             Self::Retired { .. } => "retired",
+            Self::Elsewhere { .. } => "elsewhere",
+            Self::Guest { .. } => "guest",
+            Self::TurnedAway { .. } => "turned_away",
             Self::Error { .. } => "error",
         }
     }

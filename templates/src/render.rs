@@ -18,11 +18,13 @@ macro_rules! sources {
 }
 
 /// Every template by its name, as its author wrote it.
-const SOURCES: [(&str, &str); 18] = sources! {
+const SOURCES: [(&str, &str); 23] = sources! {
     "head": "part/head.ipxe",
     "ask": "part/ask.ipxe",
     "leave": "part/leave.ipxe",
     "retry": "part/retry.ipxe",
+    "wait": "part/wait.ipxe",
+    "tired": "part/tired.ipxe",
     "autoexec": "autoexec.ipxe",
     "unknown": "unknown.ipxe",
     "discovered": "discovered.ipxe",
@@ -36,6 +38,9 @@ const SOURCES: [(&str, &str); 18] = sources! {
     "local": "local.ipxe",
     "disputed": "disputed.ipxe",
     "retired": "retired.ipxe",
+    "elsewhere": "elsewhere.ipxe",
+    "guest": "guest.ipxe",
+    "turned_away": "turned_away.ipxe",
     "error": "error.ipxe",
 };
 

@@ -18,6 +18,7 @@ mod doctor;
 mod drain;
 mod endurance;
 mod faults;
+mod guests;
 mod hostile;
 mod http;
 mod install;
@@ -124,6 +125,7 @@ fn main() {
         pasts::cases(),
         openapi::cases(),
         metrics::cases(),
+        guests::cases(),
         hostile::cases(),
         netboot::cases(),
         methods::cases(),

@@ -10,8 +10,8 @@ use std::rc::Rc;
 use std::time::{Duration, Instant};
 
 use pureboot_protocol::{
-    BootId, BootRecord, BootRequest, ChangePayload, ContentKey, Lifecycle, Mac, NodeEvent,
-    NodeEventKind, NodeId, RegisterNode, Timestamp,
+    BootId, BootRecord, BootRequest, ChangePayload, ContentKey, ForeignNode, Lifecycle, Mac,
+    NodeEvent, NodeEventKind, NodeId, RegisterNode, Timestamp,
 };
 use pureboot_templates::BaseUrl;
 use smol::channel::Sender;
@@ -27,10 +27,11 @@ use crate::boot::render::{Renderer, Scene};
 use crate::boot::values::Values;
 use crate::clock::{self, Timer};
 use crate::nodes::follow::Follower;
+use crate::nodes::fresh;
 use crate::outbox::{NewChange, Outbox};
 use crate::session::recorder::Recorder;
 use crate::session::step::{Answer, Gives};
-use crate::store::{CachedNode, InstallGiven, KnownRecord, Store, StoreError};
+use crate::store::{CachedNode, Elsewhere, InstallGiven, KnownRecord, Store, StoreError};
 use crate::uplink::controller::{Controller, NodeAnswer};
 use crate::uplink::standing::Standing;
 use crate::world;
@@ -85,6 +86,7 @@ pub struct Parts {
 /// What was found out about a machine.
 enum Found {
     Known { record: Box<BootRecord>, freshness: Freshness },
+    Elsewhere { foreign: ForeignNode, freshness: Freshness },
     Unknown,
     Unreachable,
 }
@@ -93,7 +95,7 @@ impl Found {
     fn record(&self) -> Option<&BootRecord> {
         match self {
             Self::Known { record, .. } => Some(record),
-            Self::Unknown | Self::Unreachable => None,
+            Self::Elsewhere { .. } | Self::Unknown | Self::Unreachable => None,
         }
     }
 }
@@ -245,15 +247,22 @@ impl Booter {
     async fn find(&self, mac: Mac) -> Found {
         if self.is_to_ask(mac) {
             let asked_at = clock::now();
-            if let Some(NodeAnswer { record, version }) = self.questions.ask(mac).await {
+            if let Some(NodeAnswer { record, foreign, version }) = self.questions.ask(mac).await {
                 self.follower.hear(Some(version), asked_at);
-                return match record {
-                    Some(record) => self.learn(record, asked_at).await,
-                    None => Found::Unknown,
+                return match (record, foreign) {
+                    (Some(record), _) => self.learn(record, asked_at).await,
+                    (None, Some(foreign)) => {
+                        Found::Elsewhere { foreign, freshness: Freshness::Asked }
+                    }
+                    (None, None) => self.learn_of_none(mac, asked_at).await,
                 };
             }
         }
         let node = self.store.node(mac);
+        if let Some(Elsewhere { node, told_at }) = node.as_ref().and_then(|node| node.elsewhere) {
+            let age = fresh::age(told_at, clock::now());
+            return Found::Elsewhere { foreign: node, freshness: Freshness::Past { age } };
+        }
         let age = node.as_ref().and_then(|node| self.follower.age(node)).unwrap_or_default();
         match node.and_then(|node| node.known) {
             Some(known) => {
@@ -268,6 +277,18 @@ impl Booter {
     fn is_to_ask(&self, mac: Mac) -> bool {
         let is_fresh = || self.store.node(mac).is_some_and(|node| self.follower.is_fresh(&node));
         self.standing.is_worth_asking() && !(self.standing.is_failing() && is_fresh())
+    }
+
+    /// The controller knows no such machine at any site.
+    async fn learn_of_none(&self, mac: Mac, asked_at: Timestamp) -> Found {
+        let was_elsewhere = self.store.look_at(mac, |node| node.elsewhere).flatten().is_some();
+        if was_elsewhere
+            && let Err(error) =
+                in_time(soon(), self.store.note_elsewhere(mac, None, asked_at)).await
+        {
+            log::warn!(error:%, mac:%; "that {mac} is no node of another site could not be kept");
+        }
+        Found::Unknown
     }
 
     /// Keeps what the controller says, unless the machine has reported something that the controller does not know yet.
@@ -293,13 +314,16 @@ impl Booter {
             Found::Known { record, freshness } => {
                 Knowledge::Known { record, freshness: *freshness }
             }
+            Found::Elsewhere { foreign, freshness } => {
+                Knowledge::Elsewhere { foreign: *foreign, freshness: *freshness }
+            }
             Found::Unknown => Knowledge::Unknown,
             Found::Unreachable => Knowledge::Unreachable,
         };
         let given = self.store.look_at(request.mac, |node| node.install_given_version).flatten();
         let install_given = match found {
             Found::Known { record, .. } => given >= Some(record.version),
-            Found::Unknown | Found::Unreachable => false,
+            Found::Elsewhere { .. } | Found::Unknown | Found::Unreachable => false,
         };
         decide(&Facts {
             request,
@@ -319,7 +343,7 @@ impl Booter {
         session: BootId,
         address: Option<IpAddr>,
     ) -> Result<(), Unkept> {
-        if decision.effects.is_empty()
+        if decision.effects.iter().all(|effect| self.is_settled(decision.mac, effect))
             && self.begun.borrow().has(session, &request, clock::monotonic())
         {
             return Ok(());
@@ -336,6 +360,17 @@ impl Booter {
             }
         }
         let is_discovered = decision.effects.contains(&Effect::Discover);
+        if decision.effects.contains(&Effect::Claim) {
+            // Where it belongs is asked once, however it boots meanwhile; what it does here is told to nobody.
+            self.register(&node, session, address, now).await?;
+            for effect in &decision.effects {
+                if let Effect::RememberElsewhere(foreign) = *effect {
+                    self.store.note_elsewhere(decision.mac, Some(foreign), now).await?;
+                }
+            }
+            self.begun.borrow_mut().note(session, asked, clock::monotonic());
+            return Ok(());
+        }
         if is_discovered || node.known.is_some() && before.as_ref() != Some(&node.facts) {
             self.register(&node, session, address, now).await?;
         }
@@ -345,6 +380,19 @@ impl Booter {
             self.begun.borrow_mut().note(session, asked, clock::monotonic());
         }
         Ok(())
+    }
+
+    /// Whether nothing is left to be written for an effect.
+    fn is_settled(&self, mac: Mac, effect: &Effect) -> bool {
+        match effect {
+            Effect::Discover | Effect::RememberInstall { .. } => false,
+            // Once in a session, which is what has begun.
+            Effect::Claim => true,
+            Effect::RememberElsewhere(foreign) => {
+                let kept = self.store.look_at(mac, |node| node.elsewhere).flatten();
+                kept.map(|kept| kept.node) == Some(*foreign)
+            }
+        }
     }
 
     /// Tells the controller about a machine, and remembers it as discovered where nothing else is known.
@@ -405,7 +453,7 @@ impl Told {
 fn gives(boot: &Boot) -> Gives {
     match boot {
         Boot::Install(_) => Gives::Installer,
-        Boot::ComeBackLater => Gives::Wait,
+        Boot::ComeBackLater | Boot::Elsewhere => Gives::Wait,
         Boot::Discovered
         | Boot::PendingWithoutWorkflow
         | Boot::Foreign { .. }
@@ -413,7 +461,9 @@ fn gives(boot: &Boot) -> Gives {
         | Boot::InstallFailed
         | Boot::LocalDisk
         | Boot::Disputed
-        | Boot::Retired => Gives::Disk,
+        | Boot::Retired
+        | Boot::Guest
+        | Boot::TurnedAway => Gives::Disk,
     }
 }
 
@@ -426,7 +476,7 @@ fn discovered(node: &CachedNode) -> BootRecord {
 fn is_needed_for_safety(effect: &Effect) -> bool {
     match effect {
         Effect::RememberInstall { .. } => true,
-        Effect::Discover => false,
+        Effect::Discover | Effect::Claim | Effect::RememberElsewhere(_) => false,
     }
 }
 

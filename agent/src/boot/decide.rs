@@ -8,8 +8,8 @@ use std::time::Duration;
 
 pub use pureboot_protocol::session::mode::Mode;
 use pureboot_protocol::{
-    Assignment, Autonomy, BootRecord, BootRequest, ConflictId, HardwareFact, Lifecycle, Mac,
-    Workflow,
+    Assignment, Autonomy, BootRecord, BootRequest, ClaimId, ConflictId, ForeignBoot, ForeignNode,
+    HardwareFact, Lifecycle, Mac, Workflow,
 };
 use serde::{Deserialize, Serialize};
 
@@ -64,6 +64,13 @@ pub enum Knowledge<'a> {
         /// The record.
         record: &'a BootRecord,
         /// How far it can be relied on.
+        freshness: Freshness,
+    },
+    /// The controller says that it is a node of another site.
+    Elsewhere {
+        /// What this site is to do with it.
+        foreign: ForeignNode,
+        /// How far that can be relied on.
         freshness: Freshness,
     },
     /// The controller says that it does not know the machine.
@@ -137,6 +144,12 @@ pub enum Boot {
     Disputed,
     /// Its disk, and an operator should know.
     Retired,
+    /// It is a node of another site and asks again, for a while.
+    Elsewhere,
+    /// It is a node of another site, and boots its disk as a machine would that nobody knows.
+    Guest,
+    /// It is a node of another site, which this one does not serve.
+    TurnedAway,
 }
 
 impl fmt::Display for Boot {
@@ -153,6 +166,9 @@ impl fmt::Display for Boot {
             Self::LocalDisk => "local_disk",
             Self::Disputed => "disputed",
             Self::Retired => "retired",
+            Self::Elsewhere => "elsewhere",
+            Self::Guest => "guest",
+            Self::TurnedAway => "turned_away",
         })
     }
 }
@@ -162,6 +178,10 @@ impl fmt::Display for Boot {
 pub enum Effect {
     /// The machine becomes a node in state discovered.
     Discover,
+    /// The controller is told that this node of another site is here.
+    Claim,
+    /// What the controller has just said of it is remembered.
+    RememberElsewhere(ForeignNode),
     /// This version of the node's record has been used for an installer: the next [`Facts::install_given`].
     RememberInstall {
         /// The version of the node's record.
@@ -228,6 +248,21 @@ pub enum Reason {
     NewBootsLocal,
     /// Nobody has decided whose word counts.
     InConflict(ConflictId),
+    /// It is a node of another site.
+    Elsewhere {
+        /// How far that can be relied on.
+        freshness: Freshness,
+        /// What waits for a decision.
+        claim: Option<ClaimId>,
+    },
+    /// It is to be moved here, or not, before it boots anything else.
+    WaitsForMove,
+    /// Nodes of other sites boot here as new machines do.
+    BootsAsNew(Autonomy),
+    /// They would, if the site might take up new machines.
+    NotAsNew(Autonomy),
+    /// Nodes of other sites are not served here.
+    NotServed,
 }
 
 impl fmt::Display for Reason {
@@ -295,6 +330,28 @@ impl fmt::Display for Reason {
                     "site and controller disagree about it in conflict {id} - nothing is installed until an operator decides"
                 )
             }
+            Self::Elsewhere { freshness, claim } => {
+                f.write_str("it is a node of another site")?;
+                if let Freshness::Past { age } = freshness {
+                    f.write_str(" - the controller does not answer and said so ")?;
+                    write_age(*age, f)?;
+                }
+                match claim {
+                    Some(claim) => write!(f, " - claim {claim} waits for a decision"),
+                    None => Ok(()),
+                }
+            }
+            Self::WaitsForMove => {
+                f.write_str("here it waits until somebody decides where it belongs")
+            }
+            Self::BootsAsNew(autonomy) => {
+                write!(f, "autonomy {autonomy} lets it boot here as a new machine does")
+            }
+            Self::NotAsNew(autonomy) => write!(
+                f,
+                "here it would boot as a new machine does but autonomy {autonomy} leaves those to the controller"
+            ),
+            Self::NotServed => f.write_str("this site serves no nodes of other sites"),
             Self::NotTakenUp(autonomy) => {
                 write!(f, "autonomy {autonomy} leaves new machines to the controller")
             }
@@ -318,6 +375,7 @@ fn write_age(age: Duration, f: &mut fmt::Formatter<'_>) -> fmt::Result {
 pub fn decide(facts: &Facts<'_>) -> Decision {
     let (boot, reasons, effects) = match facts.knowledge {
         Knowledge::Known { record, freshness } => decide_known(facts, record, freshness),
+        Knowledge::Elsewhere { foreign, freshness } => decide_elsewhere(facts, foreign, freshness),
         Knowledge::Unknown => decide_new(facts, Reason::NotListed, facts.mode.is_offline()),
         Knowledge::Unreachable => decide_new(facts, Reason::NobodyKnows, true),
     };
@@ -402,6 +460,26 @@ fn decide_pending(
     // Remembered online too: the line may be gone when the machine comes back, and one wish is one installation.
     let remember = Effect::RememberInstall { version: record.version, is_limited };
     (Boot::Install(Box::new(workflow.clone())), reasons, vec![remember])
+}
+
+/// What a node of another site boots here until somebody has moved it; never an installer, which would be the other site's wish.
+fn decide_elsewhere(facts: &Facts<'_>, foreign: ForeignNode, freshness: Freshness) -> Verdict {
+    let mut reasons = vec![Reason::Elsewhere { freshness, claim: foreign.claim_id }];
+    let autonomy = facts.autonomy;
+    let (boot, reason) = match foreign.boots {
+        ForeignBoot::Refuse => (Boot::TurnedAway, Reason::NotServed),
+        ForeignBoot::Pending => (Boot::Elsewhere, Reason::WaitsForMove),
+        ForeignBoot::Normal => match decides(autonomy, Step::Discover) {
+            Ok(Decides::Site) => (Boot::Guest, Reason::BootsAsNew(autonomy)),
+            Ok(Decides::Controller) | Err(_) => (Boot::Elsewhere, Reason::NotAsNew(autonomy)),
+        },
+    };
+    reasons.push(reason);
+    let mut effects = vec![Effect::Claim];
+    if freshness == Freshness::Asked {
+        effects.push(Effect::RememberElsewhere(foreign));
+    }
+    (boot, reasons, effects)
 }
 
 fn decide_new(facts: &Facts<'_>, found: Reason, is_alone: bool) -> Verdict {

@@ -124,6 +124,9 @@ fn script(scene: &Scene, decision: &Decision) -> Result<Script, FillError> {
         Boot::LocalDisk => Script::Local { mac },
         Boot::Disputed => Script::Disputed { mac },
         Boot::Retired => Script::Retired { mac },
+        Boot::Elsewhere => Script::Elsewhere { mac },
+        Boot::Guest => Script::Guest { mac },
+        Boot::TurnedAway => Script::TurnedAway { mac },
     })
 }
 

@@ -20,6 +20,8 @@ pub enum Standing {
     Due,
     /// Only the site knows the machine.
     SiteOnly,
+    /// It is a node of another site.
+    Elsewhere,
 }
 
 impl Standing {
@@ -30,6 +32,7 @@ impl Standing {
             Self::Stale => "stale",
             Self::Due => "due",
             Self::SiteOnly => "site only",
+            Self::Elsewhere => "elsewhere",
         }
     }
 }
@@ -70,6 +73,7 @@ impl NodeView {
     pub fn of(node: &CachedNode, confirmed_at: Option<Timestamp>, now: Timestamp) -> Self {
         let record = node.known.as_ref().map(|known| &known.record);
         let standing = match node.known {
+            _ if node.elsewhere.is_some() => Standing::Elsewhere,
             _ if node.is_known_here_only() => Standing::SiteOnly,
             _ if node.is_due => Standing::Due,
             _ if fresh::is_fresh(node, confirmed_at, now) => Standing::Fresh,

@@ -3,7 +3,7 @@
 use std::collections::HashMap;
 use std::sync::{Arc, PoisonError, RwLock};
 
-use pureboot_protocol::{Assignment, BootRecord, BootRequest, Mac, NodeId, Timestamp};
+use pureboot_protocol::{Assignment, BootRecord, BootRequest, ForeignNode, Mac, NodeId, Timestamp};
 use rusqlite::{Connection, OptionalExtension, Row, named_params};
 
 use super::{Json, Store, StoreError, Word, feed};
@@ -29,6 +29,17 @@ pub struct CachedNode {
     pub state_seq: Option<u64>,
     /// Whether the controller is to be asked about it: what is known may not be the controller's last word.
     pub is_due: bool,
+    /// What the controller has said of it, if it is a node of another site.
+    pub elsewhere: Option<Elsewhere>,
+}
+
+/// What the controller has said of a machine that is a node of another site.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Elsewhere {
+    /// What this site is to do with it.
+    pub node: ForeignNode,
+    /// When the controller was asked.
+    pub told_at: Timestamp,
 }
 
 /// The controller's record of a machine, with what the machine has since reported at the site.
@@ -78,6 +89,7 @@ impl CachedNode {
             install_given_version: None,
             state_seq: None,
             is_due: false,
+            elsewhere: None,
         }
     }
 
@@ -99,6 +111,7 @@ impl CachedNode {
         self.known = Some(KnownRecord { record, fetched_at: asked_at });
         self.state_seq = None;
         self.is_due = false;
+        self.elsewhere = None;
     }
 
     /// Takes over what a request says; what it leaves out stays.
@@ -171,6 +184,11 @@ impl Store {
         self.nodes.all()
     }
 
+    /// How many of the machines are nodes of other sites. Does not wait.
+    pub fn elsewhere_count(&self) -> usize {
+        self.nodes.count(|node| node.elsewhere.is_some())
+    }
+
     /// How many machines the site knows. Does not wait.
     pub fn node_count(&self) -> usize {
         self.nodes.read(HashMap::len)
@@ -209,6 +227,31 @@ impl Store {
             }
             mirror.put(node.clone());
             Ok(node)
+        })
+        .await
+    }
+
+    /// Remembers what the controller, asked at `asked_at`, has said of a machine that is a node of another site; none if it is of no
+    /// site. What the site alone has thought of the machine is over then. A machine that the site has never seen is not remembered.
+    ///
+    /// # Errors
+    /// See [`StoreError`].
+    pub async fn note_elsewhere(
+        &self,
+        mac: Mac,
+        said: Option<ForeignNode>,
+        asked_at: Timestamp,
+    ) -> Result<(), StoreError> {
+        let mirror = self.nodes.clone();
+        self.run(move |db| {
+            let Some(mut node) = load(db, mac)? else { return Ok(()) };
+            node.elsewhere = said.map(|node| Elsewhere { node, told_at: asked_at });
+            if said.is_some() && node.is_known_here_only() {
+                node.known = None;
+            }
+            save(db, &node)?;
+            mirror.put(node);
+            Ok(())
         })
         .await
     }
@@ -300,6 +343,10 @@ pub(super) fn discover(
 pub(super) fn read(row: &Row<'_>) -> rusqlite::Result<CachedNode> {
     let record = row.get::<_, Option<Json<BootRecord>>>("record")?;
     let fetched_at = row.get::<_, Option<i64>>("fetched_at")?.map(Timestamp::from_unix_ms);
+    // A database that is brought back from before the column has nothing to say.
+    let elsewhere = row.get::<_, Option<Json<ForeignNode>>>("elsewhere").unwrap_or_default();
+    let elsewhere_at = row.get::<_, Option<i64>>("elsewhere_at").unwrap_or_default();
+    let elsewhere_at = elsewhere_at.map(Timestamp::from_unix_ms);
     Ok(CachedNode {
         node_id: row.get::<_, Word<_>>("node_id")?.0,
         facts: row.get::<_, Json<_>>("facts")?.0,
@@ -310,6 +357,9 @@ pub(super) fn read(row: &Row<'_>) -> rusqlite::Result<CachedNode> {
         install_given_version: row.get("install_given_version")?,
         state_seq: row.get("state_seq")?,
         is_due: row.get("is_due")?,
+        elsewhere: elsewhere
+            .zip(elsewhere_at)
+            .map(|(Json(node), told_at)| Elsewhere { node, told_at }),
     })
 }
 
@@ -348,13 +398,17 @@ pub(crate) fn load_all(db: &Connection) -> rusqlite::Result<Vec<CachedNode>> {
 
 pub(crate) fn save(db: &Connection, node: &CachedNode) -> rusqlite::Result<()> {
     db.prepare_cached(
-        "INSERT INTO nodes (mac, node_id, facts, record, fetched_at, last_seen_at, install_given_version, state_seq, is_due)
-         VALUES (:mac, :node_id, :facts, :record, :fetched_at, :last_seen_at, :install_given_version, :state_seq, :is_due)
+        "INSERT INTO nodes (mac, node_id, facts, record, fetched_at, last_seen_at, install_given_version, state_seq, is_due, elsewhere, elsewhere_at)
+         VALUES (:mac, :node_id, :facts, :record, :fetched_at, :last_seen_at, :install_given_version, :state_seq, :is_due,
+             :elsewhere, :elsewhere_at)
          ON CONFLICT (mac) DO UPDATE SET node_id = :node_id, facts = :facts, record = :record, fetched_at = :fetched_at,
-             last_seen_at = :last_seen_at, install_given_version = :install_given_version, state_seq = :state_seq, is_due = :is_due",
+             last_seen_at = :last_seen_at, install_given_version = :install_given_version, state_seq = :state_seq, is_due = :is_due,
+             elsewhere = :elsewhere, elsewhere_at = :elsewhere_at",
     )?
     .execute(named_params! {
         ":mac": Word(node.mac()),
+        ":elsewhere": node.elsewhere.map(|elsewhere| Json(elsewhere.node)),
+        ":elsewhere_at": node.elsewhere.map(|elsewhere| elsewhere.told_at.unix_ms()),
         ":node_id": Word(node.node_id),
         ":facts": Json(&node.facts),
         ":record": node.known.as_ref().map(|known| Json(&known.record)),

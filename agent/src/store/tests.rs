@@ -9,8 +9,8 @@ use std::path::Path;
 
 use pureboot_protocol::{
     AgentId, Autonomy, BootId, BootRecord, BootRequest, CachePolicy, ChangePayload, ClockQuality,
-    CommandId, Lifecycle, Mac, NodeEvent, NodeEventKind, NodeId, NodeOrder, PendingCommand,
-    SiteConfig, SiteId, Timestamp,
+    CommandId, ForeignBoot, ForeignNode, Lifecycle, Mac, NodeEvent, NodeEventKind, NodeId,
+    NodeOrder, PendingCommand, SiteConfig, SiteId, Timestamp,
 };
 use smol::future::{block_on, poll_once};
 
@@ -112,6 +112,34 @@ fn what_was_saved_is_there_after_a_restart() {
     let session = BootId::from_random([2; 16]);
     assert_eq!(block_on(store.session_mac(session)).unwrap(), Some(mac(2)));
     assert_eq!(block_on(store.session_mac(BootId::from_random([9; 16]))).unwrap(), None);
+}
+
+#[test]
+fn what_was_said_of_a_node_of_another_site_outlives_a_restart_and_ends_with_a_record() {
+    let dir = tempfile::tempdir().unwrap();
+    let store = open(dir.path());
+    let said = ForeignNode { boots: ForeignBoot::Refuse, claim_id: None };
+    block_on(store.note_elsewhere(mac(1), Some(said), at(1))).unwrap();
+    assert_eq!(store.node(mac(1)), None, "a machine that was never seen");
+    begin(&store, 1).unwrap();
+    block_on(store.save_record(record(1, Lifecycle::Discovered, 0), at(0))).unwrap();
+    block_on(store.note_elsewhere(mac(1), Some(said), at(2))).unwrap();
+    close(store);
+    let store = open(dir.path());
+    let node = store.node(mac(1)).unwrap();
+    assert_eq!(node.elsewhere, Some(Elsewhere { node: said, told_at: at(2) }));
+    assert_eq!((node.known, store.elsewhere_count()), (None, 1));
+    block_on(store.save_record(record(1, Lifecycle::Active, 3), at(3))).unwrap();
+    close(store);
+    let store = open(dir.path());
+    assert_eq!((store.node(mac(1)).unwrap().elsewhere, store.elsewhere_count()), (None, 0));
+    block_on(store.note_elsewhere(mac(1), Some(said), at(4))).unwrap();
+    assert!(
+        store.node(mac(1)).unwrap().known.is_some(),
+        "what the controller has told is not the site's own"
+    );
+    block_on(store.note_elsewhere(mac(1), None, at(5))).unwrap();
+    assert_eq!(store.elsewhere_count(), 0);
 }
 
 #[test]

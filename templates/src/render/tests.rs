@@ -89,6 +89,9 @@ fn every_script() -> Vec<Script> {
         Script::Local { mac },
         Script::Disputed { mac },
         Script::Retired { mac },
+        Script::Elsewhere { mac },
+        Script::Guest { mac },
+        Script::TurnedAway { mac },
         Script::Error { lines: vec!["the first line".to_owned(), "the second line".to_owned()] },
     ]
 }

@@ -50,7 +50,7 @@ impl Booter {
                 let is_past = matches!(freshness, crate::boot::decide::Freshness::Past { .. });
                 Some(Sighting { record: *record, is_past })
             }
-            Found::Unknown | Found::Unreachable => None,
+            Found::Elsewhere { .. } | Found::Unknown | Found::Unreachable => None,
         }
     }
 
@@ -73,12 +73,13 @@ impl Booter {
         let session = match (&found, named) {
             (Found::Known { .. }, Some(named)) if owner == Some(mac) => named,
             (Found::Known { .. }, _) => return Err(Unregistered::NotItself(mac)),
-            (Found::Unknown | Found::Unreachable, Some(named)) if owner == Some(mac) => named,
-            (Found::Unknown | Found::Unreachable, _) => new_session(),
+            (_, Some(named)) if owner == Some(mac) => named,
+            _ => new_session(),
         };
         let decision = self.decide(&request, &found, self.standing.line().into());
         let is_known = found.record().is_some();
-        if !is_known && !decision.effects.contains(&Effect::Discover) {
+        let is_told = |effect: &Effect| matches!(effect, Effect::Discover | Effect::Claim);
+        if !is_known && !decision.effects.iter().any(is_told) {
             return Err(Unregistered::NotNow(mac));
         }
         let unkept = |error: Unkept| Unregistered::Unkept(mac, error.to_string());

@@ -73,9 +73,14 @@ fn word(decision: &Decision) -> String {
         Boot::Disputed => "disputed",
         Boot::Foreign { .. } => "foreign",
         Boot::Retired => "retired",
+        Boot::Elsewhere => "waits",
+        Boot::Guest => "guest",
+        Boot::TurnedAway => "away",
     };
     let effects = decision.effects.iter().map(|effect| match effect {
         Effect::Discover => " +list",
+        Effect::Claim => " +claim",
+        Effect::RememberElsewhere(_) => "!",
         Effect::RememberInstall { .. } => " +once",
     });
     boot.chars().chain(effects.flat_map(str::chars)).collect()
@@ -178,6 +183,65 @@ fn a_new_machine_is_taken_up_where_the_site_may() {
             Unreachable full              discovered +list  discovered +list  discovered +list
         "#]],
     );
+}
+
+#[test]
+fn a_node_of_another_site_boots_what_the_site_chose_and_never_an_installer() {
+    let rows = ForeignBoot::ALL.iter().flat_map(|boots| {
+        Autonomy::ALL.iter().map(move |autonomy| {
+            let foreign = ForeignNode { boots: *boots, claim_id: None };
+            let decisions = [(Mode::Online, Freshness::Asked), (offline(), PAST)]
+                .map(|(mode, freshness)| {
+                    decide(&Facts {
+                        request: &request(),
+                        knowledge: Knowledge::Elsewhere { foreign, freshness },
+                        mode,
+                        autonomy: *autonomy,
+                        install_given: false,
+                        offline_action: OfflineAction::LastKnown,
+                    })
+                })
+                .to_vec();
+            (format!("{boots} {autonomy}"), decisions)
+        })
+    });
+    // Columns: online, offline.
+    check(
+        rows,
+        expect![[r#"
+        pending readonly              waits +claim!     waits +claim
+        pending limited               waits +claim!     waits +claim
+        pending full                  waits +claim!     waits +claim
+        normal readonly               waits +claim!     waits +claim
+        normal limited                guest +claim!     guest +claim
+        normal full                   guest +claim!     guest +claim
+        refuse readonly               away +claim!      away +claim
+        refuse limited                away +claim!      away +claim
+        refuse full                   away +claim!      away +claim
+    "#]],
+    );
+}
+
+#[test]
+fn what_is_said_of_a_node_of_another_site_can_be_read_aloud() {
+    let claim = Some(ClaimId::from_random([7; 16]));
+    let reasons = [
+        Reason::Elsewhere { freshness: Freshness::Asked, claim: None },
+        Reason::Elsewhere { freshness: PAST, claim },
+        Reason::WaitsForMove,
+        Reason::BootsAsNew(Autonomy::Limited),
+        Reason::NotAsNew(Autonomy::Readonly),
+        Reason::NotServed,
+    ];
+    let text: String = reasons.iter().map(|reason| format!("{reason}\n")).collect();
+    expect![[r#"
+        it is a node of another site
+        it is a node of another site - the controller does not answer and said so 3 h 12 min ago - claim 07070707-0707-4707-8707-070707070707 waits for a decision
+        here it waits until somebody decides where it belongs
+        autonomy limited lets it boot here as a new machine does
+        here it would boot as a new machine does but autonomy readonly leaves those to the controller
+        this site serves no nodes of other sites
+    "#]].assert_eq(&text);
 }
 
 #[test]

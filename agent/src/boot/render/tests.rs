@@ -154,6 +154,9 @@ fn every_decision_has_its_script() {
         (Boot::InstallFailed, "could not be installed and is not tried again"),
         (Boot::LocalDisk, "boots what is on its disk"),
         (Boot::Retired, "is retired"),
+        (Boot::Elsewhere, "is a node of another site and waits here to be moved"),
+        (Boot::Guest, "boots as a machine that nobody has plans for"),
+        (Boot::TurnedAway, "serves none of those"),
     ] {
         let decision = Decision { boot, ..install("debian-12", 0, "") };
         let text = renderer().decision(&scene(), &decision).expect("a script");

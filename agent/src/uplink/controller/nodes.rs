@@ -4,8 +4,8 @@ use std::time::Duration;
 
 use hyper::Method;
 use pureboot_protocol::{
-    BootRecord, Mac, NodeChange, NodeChanges, NodeRecords, PublicKey, SignedRecords, SiteId,
-    Success, Told,
+    BootRecord, ForeignNode, Mac, NodeChange, NodeChanges, NodeRecords, PublicKey, SignedRecords,
+    SiteId, Success, Told,
 };
 
 use super::{CallError, Controller, UNHURRIED};
@@ -28,6 +28,8 @@ pub struct Trust {
 pub struct NodeAnswer {
     /// What decides its boots; none if it is not one of the site's.
     pub record: Option<BootRecord>,
+    /// What the site is to do with it where it is a node of another one.
+    pub foreign: Option<ForeignNode>,
     /// The newest number that concerns the site.
     pub version: u64,
 }
@@ -45,12 +47,12 @@ impl Controller {
     pub async fn node(&self, mac: Mac, budget: Duration) -> Result<NodeAnswer, CallError> {
         let (told, site) = self.told(&format!("mac={mac}"), budget).await?;
         match told {
-            Told::Node { mac_address, record, version, .. } if mac_address == mac => {
+            Told::Node { mac_address, record, foreign, version } if mac_address == mac => {
                 let record = record.map(|record| *record);
                 if record.as_ref().is_some_and(|it| it.mac_address != mac || !is_ours(it, site)) {
                     return Err(unbelieved(format!("asked for {mac}, told about another's node")));
                 }
-                Ok(NodeAnswer { record, version })
+                Ok(NodeAnswer { record, foreign, version })
             }
             Told::Node { mac_address, .. } => {
                 Err(unbelieved(format!("asked for {mac}, told about {mac_address}")))
