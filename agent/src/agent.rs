@@ -52,6 +52,7 @@ use crate::sync::run::{Sync, Wishes};
 use crate::sync::through::Bypass;
 use crate::tftp::refusals::Refusals;
 use crate::uplink::controller::{Controller, Trust};
+use crate::uplink::memory;
 use crate::uplink::run::Uplink;
 use crate::uplink::standing::Standing;
 use crate::uplink::tls;
@@ -206,7 +207,8 @@ impl Agent {
         let tls = tls::connector(config.ca_file.as_deref())?;
         let controller =
             Rc::new(Controller::new(Rc::clone(executor), config.central_url.clone(), tls));
-        let standing = Rc::new(Standing::new(identity));
+        let remembered = store.load_line().await.context("cannot read how the line was")?;
+        let standing = Rc::new(Standing::new(identity).resuming(remembered));
         let content =
             Content::assemble(executor, &config, &data_dir, &cache, &controller, &standing)?;
         if let Some(key) = data_dir::signing_key(&data_dir)? {
@@ -237,6 +239,9 @@ impl Agent {
             Rc::clone(&standing),
             Rc::clone(&follower),
         );
+        let (keeper, line, changes) = (store.clone(), Rc::clone(&standing), standing.listen());
+        let keeping = async move { memory::keep(&keeper, &line, changes, remembered).await };
+        executor.spawn(keeping).detach();
         let shared = Shared {
             executor: Rc::clone(executor),
             config,

@@ -10,6 +10,7 @@ mod conflicts;
 mod feed;
 mod identity;
 mod inline;
+mod line;
 mod lock;
 mod migrate;
 mod nodes;

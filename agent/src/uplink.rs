@@ -9,6 +9,7 @@ pub mod controller;
 pub mod courier;
 pub mod heartbeat;
 pub mod join;
+pub mod memory;
 pub mod obey;
 pub mod orders;
 mod patience;

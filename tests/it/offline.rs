@@ -29,6 +29,7 @@ pub(crate) fn cases() -> Vec<Case> {
         case!(events_made_offline_arrive_once_and_in_order),
         case!(k2_a_repeated_report_is_one_event),
         case!(an_agent_that_never_saw_its_controller_joins_when_it_comes),
+        case!(since_when_a_site_is_alone_survives_a_restart),
     ]
 }
 
@@ -332,5 +333,33 @@ fn an_agent_that_never_saw_its_controller_joins_when_it_comes() -> Result<()> {
     site.controller.resume()?;
     wait::until("the agent has joined", Duration::from_secs(90), || {
         Ok(site.agent_status()?.to_string().contains("\"online\"").then_some(()))
+    })
+}
+
+fn since_when_a_site_is_alone_survives_a_restart() -> Result<()> {
+    let mut site = Site::start()?;
+    let mac = random_mac();
+    site.agent.script(&mac)?;
+    site.controller.wait_for_state(&mac, "discovered")?;
+    site.controller.stop();
+    site.wait_until_offline()?;
+    let since = |site: &Site| -> Result<Value> {
+        let (_, status) = site.agent.status()?;
+        Ok(status.pointer("/line/since").cloned().unwrap_or_default())
+    };
+    let before = since(&site)?;
+    site.agent.stop();
+    site.agent.start()?;
+    // One failed check shows that it is as it was; three would take a minute.
+    site.wait_until_offline()?;
+    let after = since(&site)?;
+    ensure!(after == before, "away since {before}, and after the restart since {after}");
+    let said = format!("OFFLINE since {}", before.as_str().unwrap_or_default());
+    says(&site, &mac, &said)?;
+    // It is advice: what the line is called keeps nobody from trying.
+    site.controller.resume()?;
+    wait::until("the controller answers again", ARRIVAL_LIMIT * 3, || {
+        let (_, status) = site.agent.status()?;
+        Ok((status.pointer("/line/state") == Some(&json!("connected"))).then_some(()))
     })
 }

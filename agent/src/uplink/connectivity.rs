@@ -39,20 +39,38 @@ pub enum Weight {
     Hint,
 }
 
+/// What a former life of the agent has left behind.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct Remembered {
+    /// Since when the controller was away; none if it answered.
+    pub offline_since: Option<Timestamp>,
+    /// When it last answered, as of the last time that it was lost.
+    pub last_online_at: Option<Timestamp>,
+}
+
 /// Counts answered and failed calls.
 #[derive(Debug)]
 pub struct Connectivity {
     line: Line,
     last_online_at: Option<Timestamp>,
+    /// Since when the controller was away before this life began.
+    was_away_since: Option<Timestamp>,
 }
 
 impl Default for Connectivity {
     fn default() -> Self {
-        Self { line: Line::Untried, last_online_at: None }
+        Self::resume(Remembered::default())
     }
 }
 
 impl Connectivity {
+    /// Nobody has called yet in this life. Where the controller was away in the last one, the first failed check shows that it
+    /// still is, and since when.
+    pub fn resume(remembered: Remembered) -> Self {
+        let Remembered { offline_since, last_online_at } = remembered;
+        Self { line: Line::Untried, last_online_at, was_away_since: offline_since }
+    }
+
     /// The line as it is.
     pub fn line(&self) -> Line {
         self.line
@@ -75,7 +93,10 @@ impl Connectivity {
     /// A call has failed for the line's sake. Returns the line as it is if that is news.
     pub fn handle_failure(&mut self, weight: Weight, now: Timestamp) -> Option<Line> {
         let (failures, since) = match self.line {
-            Line::Untried | Line::Connected { .. } => (0, now),
+            Line::Untried => {
+                self.was_away_since.take().map_or((0, now), |since| (FAILURES_MAX - 1, since))
+            }
+            Line::Connected { .. } => (0, now),
             Line::Degraded { failures, since } => (failures, since),
             Line::Offline { .. } => return None,
         };
@@ -113,6 +134,29 @@ mod tests {
         assert_eq!(connectivity.handle_failure(Weight::Check, at(5)), None);
         assert_eq!(connectivity.line(), offline);
         assert_eq!(connectivity.last_online_at(), Some(at(1)));
+    }
+
+    #[test]
+    fn a_controller_that_was_away_before_the_restart_is_away_since_then() {
+        let remembered = Remembered { offline_since: Some(at(5)), last_online_at: Some(at(4)) };
+        let mut connectivity = Connectivity::resume(remembered);
+        assert_eq!(
+            (connectivity.line(), connectivity.last_online_at()),
+            (Line::Untried, Some(at(4)))
+        );
+        // A machine in a hurry proves nothing; the first check does.
+        connectivity.handle_failure(Weight::Hint, at(100));
+        assert_eq!(connectivity.line(), Line::Degraded { failures: 2, since: at(5) });
+        let offline = Line::Offline { since: at(5) };
+        assert_eq!(connectivity.handle_failure(Weight::Check, at(101)), Some(offline));
+        // Once it has answered, what was is over.
+        connectivity.handle_answer(at(102));
+        connectivity.handle_failure(Weight::Check, at(103));
+        assert_eq!(connectivity.line(), Line::Degraded { failures: 1, since: at(103) });
+        let mut answered = Connectivity::resume(remembered);
+        answered.handle_answer(at(100));
+        answered.handle_failure(Weight::Check, at(101));
+        assert_eq!(answered.line(), Line::Degraded { failures: 1, since: at(101) });
     }
 
     #[test]

@@ -7,7 +7,7 @@ use smol::channel::{Receiver, Sender, bounded};
 
 use crate::status::{LineReport, Membership};
 use crate::store::Identity;
-use crate::uplink::connectivity::{Connectivity, Line, Weight};
+use crate::uplink::connectivity::{Connectivity, Line, Remembered, Weight};
 use crate::uplink::controller::CallError;
 
 /// Clocks that differ by more than this are not synced, in seconds.
@@ -25,7 +25,11 @@ pub struct Standing {
     last_heartbeat_at: Cell<Option<Timestamp>>,
     clock: Cell<ClockQuality>,
     trouble: (Sender<()>, Receiver<()>),
+    listeners: RefCell<Vec<Sender<Line>>>,
 }
+
+/// Changes of the line that a listener may be behind; of more it misses the oldest.
+const UNHEARD_MAX: usize = 16;
 
 impl Standing {
     /// The standing at start: what a former life of the agent has kept.
@@ -39,7 +43,25 @@ impl Standing {
             clock: Cell::new(ClockQuality::Unsynced),
             // One signal that waits is as good as many.
             trouble: bounded(1),
+            listeners: RefCell::default(),
         }
+    }
+
+    /// With the line as a former life of the agent has left it.
+    pub fn resuming(self, remembered: Remembered) -> Self {
+        Self { connectivity: RefCell::new(Connectivity::resume(remembered)), ..self }
+    }
+
+    /// Hears of every change of the line from now on. It is advice: nobody waits for a listener.
+    pub fn listen(&self) -> Receiver<Line> {
+        let (sender, receiver) = bounded(UNHEARD_MAX);
+        self.listeners.borrow_mut().push(sender);
+        receiver
+    }
+
+    fn tell(&self, line: Line) {
+        let mut listeners = self.listeners.borrow_mut();
+        listeners.retain(|listener| listener.force_send(line).is_ok());
     }
 
     /// The agent has joined, or has been given other settings.
@@ -90,7 +112,11 @@ impl Standing {
             }
             (Some(_), Ok(_)) => log::info!("the controller answers again"),
         }
+        let line = connectivity.line();
         drop(connectivity);
+        if news.is_some() {
+            self.tell(line);
+        }
         let Err(CallError::Refused(refusal)) = outcome else { return };
         match refusal.status.as_u16() {
             401 | 403 => self.refuse(refusal.to_string(), now),
@@ -214,6 +240,79 @@ impl Standing {
             Line::Connected { since } => LineReport::Connected { since },
             Line::Degraded { since, .. } => LineReport::Degraded { since },
             Line::Offline { since } => LineReport::Offline { since },
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use hyper::StatusCode;
+
+    use super::*;
+    use crate::uplink::controller::Refusal;
+
+    fn at(seconds: i64) -> Timestamp {
+        Timestamp::from_unix_ms(seconds * 1_000)
+    }
+
+    fn failed() -> Result<(), CallError> {
+        Err(CallError::Foreign("a portal".to_owned()))
+    }
+
+    #[test]
+    fn listeners_hear_each_change_of_the_line_and_hold_nobody_up() {
+        let standing = Standing::new(None);
+        let (heard, gone) = (standing.listen(), standing.listen());
+        drop(gone);
+        standing.learn(&Ok(()), at(1));
+        standing.learn(&Ok(()), at(2));
+        (3..=6).for_each(|second| standing.learn(&failed(), at(second)));
+        let lines: Vec<_> = std::iter::from_fn(|| heard.try_recv().ok()).collect();
+        let expected = [
+            Line::Connected { since: at(1) },
+            Line::Degraded { failures: 1, since: at(3) },
+            Line::Offline { since: at(3) },
+        ];
+        assert_eq!(lines, expected);
+        for round in 0..100 {
+            standing.learn(&Ok(()), at(100 + 2 * round));
+            standing.learn(&failed(), at(101 + 2 * round));
+        }
+        let last = std::iter::from_fn(|| heard.try_recv().ok()).last();
+        assert_eq!(last, Some(Line::Degraded { failures: 1, since: at(299) }), "the newest stays");
+    }
+
+    #[test]
+    fn n11_a_controller_that_answers_and_fails_is_degraded_and_never_away() {
+        let standing = Standing::new(None);
+        standing.learn(&Ok(()), at(1));
+        let broken = || -> Result<(), CallError> {
+            Err(CallError::Refused(Refusal {
+                status: StatusCode::SERVICE_UNAVAILABLE,
+                code: "busy".to_owned(),
+                detail: "the database is away".to_owned(),
+                retry_after: None,
+            }))
+        };
+        (2..100).for_each(|second| standing.learn(&broken(), at(second)));
+        assert_eq!(standing.line(), Line::Degraded { failures: 0, since: at(2) });
+        standing.learn(&Ok(()), at(100));
+        assert_eq!(standing.line(), Line::Connected { since: at(100) });
+    }
+
+    #[test]
+    fn t1_a_clock_that_was_never_set_is_not_called_synced() {
+        let standing = Standing::new(None);
+        let server_time = at(1_795_000_000);
+        assert_eq!(standing.clock(), ClockQuality::Unsynced, "nobody has compared it");
+        standing.handle_heartbeat(server_time, at(30));
+        assert_eq!(standing.clock(), ClockQuality::Unsynced, "it is 1970 here");
+        standing.handle_heartbeat(server_time, server_time.plus_seconds(60));
+        assert_eq!(standing.clock(), ClockQuality::Synced);
+        // T5: a controller whose clock is a day off makes ours no better.
+        for skew in [-86_400, 86_400] {
+            standing.handle_heartbeat(server_time.plus_seconds(skew), server_time);
+            assert_eq!(standing.clock(), ClockQuality::Unsynced);
         }
     }
 }
