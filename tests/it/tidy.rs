@@ -22,6 +22,7 @@ pub(crate) fn cases() -> Vec<Case> {
         case!(nothing_is_left_to_do_later),
         case!(no_source_file_is_too_long),
         case!(every_fault_that_must_be_shown_has_a_test),
+        case!(every_named_test_exists),
         case!(the_policy_contract_parses),
         case!(links_in_documents_lead_somewhere),
         case!(the_protocol_depends_on_serde_alone),
@@ -103,6 +104,26 @@ fn every_fault_that_must_be_shown_has_a_test() -> Result<()> {
         .iter()
         .filter(|case| !has_test(case))
         .map(|case| format!("no trial is named after {case}"))
+        .collect();
+    report(&missing)
+}
+
+/// `tests/faults.md` names the test that shows a fault.
+fn every_named_test_exists() -> Result<()> {
+    let table = fs::read_to_string(root()?.join("tests/faults.md"))?;
+    let mut sources = String::new();
+    for path in files(".rs")? {
+        sources.push_str(&fs::read_to_string(&path)?);
+    }
+    let rows = table.lines().filter(|line| line.starts_with("| ")).skip(1);
+    let names: Vec<_> = rows.flat_map(|row| row.split('`').skip(1).step_by(2)).collect();
+    let is_name = |name: &&str| name.contains('_');
+    ensure!(names.iter().filter(|name| is_name(name)).count() > 50, "the table cannot be read");
+    let missing: Vec<_> = names
+        .into_iter()
+        .filter(is_name)
+        .filter(|name| !sources.contains(&format!("fn {name}(")))
+        .map(|name| format!("tests/faults.md names {name}, which no source has"))
         .collect();
     report(&missing)
 }

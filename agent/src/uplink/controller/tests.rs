@@ -1,5 +1,7 @@
 //! How calls look on the line, to a controller that is written here.
 
+mod hostile;
+
 use std::io::Read as _;
 
 use flate2::read::GzDecoder;
