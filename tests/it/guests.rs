@@ -9,6 +9,11 @@ use serde_json::{Value, json};
 
 use crate::{Case, case};
 
+/// What stands at `pointer`; null where nothing does.
+fn at<'a>(value: &'a Value, pointer: &str) -> &'a Value {
+    value.pointer(pointer).unwrap_or(&Value::Null)
+}
+
 pub(crate) fn cases() -> Vec<Case> {
     vec![case!(i8_a_node_of_another_site_boots_what_the_site_chose_until_somebody_decides)]
 }
@@ -41,7 +46,7 @@ impl Sites {
         oslo.start()?;
         wait::until("oslo is online", ARRIVAL_LIMIT, || {
             let status = berlin.controller.get(&format!("/agents/{oslo_id}/status"))?;
-            Ok((!status["heartbeat"].is_null()).then_some(()))
+            Ok((!at(&status, "/heartbeat").is_null()).then_some(()))
         })?;
         Ok(Self { berlin, oslo, oslo_id })
     }
@@ -75,7 +80,7 @@ impl Sites {
         wait::until("oslo has claimed it", ARRIVAL_LIMIT, || {
             let claims = self.berlin.controller.get("/migrations")?;
             let claims: Vec<Value> = serde_json::from_value(claims)?;
-            Ok(claims.into_iter().find(|claim| claim["mac_address"] == *mac))
+            Ok(claims.into_iter().find(|claim| *at(claim, "/mac_address") == *mac))
         })
     }
 
@@ -100,7 +105,7 @@ fn i8_a_node_of_another_site_boots_what_the_site_chose_until_somebody_decides() 
         sites.decide(&sites.claim(&moved)?, "approve")?;
         sites.oslo_says(&moved, "is listed as discovered")?;
         let home = sites.berlin.controller.node(&moved)?.unwrap_or_default();
-        ensure!(home["home_site_id"] == *sites.oslo_id, "{choice}: {home}");
+        ensure!(*at(&home, "/home_site_id") == *sites.oslo_id, "{choice}: {home}");
         // Where it was at home it is the guest now, and waits as berlin has it.
         sites.berlin.script_with(&moved, "is a node of another site and waits here")?;
 
