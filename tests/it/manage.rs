@@ -112,6 +112,8 @@ fn status_is_degraded_when_a_change_was_parked() -> Result<()> {
     site.agent.script(&mac)?;
     wait_until_degraded(&site, "parked")?;
     ensure!(count(&site, "queue_parked")? > 0, "nothing is parked");
+    let to_be_healthy = site.agent.run(&["status", "--running"])?;
+    ensure!(to_be_healthy.status.success(), "whoever would start it again would do so");
     Ok(())
 }
 

@@ -21,6 +21,9 @@ pub(super) struct Status {
     /// print JSON for programs
     #[argh(switch)]
     json: bool,
+    /// exit with 0 also when it is degraded, for those who would start it again
+    #[argh(switch)]
+    running: bool,
     /// directory that holds all that the agent keeps (default: /var/lib/pureboot)
     #[argh(option, default = "super::default_data_dir()")]
     data_dir: PathBuf,
@@ -53,6 +56,7 @@ impl Status {
         super::print(&text)?;
         Ok(match report.health() {
             Health::Ok => ExitCode::SUCCESS,
+            Health::Degraded(_) if self.running => ExitCode::SUCCESS,
             Health::Degraded(_) => ExitCode::FAILURE,
         })
     }
