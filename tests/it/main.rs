@@ -36,6 +36,7 @@ mod offline;
 mod openapi;
 mod pasts;
 mod proxy;
+mod shipped;
 mod sync;
 mod tftp;
 mod tidy;
@@ -105,6 +106,7 @@ fn main() {
         manage::cases(),
         cage::cases(),
         install::cases(),
+        shipped::cases(),
         boots::cases(),
         offline::cases(),
         drain::cases(),

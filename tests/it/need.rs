@@ -7,6 +7,8 @@ use nix::unistd::geteuid;
 use pureboot_tests::namespace::Namespace;
 use pureboot_tests::{process, prometheus_python, s3_server, schemathesis};
 
+use crate::shipped;
+
 /// Something that may be missing, and the cure.
 pub(crate) enum Need {
     /// The right to do as root does.
@@ -23,6 +25,8 @@ pub(crate) enum Need {
     File(&'static str, &'static str),
     /// The S3 server that `cargo xtask test` installs.
     S3Server,
+    /// The agent for another kind of machine, and what runs it here.
+    Shipped(&'static str),
     /// Time: a row of the firmware matrix that is not in the sample of every day.
     Long,
 }
@@ -35,6 +39,17 @@ fn namespaces() -> Result<(), String> {
         namespace.enter(|| Ok(()))
     };
     PROBE.get_or_init(|| probe().map_err(|error| format!("{error:#}"))).clone()
+}
+
+fn shipped(target: &str) -> Option<String> {
+    let emulator = shipped::emulator(target);
+    if !shipped::program(target).is_file() {
+        Some(format!("needs what ships: cargo xtask dist --program agent --target {target}"))
+    } else if emulator.is_some_and(|name| process::find(name).is_none()) {
+        Some("needs an emulator: apt-get install qemu-user-static".to_owned())
+    } else {
+        None
+    }
 }
 
 impl Need {
@@ -56,6 +71,7 @@ impl Need {
                 }),
             Self::Schemathesis => (!schemathesis().is_ok_and(|program| program.is_file()))
                 .then(|| "needs schemathesis: cargo xtask test installs it from PyPI".to_owned()),
+            Self::Shipped(target) => shipped(target),
             Self::File(path, package) => (!Path::new(path).exists())
                 .then(|| format!("needs the file {path}: apt-get install {package}")),
             Self::Long => (!pureboot_tests::is_long())

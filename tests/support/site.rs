@@ -41,6 +41,8 @@ pub fn text(object: &Value, field: &str) -> Result<String> {
 pub struct Agent {
     dir: PathBuf,
     data_dir: PathBuf,
+    /// The words that start `pureboot-agent`, where it is not the one of this workspace.
+    words: Vec<PathBuf>,
     program: Option<Program>,
     tftp: SocketAddr,
     boot: SocketAddr,
@@ -51,7 +53,14 @@ impl Agent {
     pub fn new(dir: &Path, name: &str) -> Self {
         let nowhere = SocketAddr::from((Ipv4Addr::UNSPECIFIED, 0));
         let data_dir = dir.join(name);
-        Self { dir: dir.to_owned(), data_dir, program: None, tftp: nowhere, boot: nowhere }
+        Self {
+            dir: dir.to_owned(),
+            data_dir,
+            words: Vec::new(),
+            program: None,
+            tftp: nowhere,
+            boot: nowhere,
+        }
     }
 
     /// Where it keeps its data.
@@ -87,7 +96,14 @@ impl Agent {
     /// # Errors
     /// It has not been built.
     pub fn command(&self, arguments: &[&str]) -> Result<Command> {
-        let mut command = Command::new(process::own("pureboot-agent")?);
+        let mut command = match self.words.as_slice() {
+            [] => Command::new(process::own("pureboot-agent")?),
+            [first, others @ ..] => {
+                let mut command = Command::new(first);
+                command.args(others);
+                command
+            }
+        };
         command.args(arguments).arg("--data-dir").arg(&self.data_dir);
         Ok(command)
     }
@@ -280,6 +296,16 @@ impl Site {
     /// One of the steps fails.
     pub fn start_with(autonomy: Autonomy) -> Result<Self> {
         Self::prepare_with("agent", autonomy)?.join(Ports::LOOPBACK)
+    }
+
+    /// Starts both on loopback, the agent by `words`, and waits until it has joined.
+    ///
+    /// # Errors
+    /// One of the steps fails.
+    pub fn start_by(words: Vec<PathBuf>) -> Result<Self> {
+        let mut site = Self::prepare("agent")?;
+        site.agent.words = words;
+        site.join(Ports::LOOPBACK)
     }
 
     fn join(mut self, ports: Ports) -> Result<Self> {

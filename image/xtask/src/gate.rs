@@ -9,6 +9,7 @@ use argh::FromArgs;
 use pureboot_tests::postgres::{self, Postgres};
 use pureboot_tests::process;
 
+use crate::dist::{self, Dist};
 use crate::guests::{self, Built};
 use crate::{cargo, packages};
 
@@ -122,6 +123,24 @@ impl Gate {
         });
     }
 
+    /// What ships, from the whole tree: in the long form alone, because that takes compilers many minutes for each kind of machine.
+    fn dist(&mut self, is_long: bool) {
+        let reason = match is_long {
+            true => dist::missing(),
+            false => Some("test --long builds them, or cargo xtask dist".to_owned()),
+        };
+        if let Some(reason) = reason {
+            let what = "static programs and packages from the whole tree";
+            self.notes.push(format!("SKIPPED: {what}: {reason}"));
+            self.tally.skipped += 1;
+            return;
+        }
+        self.step("dist", |_| {
+            Dist::default().run()?;
+            Ok(Tally { passed: 1, ..Tally::default() })
+        });
+    }
+
     /// What of the plugin host needs a compiler of policies, which no other step builds.
     fn plugins(&mut self) {
         let mut lint = ["clippy", "--locked", "--all-targets"].to_vec();
@@ -216,6 +235,7 @@ impl Test {
         let clippy = ["clippy", "--locked", "--workspace", "--all-targets", "--", "-D", "warnings"];
         gate.command("clippy", cargo::command(&clippy));
         gate.command("build", build);
+        gate.dist(self.long);
         gate.tests(test_command(None, self.long));
         gate.tests_on_postgres(None);
         gate.plugins();

@@ -8,6 +8,7 @@
 mod bench;
 mod cargo;
 mod demo;
+mod dist;
 mod gate;
 mod guests;
 mod interrupt;
@@ -30,6 +31,7 @@ struct Arguments {
 #[argh(subcommand)]
 enum Command {
     Demo(demo::Demo),
+    Dist(dist::Dist),
     Test(gate::Test),
     Advisories(gate::Advisories),
     Bench(bench::Bench),
@@ -39,6 +41,7 @@ enum Command {
 fn run(command: Command) -> Result<ExitCode> {
     match command {
         Command::Demo(demo) => demo.run(),
+        Command::Dist(dist) => dist.run(),
         Command::Test(test) => test.run(),
         Command::Advisories(advisories) => advisories.run(),
         Command::Bench(bench) => bench.run(),

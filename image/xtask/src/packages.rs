@@ -39,6 +39,10 @@ const NEEDED_FOR_LONG: &[Needed] = &[
     ("aarch64-linux-gnu-as", "binutils-aarch64-linux-gnu"),
     ("aarch64-linux-gnu-objcopy", "binutils-aarch64-linux-gnu"),
     ("qemu-system-aarch64", "qemu-system-arm"),
+    ("qemu-aarch64-static", "qemu-user-static"),
+    ("/usr/lib/rustlib/src/rust/library", "rust-web-src"),
+    ("/usr/bin/rustc", "rustc-web"),
+    ("/usr/bin/cargo", "cargo-web"),
     ("/usr/lib/shim/shimx64.efi.signed", "shim-signed"),
     ("/usr/lib/grub/x86_64-efi-signed/grubnetx64.efi.signed", "grub-efi-amd64-signed"),
     ("/usr/share/AAVMF/AAVMF_CODE.fd", "qemu-efi-aarch64"),
@@ -134,16 +138,24 @@ pub(crate) fn install_python_tools() {
 }
 
 fn install_python_tool(release: &str, program: &Path) -> Result<()> {
+    install_python_packages(&[release], program)
+}
+
+/// Installs releases from PyPI into one environment, if `program` is not in it yet.
+///
+/// # Errors
+/// They cannot be installed.
+pub(crate) fn install_python_packages(releases: &[&str], program: &Path) -> Result<()> {
     if program.is_file() {
         return Ok(());
     }
-    println!("installing {release} from PyPI");
+    println!("installing {} from PyPI", releases.join(" and "));
     let venv = program.ancestors().nth(2).context("a program lies in its environment's bin")?;
     let mut make = process::system("python3")?;
     let made = make.args(["-m", "venv", "--clear"]).arg(venv).status()?;
     ensure!(made.success(), "python3 -m venv ended with {made}: apt-get install python3-venv");
     let mut pip = Command::new(venv.join("bin/pip"));
-    pip.args(["install", "--quiet", "--disable-pip-version-check", release]);
+    pip.args(["install", "--quiet", "--disable-pip-version-check"]).args(releases);
     let installed = pip.stdin(std::process::Stdio::null()).status()?;
     if !installed.success() {
         // An environment without what it is for would pass for whole the next time.
