@@ -6,7 +6,7 @@
 //! (`EXT4_IOC_SHUTDOWN` without a flush): what was not made durable is gone, and the next mount finds a journal to be played back.
 
 use std::net::SocketAddr;
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::sync::{Mutex, PoisonError};
 use std::thread;
 use std::time::Duration;
@@ -47,7 +47,9 @@ const REPORTS: usize = 300;
 const CONTROLLER_TURN: u64 = 8;
 /// Of so many kills one comes while the program is starting.
 const EARLY_TURN: u64 = 5;
-/// What passes at the most between a start and a kill.
+/// Of so many lives one lasts until a report has been taken.
+const LIVED_TURN: u64 = 4;
+/// What passes at the most between a start, or that report, and a kill.
 const LIFE_MAX_MS: u64 = 300;
 /// What a start may take at the most that is cut short.
 const BIRTH_MAX_MS: u64 = 30;
@@ -82,6 +84,8 @@ impl Chance {
 /// What machines know of their agent, and what they were told.
 struct Ground {
     agent: Mutex<SocketAddr>,
+    /// Reports that were taken, of all machines.
+    taken: AtomicUsize,
     is_over: AtomicBool,
 }
 
@@ -94,7 +98,8 @@ struct Told {
 
 impl Ground {
     fn new(agent: &Agent) -> Self {
-        Self { agent: Mutex::new(agent.boot()), is_over: AtomicBool::new(false) }
+        let (taken, is_over) = (AtomicUsize::new(0), AtomicBool::new(false));
+        Self { agent: Mutex::new(agent.boot()), taken, is_over }
     }
 
     fn agent(&self) -> SocketAddr {
@@ -109,6 +114,14 @@ impl Ground {
         self.is_over.load(Ordering::SeqCst)
     }
 
+    /// Waits until one more report has been taken: on a busy machine every life may be too short for one otherwise.
+    fn wait_for_report(&self) -> Result<()> {
+        let before = self.taken.load(Ordering::SeqCst);
+        wait::until("a report is taken", HEAL_LIMIT, || {
+            Ok((self.taken.load(Ordering::SeqCst) > before).then_some(()))
+        })
+    }
+
     /// Machines boot, one after the other, and report until each report is taken.
     fn play(&self) -> Vec<Told> {
         let mut told = Vec::new();
@@ -121,7 +134,10 @@ impl Ground {
             while new.taken < REPORTS && !self.is_over() {
                 new.tried = new.taken + 1;
                 match new.machine.try_report(self.agent(), new.tried).map(|answer| answer.status) {
-                    Ok(200..=299) => new.taken = new.tried,
+                    Ok(200..=299) => {
+                        new.taken = new.tried;
+                        self.taken.fetch_add(1, Ordering::SeqCst);
+                    }
                     // The power failed while its script was given, which waits for no disk: it boots again.
                     Ok(403 | 404) if new.taken == 0 => break,
                     _ => thread::sleep(PATIENCE),
@@ -134,7 +150,7 @@ impl Ground {
 }
 
 /// Lets machines report for as long as `harm` goes on, and looks for all of it at the controller.
-fn outlives(site: &mut Site, harm: impl FnOnce(&mut Site, &Ground) -> Result<()>) -> Result<usize> {
+fn outlives(site: &mut Site, harm: impl FnOnce(&mut Site, &Ground) -> Result<()>) -> Result<()> {
     let ground = Ground::new(&site.agent);
     let (told, harmed) = thread::scope(|scope| {
         let players: Vec<_> = (0..MACHINES).map(|_| scope.spawn(|| ground.play())).collect();
@@ -147,8 +163,7 @@ fn outlives(site: &mut Site, harm: impl FnOnce(&mut Site, &Ground) -> Result<()>
     wait::until("all is handed over", HEAL_LIMIT, || {
         Ok((site.agent.pending()? == 0).then_some(()))
     })?;
-    check(&site.controller, &told)?;
-    Ok(told.iter().map(|told| told.taken).sum())
+    check(&site.controller, &told)
 }
 
 fn check(controller: &Controller, told: &[Told]) -> Result<()> {
@@ -169,6 +184,9 @@ fn kill(site: &mut Site, ground: &Ground, kills: usize, chance: &mut Chance) -> 
     let dir = site.dir().to_owned();
     let mut done = 0;
     while done < kills {
+        if chance.below(LIVED_TURN) == 0 {
+            ground.wait_for_report()?;
+        }
         chance.sleep(LIFE_MAX_MS);
         if chance.below(CONTROLLER_TURN) == 0 {
             site.controller.stop();
@@ -198,16 +216,14 @@ fn k_no_report_is_lost_doubled_or_out_of_place_through_hundreds_of_kills() -> Re
             thread::spawn(move || {
                 let mut chance = Chance(seed ^ (pair as u64 + 1));
                 let mut site = Site::start_with(Autonomy::Limited)?;
-                let taken = outlives(&mut site, |site, ground| {
+                let lived = outlives(&mut site, |site, ground| {
                     kill(site, ground, of(KILLS).div_ceil(PAIRS), &mut chance)
                 });
                 // The logs of this thread, which nobody else can take.
-                let taken = taken.map_err(|error| {
+                lived.map_err(|error| {
                     let logs = process::take_logs().join("\n");
                     anyhow::anyhow!("pair {pair} of seed {seed}: {error:#}\n{logs}")
-                })?;
-                ensure!(taken > of(KILLS) / PAIRS / 4, "only {taken} reports were taken");
-                anyhow::Ok(())
+                })
             })
         })
         .collect();
