@@ -12,6 +12,7 @@ use pureboot_tests::{process, random, random_mac, wait};
 use serde_json::{Value, json};
 
 use crate::need::Need;
+use crate::sync::site_with;
 use crate::{Case, case};
 
 const CURL: Need = Need::Program("curl", "curl");
@@ -255,14 +256,9 @@ fn a_machine_that_never_booted_here_has_its_answers_without_controller() -> Resu
 
 /// Orders so many machines at once, and waits for the answer files of all of them; returns how long they took from the order on.
 fn order_many(count: usize, limit: Duration) -> Result<Duration> {
-    let mut site = Site::start()?;
-    let plan = Plan::at(&site)?;
     // Only the order itself brings them: the next round is tomorrow's.
-    site.agent.stop();
-    let path = site.agent.data_dir().join("agent.toml");
-    let settings = fs::read_to_string(&path)?;
-    fs::write(path, settings.replace("interval_s = 60", "interval_s = 86400"))?;
-    site.agent.start()?;
+    let site = site_with("interval_s = 60", "interval_s = 86400")?;
+    let plan = Plan::at(&site)?;
     let group = site.controller.post("/groups", &json!({ "name": word("many") }))?;
     let group = text(&group, "id")?;
     for _ in 0..count {

@@ -9,7 +9,7 @@ use pureboot_tests::site::{ARRIVAL_LIMIT, Site};
 use pureboot_tests::{http, noise, sha256, wait};
 use serde_json::{Value, json};
 
-use crate::sync::{assign, sync};
+use crate::sync::{assign, site_without_haste, sync};
 use crate::{Case, case};
 
 pub(crate) fn cases() -> Vec<Case> {
@@ -51,7 +51,7 @@ fn d7_a_machine_is_never_given_a_flipped_byte_and_gets_the_right_one_soon() -> R
 }
 
 fn a_new_version_of_an_image_costs_its_difference() -> Result<()> {
-    let site = Site::start()?;
+    let site = site_without_haste()?;
     let before = noise(8_000_000);
     site.controller.upload("images/debian/initrd", &before)?;
     assign(&site, &["images/debian/initrd"])?;

@@ -13,7 +13,7 @@ use pureboot_tests::site::{ARRIVAL_LIMIT, Site};
 use pureboot_tests::{http, noise, process, sha256, wait};
 use serde_json::{Value, json};
 
-use crate::sync::{assign, sync};
+use crate::sync::{assign, site_with, sync};
 use crate::{Case, case};
 
 pub(crate) fn cases() -> Vec<Case> {
@@ -34,14 +34,6 @@ const NEVER_S: u32 = 86_400;
 /// What an agent may take to start and look at its schedule; where it is not enough, the next attempt has twice as much.
 const LEAD: Duration = Duration::from_secs(8);
 
-/// Changes what `[sync]` says; the agent is stopped.
-fn set(site: &Site, before: &str, after: &str) -> Result<()> {
-    let path = site.agent.data_dir().join("agent.toml");
-    let settings = fs::read_to_string(&path)?;
-    ensure!(settings.contains(before), "no '{before}' in:\n{settings}");
-    Ok(fs::write(path, settings.replace(before, after))?)
-}
-
 fn object(site: &Site, content: &[u8]) -> PathBuf {
     let hash = sha256(content);
     let objects = site.agent.data_dir().join("cache/objects");
@@ -60,10 +52,7 @@ fn said(site: &Site, arguments: &[&str]) -> Result<(Option<i32>, String)> {
 }
 
 fn a_heartbeat_brings_what_came_to_the_controller_and_nobody_asks_for_it() -> Result<()> {
-    let mut site = Site::start()?;
-    site.agent.stop();
-    set(&site, "interval_s = 60", &format!("interval_s = {NEVER_S}"))?;
-    site.agent.start()?;
+    let site = site_with("interval_s = 60", &format!("interval_s = {NEVER_S}"))?;
     for round in 0..2 {
         let content = noise(100_000);
         site.controller.upload("images/one", &content)?;
@@ -77,12 +66,11 @@ fn a_heartbeat_brings_what_came_to_the_controller_and_nobody_asks_for_it() -> Re
 }
 
 fn a_schedule_fires_at_its_time_and_not_before() -> Result<()> {
-    let mut site = Site::start()?;
+    let mut site = site_with("schedule_jitter_s = 600", "schedule_jitter_s = 0")?;
     let content = noise(100_000);
     site.agent.stop();
     site.controller.upload("images/one", &content)?;
     assign(&site, &["images/one"])?;
-    set(&site, "schedule_jitter_s = 600", "schedule_jitter_s = 0")?;
     let settings = fs::read_to_string(site.agent.data_dir().join("agent.toml"))?;
     for attempt in 0..4 {
         let due = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH)? + LEAD * (1 << attempt);
@@ -131,11 +119,9 @@ fn time(unix_s: u64) -> Result<String> {
 }
 
 fn d7_what_a_person_finds_damaged_is_fetched_again_at_once() -> Result<()> {
-    let mut site = Site::start()?;
-    site.agent.stop();
     // Neither the schedule nor a question of its own brings it back.
-    set(&site, "interval_s = 60", &format!("interval_s = {NEVER_S}\nschedule = \"0 0 29 2 *\""))?;
-    site.agent.start()?;
+    let settings = format!("interval_s = {NEVER_S}\nschedule = \"0 0 29 2 *\"");
+    let site = site_with("interval_s = 60", &settings)?;
     let content = noise(100_000);
     site.controller.upload("images/one", &content)?;
     assign(&site, &["images/one"])?;
@@ -194,11 +180,9 @@ fn a_name_that_is_evicted_says_what_that_frees_and_stays_while_nothing_could_bri
 }
 
 fn a_terminal_shows_a_bar_and_a_pipe_gets_lines() -> Result<()> {
-    let mut site = Site::start()?;
-    site.agent.stop();
     // Slow enough to be watched, and by nobody's order but the person's.
-    set(&site, "rate_max_kib_s = 0", "rate_max_kib_s = 512\nschedule = \"0 0 29 2 *\"")?;
-    site.agent.start()?;
+    let settings = "rate_max_kib_s = 512\nschedule = \"0 0 29 2 *\"";
+    let site = site_with("rate_max_kib_s = 0", settings)?;
     site.controller.upload("images/one", &noise(2_000_000))?;
     assign(&site, &["images/one"])?;
     let terminal = openpty(None, None)?;

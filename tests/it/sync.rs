@@ -48,6 +48,25 @@ pub(crate) fn assign(site: &Site, names: &[&str]) -> Result<()> {
         .map(|_| ())
 }
 
+/// A site whose agent's settings say `after` from the first where they would say `before`.
+pub(crate) fn site_with(before: &str, after: &str) -> Result<Site> {
+    let mut site = Site::prepare("agent")?;
+    let token = site.make_token()?;
+    site.agent.init(&site.id, &site.controller.url(), &token, Ports::LOOPBACK)?;
+    let path = site.agent.data_dir().join("agent.toml");
+    let settings = fs::read_to_string(&path)?;
+    ensure!(settings.contains(before), "no '{before}' in:\n{settings}");
+    fs::write(path, settings.replace(before, after))?;
+    site.agent.start()?;
+    site.wait_until_online()?;
+    Ok(site)
+}
+
+/// A site that fetches no image but by order, or when a machine asks: the schedule's time is never within a test.
+pub(crate) fn site_without_haste() -> Result<Site> {
+    site_with("[sync]\n", "[sync]\nschedule = \"0 0 29 2 *\"\n")
+}
+
 /// `pureboot-agent sync`, to its end.
 pub(crate) fn sync(site: &Site) -> Result<Value> {
     let output = site.agent.run(&["sync", "--json"])?;
@@ -101,7 +120,7 @@ fn a_machine_gets_what_came_to_the_controller_a_moment_ago() -> Result<()> {
 }
 
 fn sync_tells_a_person_and_a_program_how_it_went() -> Result<()> {
-    let mut site = Site::start()?;
+    let mut site = site_without_haste()?;
     site.controller.upload("images/one", &noise(100_000))?;
     site.controller.upload("images/two", &noise(200_000))?;
     assign(&site, &["images/one", "images/two"])?;
