@@ -82,6 +82,7 @@ fn carry_out(machine: &Machine, steps: &[Step], is_wished: bool) -> anyhow::Resu
                 Outcome::Done => "done",
                 Outcome::WasSo => "was so",
                 Outcome::NotHere => "not here",
+                Outcome::Refused => "refused",
             }
         } else {
             "would"

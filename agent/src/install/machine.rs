@@ -8,7 +8,7 @@ use std::os::unix::fs::{
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
-use anyhow::{Context as _, bail};
+use anyhow::Context as _;
 
 use super::plan::{Step, System, USER, under};
 use super::users;
@@ -28,6 +28,8 @@ pub enum Outcome {
     WasSo,
     /// It makes sense on a machine that runs only.
     NotHere,
+    /// The command did not succeed, and has said why. Nothing that comes after it rests on it.
+    Refused,
 }
 
 impl Machine {
@@ -191,11 +193,13 @@ impl Machine {
         if !self.is_running() {
             return Ok(Outcome::NotHere);
         }
-        let status = Command::new(program).args(arguments).status()?;
-        if !status.success() {
-            bail!("it ended with {status}");
+        match Command::new(program).args(arguments).status() {
+            Ok(status) if status.success() => Ok(Outcome::Done),
+            Ok(_) => Ok(Outcome::Refused),
+            // A service that was taken away before has no script that would stop it.
+            Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(Outcome::NotHere),
+            Err(error) => Err(error.into()),
         }
-        Ok(Outcome::Done)
     }
 }
 
@@ -247,4 +251,21 @@ fn replace(place: &Path, bytes: &[u8], mode: u32) -> anyhow::Result<()> {
     fs::rename(&temporary, place)?;
     place.parent().map_or(Ok(()), |parent| File::open(parent)?.sync_all())?;
     Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_command_that_is_refused_or_not_there_keeps_nothing_from_being_taken_away() {
+        let here = Machine::at(Path::new("/")).expect("the root");
+        let run = |command| here.run(command).expect("an outcome");
+        assert_eq!(run(&["true"]), Outcome::Done);
+        assert_eq!(run(&["false"]), Outcome::Refused);
+        assert_eq!(run(&["/etc/init.d/pureboot-none", "stop"]), Outcome::NotHere);
+        let dir = tempfile::tempdir().expect("a directory");
+        let other = Machine::at(dir.path()).expect("a tree");
+        assert_eq!(other.run(&["false"]).expect("an outcome"), Outcome::NotHere);
+    }
 }
