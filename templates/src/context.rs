@@ -178,6 +178,20 @@ pub enum Script {
         /// The machine.
         mac: Mac,
     },
+    /// The machine waits, and asks again.
+    Hold {
+        /// The machine.
+        mac: Mac,
+        /// For how many seconds.
+        seconds: String,
+    },
+    /// The site's policy does not serve the machine.
+    Refused {
+        /// The machine.
+        mac: Mac,
+        /// Why, in the policy's words.
+        lines: Vec<String>,
+    },
     /// The question or the answer to it went wrong.
     Error {
         /// What is wrong and what cures it.
@@ -205,6 +219,8 @@ impl Script {
             Self::Elsewhere { .. } => "elsewhere",
             Self::Guest { .. } => "guest",
             Self::TurnedAway { .. } => "turned_away",
+            Self::Hold { .. } => "hold",
+            Self::Refused { .. } => "refused",
             Self::Error { .. } => "error",
         }
     }

@@ -18,7 +18,7 @@ macro_rules! sources {
 }
 
 /// Every template by its name, as its author wrote it.
-const SOURCES: [(&str, &str); 23] = sources! {
+const SOURCES: [(&str, &str); 25] = sources! {
     "head": "part/head.ipxe",
     "ask": "part/ask.ipxe",
     "leave": "part/leave.ipxe",
@@ -41,6 +41,8 @@ const SOURCES: [(&str, &str); 23] = sources! {
     "elsewhere": "elsewhere.ipxe",
     "guest": "guest.ipxe",
     "turned_away": "turned_away.ipxe",
+    "hold": "hold.ipxe",
+    "refused": "refused.ipxe",
     "error": "error.ipxe",
 };
 

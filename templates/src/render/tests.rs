@@ -92,6 +92,8 @@ fn every_script() -> Vec<Script> {
         Script::Elsewhere { mac },
         Script::Guest { mac },
         Script::TurnedAway { mac },
+        Script::Hold { mac, seconds: "90".to_owned() },
+        Script::Refused { mac, lines: vec!["rack b-17 is being moved".to_owned()] },
         Script::Error { lines: vec!["the first line".to_owned(), "the second line".to_owned()] },
     ]
 }
