@@ -151,6 +151,9 @@ pub struct BootRecord {
     /// The group that it is in.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub group: Option<RecordGroup>,
+    /// Words that operators sort their machines by.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub tags: Vec<String>,
     /// The versions of the templates that the workflow's answer files are made of, by file.
     #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
     pub template_versions: BTreeMap<FileName, u64>,
@@ -176,6 +179,7 @@ impl BootRecord {
             conflict_id: None,
             home_site_id: None,
             group: None,
+            tags: Vec::new(),
             template_versions: BTreeMap::new(),
             valid_for_seconds: VALID_FOR_SECONDS,
             once: true,

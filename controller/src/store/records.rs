@@ -158,6 +158,7 @@ impl Maker {
             conflict_id,
             home_site_id: node.home_site_id,
             group,
+            tags: node.tags,
             template_versions,
             once,
             ..BootRecord::new(node.id, node.mac_address, node.state, node.version)
