@@ -153,9 +153,9 @@ impl Gate {
                 has_guests = true;
                 Ok(Tally { passed: 1, ..Tally::default() })
             }
-            Built::NoCompiler(cure) => {
+            Built::NoCompiler(missing) => {
                 notes.push(format!(
-                    "SKIPPED: the example policies, and the tests that run them: {cure}"
+                    "SKIPPED: the example policies, and the tests that run them: {missing}"
                 ));
                 Ok(Tally { skipped: 1, ..Tally::default() })
             }

@@ -33,18 +33,23 @@ enum Compiler {
 }
 
 impl Compiler {
-    fn find() -> Option<Self> {
+    /// Finds one, or says what each of the two lacks.
+    fn find() -> Result<Self, String> {
         let mut print = Command::new("rustc");
         print.args(["--print", "target-libdir", "--target", TARGET]);
-        let libdir = process::succeed(print).unwrap_or_default();
-        if !libdir.trim().is_empty() && Path::new(libdir.trim()).exists() {
-            return Some(Self::Own);
+        let own = match process::succeed(print) {
+            Ok(libdir) if Path::new(libdir.trim()).exists() => return Ok(Self::Own),
+            Ok(libdir) => format!("there is no {}", libdir.trim()),
+            Err(error) => format!("{error:#}"),
+        };
+        let debian = [DEBIAN_RUSTC, DEBIAN_CARGO, DEBIAN_LIBRARY];
+        if let Some(missing) = debian.iter().find(|path| !Path::new(path).exists()) {
+            return Err(format!("{own}; there is no {missing}; {CURE}"));
         }
-        let has_all = [DEBIAN_RUSTC, DEBIAN_CARGO, DEBIAN_LIBRARY]
-            .iter()
-            .all(|path| Path::new(path).exists());
-        let linker = has_all.then(linker).flatten()?;
-        Some(Self::Debian { linker })
+        match linker() {
+            Ok(linker) => Ok(Self::Debian { linker }),
+            Err(error) => Err(format!("{own}; {error:#}; {CURE}")),
+        }
     }
 
     fn cargo(&self) -> Result<Command> {
@@ -63,21 +68,25 @@ impl Compiler {
 }
 
 /// LLVM's linker for WebAssembly: the one within a Rust toolchain, or Debian's.
-fn linker() -> Option<PathBuf> {
+fn linker() -> Result<PathBuf> {
     let mut print = Command::new("rustc");
     print.args(["--print", "sysroot"]);
-    let sysroot = process::succeed(print).ok()?;
+    let sysroot = process::succeed(print)?;
     let own = Path::new(sysroot.trim())
         .join(format!("lib/rustlib/{}-unknown-linux-gnu/bin/rust-lld", std::env::consts::ARCH));
-    if own.is_file() { Some(own) } else { process::find("wasm-ld") }
+    if own.is_file() {
+        return Ok(own);
+    }
+    process::find("wasm-ld")
+        .with_context(|| format!("there is no {}, and no wasm-ld", own.display()))
 }
 
 /// What came of building the guests.
 pub(crate) enum Built {
     /// They are in `target/guests`.
     Here,
-    /// No compiler for them is here; what is to be done.
-    NoCompiler(&'static str),
+    /// No compiler for them is here; what is missing, and what is to be done.
+    NoCompiler(String),
 }
 
 /// Builds the example policies.
@@ -85,7 +94,10 @@ pub(crate) enum Built {
 /// # Errors
 /// They do not build; cargo has said why.
 pub(crate) fn build() -> Result<Built> {
-    let Some(compiler) = Compiler::find() else { return Ok(Built::NoCompiler(CURE)) };
+    let compiler = match Compiler::find() {
+        Ok(compiler) => compiler,
+        Err(missing) => return Ok(Built::NoCompiler(missing)),
+    };
     let target_dir = cargo::root()?.join("target/guests");
     let mut command = compiler.cargo()?;
     command.args([
@@ -106,7 +118,9 @@ impl Guests {
     pub(crate) fn run(self) -> Result<ExitCode> {
         match build()? {
             Built::Here => Ok(ExitCode::SUCCESS),
-            Built::NoCompiler(cure) => anyhow::bail!("no compiler for {TARGET} is here: {cure}"),
+            Built::NoCompiler(missing) => {
+                anyhow::bail!("no compiler for {TARGET} is here: {missing}")
+            }
         }
     }
 }

@@ -30,6 +30,10 @@ const NEEDED: &[Needed] = &[
     ("/boot/ipxe.efi", "ipxe"),
     ("/usr/lib/ipxe/undionly.kpxe", "ipxe"),
     ("/usr/lib/ipxe/qemu/pxe-virtio.rom", "ipxe-qemu"),
+    // Policies in Rust are built by Debian's compiler where rustup's has no library for WebAssembly.
+    ("/usr/bin/rustc", "rustc-web"),
+    ("/usr/bin/cargo", "cargo-web"),
+    ("/usr/lib/rustlib/src/rust/library", "rust-web-src"),
     ("/usr/share/OVMF/OVMF_CODE_4M.fd", "ovmf"),
     ("/usr/share/OVMF/OVMF_VARS_4M.fd", "ovmf"),
 ];
