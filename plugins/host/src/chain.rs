@@ -95,14 +95,19 @@ pub enum Outcome {
 
 impl fmt::Display for Note {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "{}: ", self.id)?;
-        match &self.outcome {
-            Outcome::Passed => f.write_str("no opinion"),
-            Outcome::Decided(what) => f.write_str(what),
-            Outcome::WouldHave(None) => f.write_str("no opinion (shadow)"),
-            Outcome::WouldHave(Some(what)) => write!(f, "would have said {what} (shadow)"),
-            Outcome::Error(message) => write!(f, "cannot decide: {message}"),
-            Outcome::Silent(silence) => write!(f, "failed: {silence}"),
+        write!(f, "{}: {}", self.id, self.outcome)
+    }
+}
+
+impl fmt::Display for Outcome {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Passed => f.write_str("no opinion"),
+            Self::Decided(what) => f.write_str(what),
+            Self::WouldHave(None) => f.write_str("no opinion (shadow)"),
+            Self::WouldHave(Some(what)) => write!(f, "would have said {what} (shadow)"),
+            Self::Error(message) => write!(f, "cannot decide: {message}"),
+            Self::Silent(silence) => write!(f, "failed: {silence}"),
         }
     }
 }
