@@ -38,6 +38,7 @@ use crate::nodes::follow::Follower;
 use crate::nodes::mover::Mover;
 use crate::notify::Notifier;
 use crate::outbox::{Counts, Flusher, Outbox};
+use crate::policy::site::{self, SitePolicies};
 use crate::rng::Rng;
 use crate::session::journal::Journal;
 use crate::session::recorder::Recorder;
@@ -128,10 +129,12 @@ struct Shared {
     follower: Rc<Follower>,
     conflicts: Rc<Conflicts>,
     confinement: Confinement,
+    policies: Rc<SitePolicies>,
 }
 
 /// The parts that bring content.
 struct Content {
+    keeper: Rc<Keeper>,
     demand: Rc<Demand>,
     sync: Rc<Sync>,
     housekeeper: Rc<Housekeeper>,
@@ -179,13 +182,14 @@ impl Content {
         );
         let sync = Sync::new(
             cache.clone(),
-            keeper,
+            Rc::clone(&keeper),
             flights,
             Rc::clone(&housekeeper),
             Rc::clone(&pinned),
             wishes,
         );
-        Ok(Self { demand: Rc::new(demand), sync: Rc::new(sync), housekeeper, pinned })
+        let (demand, sync) = (Rc::new(demand), Rc::new(sync));
+        Ok(Self { keeper, demand, sync, housekeeper, pinned })
     }
 }
 
@@ -242,6 +246,16 @@ impl Agent {
         let (keeper, line, changes) = (store.clone(), Rc::clone(&standing), standing.listen());
         let keeping = async move { memory::keep(&keeper, &line, changes, remembered).await };
         executor.spawn(keeping).detach();
+        let policies = SitePolicies::new(site::Parts {
+            data_dir: data_dir.clone(),
+            site_id: config.site_id,
+            cache: cache.clone(),
+            manifest: Rc::clone(&content.keeper),
+            store: store.clone(),
+            standing: Rc::clone(&standing),
+        });
+        // Before a machine is answered: what a policy refuses must not pass because the agent has just been started.
+        policies.apply().await;
         let shared = Shared {
             executor: Rc::clone(executor),
             config,
@@ -259,6 +273,7 @@ impl Agent {
             follower,
             conflicts: Rc::new(conflicts),
             confinement,
+            policies: Rc::new(policies),
         };
         let renderer = Renderer::new().context("the templates do not compile")?;
         Ok(Self { shared, sockets, flusher, renderer, rng: Rng::from_seed(seed) })
@@ -300,10 +315,13 @@ impl Agent {
         let vitals = Rc::new(shared.vitals(&sockets, notes.clone()));
         let booter = Rc::new(shared.booter(renderer, sightings));
         shared.recover_cache();
+        let policies = Rc::clone(&shared.policies);
+        shared.spawn(policies.records().clone().keep());
+        shared.spawn(async move { policies.run().await });
         let sync = Rc::clone(&shared.content.sync);
         shared.spawn(async move { sync.mend().await });
         shared.spawn(Rc::clone(&shared.recorder).keep(Journal::new(&shared.data_dir)));
-        shared.serve_management(sockets.management, sockets.http_address, &vitals);
+        shared.serve_management(sockets.management, sockets.http_address, &vitals, &booter);
         if let Some(notes) = notes {
             shared.warn_of_loaders(&vitals);
             shared.serve_dhcp(sockets.dhcp, sockets.http_address.port(), seen, notes);
@@ -385,6 +403,7 @@ impl Shared {
             loaders: self.config.dhcp.files().cloned().collect(),
             recorder: Rc::clone(&self.recorder),
             answers: Rc::clone(&self.answers),
+            policies: Rc::clone(&self.policies),
             dhcp,
             counted: Cell::new(Counts::default()),
             started_at: clock::now(),
@@ -403,6 +422,7 @@ impl Shared {
             recorder: Rc::clone(&self.recorder),
             answers: Rc::clone(&self.answers),
             follower: Rc::clone(&self.follower),
+            policies: Rc::clone(&self.policies),
             offline_action: self.config.boot.offline_default_action,
         })
     }
@@ -426,6 +446,7 @@ impl Shared {
         listener: UnixListener,
         boot_address: SocketAddr,
         vitals: &Rc<Vitals>,
+        booter: &Rc<Booter>,
     ) {
         let service = Rc::new(Management {
             executor: Rc::clone(&self.executor),
@@ -440,6 +461,8 @@ impl Shared {
             follower: Rc::clone(&self.follower),
             conflicts: Rc::clone(&self.conflicts),
             mover: Mover::new(self.store.clone(), self.outbox.clone(), Rc::clone(&self.standing)),
+            booter: Rc::clone(booter),
+            policies: Rc::clone(&self.policies),
         });
         let executor = Rc::clone(&self.executor);
         self.spawn(

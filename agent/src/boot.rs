@@ -5,6 +5,7 @@
 //! are the shell around them, `http`, `calls` and `library` are what machines reach over HTTP and TFTP.
 
 pub mod decide;
+pub mod inputs;
 pub mod render;
 pub mod report;
 pub mod request;

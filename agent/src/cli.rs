@@ -7,9 +7,11 @@ mod check_config;
 mod conflicts;
 mod dhcp_snippet;
 mod doctor;
+mod explain;
 mod init;
 mod install;
 mod node;
+mod plugin;
 mod queue;
 mod start;
 mod status;
@@ -61,6 +63,8 @@ enum Command {
     Doctor(doctor::Doctor),
     Install(install::Install),
     Uninstall(install::Uninstall),
+    Explain(explain::Explain),
+    Plugin(plugin::Plugin),
 }
 
 /// Reads the arguments and does what they say; what goes wrong has been printed when this returns.
@@ -69,7 +73,7 @@ pub fn run() -> ExitCode {
     let done = match arguments.command {
         _ if arguments.version => print(&format!("pureboot-agent {}\n", env!("CARGO_PKG_VERSION"))),
         None => Err(anyhow::anyhow!(
-            "say what to do: init, start, status, boots, answers, doctor, check-config, cache, sync, queue, conflicts, node, dhcp-snippet, install or uninstall (--help tells more)"
+            "say what to do: init, start, status, boots, explain, answers, doctor, check-config, cache, sync, queue, conflicts, node, plugin, dhcp-snippet, install or uninstall (--help tells more)"
         )),
         Some(Command::Init(init)) => init.run(),
         Some(Command::Start(start)) => start.run(),
@@ -86,6 +90,8 @@ pub fn run() -> ExitCode {
         Some(Command::Doctor(doctor)) => doctor.run(),
         Some(Command::Install(install)) => install.run(),
         Some(Command::Uninstall(uninstall)) => uninstall.run(),
+        Some(Command::Explain(explain)) => explain.run(),
+        Some(Command::Plugin(plugin)) => plugin.run(),
     };
     done.unwrap_or_else(|error| {
         complain(&format!("{error:#}"));

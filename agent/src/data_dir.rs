@@ -137,6 +137,16 @@ impl DataDir {
         self.root.join("state").join("manifest.json")
     }
 
+    /// Which policies of the site are set aside, and which have gone back.
+    pub fn policies_file(&self) -> PathBuf {
+        self.root.join("state/policies.json")
+    }
+
+    /// What policies were asked and answered.
+    pub fn policy_records_file(&self) -> PathBuf {
+        self.root.join("policies.jsonl")
+    }
+
     /// Content.
     pub fn cache(&self) -> PathBuf {
         self.root.join("cache")

@@ -5,6 +5,7 @@
 //! | [`tftp`] | RFC 1350 and its options: a transfer without I/O, and the sockets around it |
 //! | [`dhcp`] | which loader a machine is told to fetch, beside the DHCP server that leases the addresses |
 //! | [`boot`] | from a machine's question to its script |
+//! | [`policy`] | the part that the site's own sandboxed policies have in a boot |
 //! | [`answers`] | what an installer reads instead of asking a person |
 //! | [`session`] | what is seen of each boot, from the first packet to the call-back |
 //! | [`cache`] | verified content, by hash on disk and by name in an index |
@@ -43,6 +44,7 @@ pub mod manage;
 pub mod nodes;
 pub mod notify;
 pub mod outbox;
+pub mod policy;
 pub mod rate;
 pub mod rng;
 pub mod seal;

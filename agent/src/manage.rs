@@ -22,6 +22,7 @@ use smol::LocalExecutor;
 use smol::channel::bounded;
 
 use crate::answers::keeper::Answers;
+use crate::boot::booter::Booter;
 use crate::cache::manage::Requirement;
 use crate::cache::{Cache, manage as cache_routes};
 use crate::clock;
@@ -34,6 +35,8 @@ use crate::nodes::follow::Follower;
 use crate::nodes::mover::{self, Mover};
 use crate::nodes::route as node_routes;
 use crate::outbox::view::{ITEMS_MAX, Wish};
+use crate::policy::route as policy_routes;
+use crate::policy::site::SitePolicies;
 use crate::session::recorder::Recorder;
 use crate::session::route as session_route;
 use crate::store::StoreError;
@@ -74,6 +77,10 @@ pub struct Management {
     pub conflicts: Rc<Conflicts>,
     /// What people here want of nodes.
     pub mover: Mover,
+    /// Decides what machines boot.
+    pub booter: Rc<Booter>,
+    /// The site's policies.
+    pub policies: Rc<SitePolicies>,
 }
 
 /// Binds the socket; one that a former life has left behind is replaced. The caller holds the data directory's lock.
@@ -144,6 +151,16 @@ impl Service for Management {
             }
             (&Method::DELETE, ["api", "v1", "agent", "cache", "pins", _, ..]) => {
                 self.pin(&target.rest(5), false, &id).await
+            }
+            (&Method::GET, ["api", "v1", "agent", "explain"]) => {
+                policy_routes::get_explanation(&self.booter, &self.base, &target, &id).await
+            }
+            (&Method::GET, ["api", "v1", "agent", "policies"]) => success(self.policies.report()),
+            (&Method::GET, ["api", "v1", "agent", "policies", "replay"]) => {
+                success(self.booter.replay_all().await)
+            }
+            (&Method::POST, ["api", "v1", "agent", "policies", name, "reset"]) => {
+                policy_routes::reset(&self.policies, name, &id).await
             }
             (&Method::GET, ["metrics"]) => self.metrics().await,
             (&Method::GET, ["api", "v1", "agent", "cache"]) => self.cache(&id),

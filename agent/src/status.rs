@@ -1,11 +1,12 @@
 //! How the agent is, for people and for programs.
 
 mod dhcp;
+pub mod policies;
 
 use std::collections::BTreeMap;
 use std::fmt::Write as _;
 
-use pureboot_protocol::{AgentId, Autonomy, Mac, SiteId, Timestamp};
+use pureboot_protocol::{AgentId, Autonomy, Mac, PolicyReport, SiteId, Timestamp};
 use serde::{Deserialize, Serialize};
 
 pub use self::dhcp::DhcpReport;
@@ -67,6 +68,9 @@ pub struct Report {
     /// Answer files that the controller sent and that were refused; none once they were mended.
     #[serde(default)]
     pub answers_refused: Option<AnswersRefused>,
+    /// The site's policies, in the order in which they are asked.
+    #[serde(default)]
+    pub policies: Vec<PolicyReport>,
     /// Changes that the controller has not acknowledged.
     pub queue_pending: u64,
     /// Those of them that are on their way.
@@ -224,6 +228,7 @@ impl Report {
         if let Some(AnswersRefused { mac, reason, .. }) = &self.answers_refused {
             reasons.push(format!("new answer files of {mac} are refused: {reason}"));
         }
+        reasons.extend(self.policies.iter().filter_map(policies::complaint));
         if self.disk_usage_percent > DISK_USAGE_MAX_PERCENT {
             reasons.push(format!("the disk is {:.0} % full", self.disk_usage_percent));
         }
@@ -310,6 +315,9 @@ impl Report {
                 format!("{count} TFTP requests, last from {last_from} {last} ago: {reason}"),
             );
         }
+        for policy in &self.policies {
+            row("policy", policies::describe(policy));
+        }
         let oldest = self
             .queue_oldest_at
             .map_or(String::new(), |at| format!(", the oldest for {}", ago(now, at)));
@@ -393,6 +401,7 @@ mod tests {
             dhcp: None,
             tftp_refused: Vec::new(),
             answers_refused: None,
+            policies: Vec::new(),
             queue_pending: 0,
             queue_processing: 0,
             queue_parked: 0,

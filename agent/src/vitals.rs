@@ -19,6 +19,7 @@ use crate::cage::Confinement;
 use crate::dhcp::loaders::{LoaderFile, Stock};
 use crate::dhcp::scribe::Notes;
 use crate::outbox::{Counts, Outbox};
+use crate::policy::site::SitePolicies;
 use crate::session::recorder::Recorder;
 use crate::session::step::What;
 use crate::status::{CacheReport, DhcpReport, Report};
@@ -67,6 +68,8 @@ pub struct Vitals {
     pub recorder: Rc<Recorder>,
     /// Answer files.
     pub answers: Rc<Answers>,
+    /// The site's policies.
+    pub policies: Rc<SitePolicies>,
     /// What ProxyDHCP has written down; none where it is off.
     pub dhcp: Option<Rc<RefCell<Notes>>>,
     /// What waited when that was last counted.
@@ -192,6 +195,7 @@ impl Vitals {
             dhcp: self.dhcp(),
             tftp_refused: self.refusals.entries(),
             answers_refused: self.answers.refused(),
+            policies: self.policies.report().policies,
             queue_pending: queue.pending,
             queue_processing: self.outbox.in_flight(),
             queue_parked: queue.parked,
@@ -237,7 +241,7 @@ impl heartbeat::Measure for Vitals {
             conflicts_pending: trouble.conflicts,
             config_version: self.standing.config_version(),
             command_results: Vec::new(),
-            plugins: None,
+            plugins: Some(self.policies.report()),
         }
     }
 }

@@ -2,6 +2,7 @@
 
 mod begun;
 mod calls;
+mod explain;
 mod question;
 
 use std::cell::RefCell;
@@ -10,8 +11,8 @@ use std::rc::Rc;
 use std::time::{Duration, Instant};
 
 use pureboot_protocol::{
-    BootId, BootRecord, BootRequest, ChangePayload, ContentKey, ForeignNode, Lifecycle, Mac,
-    NodeEvent, NodeEventKind, NodeId, RegisterNode, Timestamp,
+    BootId, BootRecord, BootRequest, ChangePayload, ContentKey, Lifecycle, Mac, NodeEvent,
+    NodeEventKind, NodeId, RegisterNode, Timestamp,
 };
 use pureboot_templates::BaseUrl;
 use smol::channel::Sender;
@@ -20,15 +21,15 @@ use self::begun::Begun;
 pub use self::calls::{Registered, Sighting, Unregistered};
 use self::question::Questions;
 use crate::answers::keeper::{Answers, Guest, Unready};
-use crate::boot::decide::{
-    Boot, Decision, Effect, Facts, Freshness, Knowledge, Mode, OfflineAction, decide,
-};
+use crate::boot::decide::{Boot, Decision, Effect, Freshness, Mode, OfflineAction};
+use crate::boot::inputs::{Found, Inputs};
 use crate::boot::render::{Renderer, Scene};
 use crate::boot::values::Values;
 use crate::clock::{self, Timer};
 use crate::nodes::follow::Follower;
 use crate::nodes::fresh;
 use crate::outbox::{NewChange, Outbox};
+use crate::policy::site::{Patched, SitePolicies, Trail};
 use crate::session::recorder::Recorder;
 use crate::session::step::{Answer, Gives};
 use crate::store::{CachedNode, Elsewhere, InstallGiven, KnownRecord, Store, StoreError};
@@ -56,6 +57,7 @@ pub struct Booter {
     begun: RefCell<Begun>,
     answers: Rc<Answers>,
     follower: Rc<Follower>,
+    policies: Rc<SitePolicies>,
     offline_action: OfflineAction,
 }
 
@@ -79,25 +81,10 @@ pub struct Parts {
     pub answers: Rc<Answers>,
     /// Knows how old what is remembered is.
     pub follower: Rc<Follower>,
+    /// What the site has to say.
+    pub policies: Rc<SitePolicies>,
     /// What the site's owner wants where the controller is away and what is known is nothing, or old.
     pub offline_action: OfflineAction,
-}
-
-/// What was found out about a machine.
-enum Found {
-    Known { record: Box<BootRecord>, freshness: Freshness },
-    Elsewhere { foreign: ForeignNode, freshness: Freshness },
-    Unknown,
-    Unreachable,
-}
-
-impl Found {
-    fn record(&self) -> Option<&BootRecord> {
-        match self {
-            Self::Known { record, .. } => Some(record),
-            Self::Elsewhere { .. } | Self::Unknown | Self::Unreachable => None,
-        }
-    }
 }
 
 /// Why a decision cannot be carried out.
@@ -126,6 +113,7 @@ impl Booter {
             recorder,
             answers,
             follower,
+            policies,
             offline_action,
         } = parts;
         let questions = Questions::new(controller, Rc::clone(&standing));
@@ -140,6 +128,7 @@ impl Booter {
             begun: RefCell::default(),
             answers,
             follower,
+            policies,
             offline_action,
         }
     }
@@ -172,9 +161,13 @@ impl Booter {
         let (session, step) = self.recorder.begin_script(mac, named, address);
         let found = self.find(mac).await;
         let values = Values::of(&request, found.record());
-        let scene = Scene { platform: request.platform, values, ..self.scene(base, session) };
-        let decision = self.decide(&request, &found, scene.mode);
-        let told = self.tell(request, address, deadline, &scene, &decision).await;
+        let mut scene = Scene { platform: request.platform, values, ..self.scene(base, session) };
+        let inputs = self.inputs(request, found, scene.mode);
+        let (decision, trail) = self.policies.decide(&inputs, &scene.base, address, deadline).await;
+        if let Some(trail) = &trail {
+            scene.values.set(&trail.set);
+        }
+        let told = self.tell(inputs, address, deadline, &scene, decision, trail).await;
         if let Some(step) = step {
             self.recorder.end_script(step, told.answer(scene.mode));
         }
@@ -185,35 +178,34 @@ impl Booter {
     /// Puts a decision into words and carries it out, or says why that cannot be.
     async fn tell(
         &self,
-        request: BootRequest,
+        inputs: Inputs,
         address: Option<IpAddr>,
         deadline: Instant,
         scene: &Scene,
-        decision: &Decision,
+        decision: Decision,
+        mut trail: Option<Trail>,
     ) -> Told {
         let (mac, session) = (decision.mac, scene.session);
-        let because = sentences(decision);
-        let script = match self.renderer.decision(scene, decision) {
-            Ok(script) => script,
-            Err(unrenderable) => {
-                log::error!(mac:%; "a decision cannot be put into a script: {unrenderable}");
-                let because = unrenderable.to_string();
-                return Told { script: unrenderable.script, gives: Gives::Error, because };
-            }
+        let drafted = self.draft(&inputs, scene, decision, &mut trail, deadline).await;
+        let (decision, script) = match drafted {
+            Ok(drafted) => drafted,
+            Err(told) => return *told,
         };
+        let because = sentences(&decision);
         log::info!(
             mac:%, session:%, boot:% = decision.boot;
             "{mac} boots: {because}"
         );
         let gives = gives(&decision.boot);
         let guest = Guest { mac, session, address, base: &scene.base };
+        let request = inputs.request.clone();
         let kept = async {
             if let Boot::Install(workflow) = &decision.boot {
                 self.answers.admit(guest, workflow, deadline).await?;
             }
-            self.keep(decision, request, session, address).await
+            self.keep(&decision, request, session, address).await
         };
-        match in_time(deadline, kept).await {
+        let told = match in_time(deadline, kept).await {
             Ok(()) => Told { script, gives, because },
             Err(error) if decision.effects.iter().any(is_needed_for_safety) => {
                 log::error!(mac:%, error:%; "no installer is given to {mac}");
@@ -225,7 +217,42 @@ impl Booter {
                 log::error!(mac:%, error:%; "a boot is served and could not be written down");
                 Told { script, gives, because }
             }
+        };
+        if let Some(trail) = trail {
+            let hash = explain::script_hash(&told.script);
+            self.policies.note(trail, inputs, scene, &decision, hash);
         }
+        told
+    }
+
+    /// The script of a decision, as the site's policies want it; a policy that failed may change the decision itself.
+    async fn draft(
+        &self,
+        inputs: &Inputs,
+        scene: &Scene,
+        decision: Decision,
+        trail: &mut Option<Trail>,
+        deadline: Instant,
+    ) -> Result<(Decision, String), Box<Told>> {
+        let script = self.render(scene, &decision)?;
+        let Some(trail) = trail else { return Ok((decision, script)) };
+        let base = &scene.base;
+        match self.policies.patch(&decision, script, trail, inputs, base, deadline).await {
+            Patched::Script(script) => Ok((decision, script)),
+            Patched::Instead(decision) => {
+                let script = self.render(scene, &decision)?;
+                Ok((decision, script))
+            }
+        }
+    }
+
+    fn render(&self, scene: &Scene, decision: &Decision) -> Result<String, Box<Told>> {
+        self.renderer.decision(scene, decision).map_err(|unrenderable| {
+            let mac = decision.mac;
+            log::error!(mac:%; "a decision cannot be put into a script: {unrenderable}");
+            let because = unrenderable.to_string();
+            Box::new(Told { script: unrenderable.script, gives: Gives::Error, because })
+        })
     }
 
     /// The session that the machine names, unless it is another machine's.
@@ -309,30 +336,21 @@ impl Booter {
         }
     }
 
-    fn decide(&self, request: &BootRequest, found: &Found, mode: Mode) -> Decision {
-        let knowledge = match found {
-            Found::Known { record, freshness } => {
-                Knowledge::Known { record, freshness: *freshness }
-            }
-            Found::Elsewhere { foreign, freshness } => {
-                Knowledge::Elsewhere { foreign: *foreign, freshness: *freshness }
-            }
-            Found::Unknown => Knowledge::Unknown,
-            Found::Unreachable => Knowledge::Unreachable,
-        };
+    /// All that a decision rests on.
+    fn inputs(&self, request: BootRequest, found: Found, mode: Mode) -> Inputs {
         let given = self.store.look_at(request.mac, |node| node.install_given_version).flatten();
-        let install_given = match found {
+        let install_given = match &found {
             Found::Known { record, .. } => given >= Some(record.version),
             Found::Elsewhere { .. } | Found::Unknown | Found::Unreachable => false,
         };
-        decide(&Facts {
+        Inputs {
             request,
-            knowledge,
+            found,
             mode,
             autonomy: self.standing.autonomy(),
             install_given,
             offline_action: self.offline_action,
-        })
+        }
     }
 
     /// Writes down what a decision rests on, before the machine acts on it.
@@ -463,7 +481,11 @@ fn gives(boot: &Boot) -> Gives {
         | Boot::Disputed
         | Boot::Retired
         | Boot::Guest
-        | Boot::TurnedAway => Gives::Disk,
+        | Boot::TurnedAway
+        | Boot::Chain { .. }
+        | Boot::PolicyScript { .. } => Gives::Disk,
+        Boot::Hold { .. } => Gives::Wait,
+        Boot::Refused { .. } => Gives::Error,
     }
 }
 

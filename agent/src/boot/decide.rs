@@ -8,8 +8,8 @@ use std::time::Duration;
 
 pub use pureboot_protocol::session::mode::Mode;
 use pureboot_protocol::{
-    Assignment, Autonomy, BootRecord, BootRequest, ClaimId, ConflictId, ForeignBoot, ForeignNode,
-    HardwareFact, Lifecycle, Mac, Workflow,
+    Assignment, Autonomy, BootRecord, BootRequest, ClaimId, ConflictId, ContentKey, ForeignBoot,
+    ForeignNode, HardwareFact, Lifecycle, Mac, PluginId, Workflow,
 };
 use serde::{Deserialize, Serialize};
 
@@ -80,7 +80,8 @@ pub enum Knowledge<'a> {
 }
 
 /// How old a record is.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
 pub enum Freshness {
     /// The controller's answer to this very question.
     Asked,
@@ -150,6 +151,34 @@ pub enum Boot {
     Guest,
     /// It is a node of another site, which this one does not serve.
     TurnedAway,
+    /// A file that a policy of the site has chosen.
+    Chain {
+        /// The policy.
+        by: PluginId,
+        /// The file.
+        target: ContentKey,
+    },
+    /// A script of a policy of the site.
+    PolicyScript {
+        /// The policy.
+        by: PluginId,
+        /// The script, which was checked.
+        text: String,
+    },
+    /// Nothing for a while, by a policy of the site.
+    Hold {
+        /// The policy.
+        by: PluginId,
+        /// For how many seconds.
+        seconds: u32,
+    },
+    /// Nothing, by a policy of the site.
+    Refused {
+        /// The policy.
+        by: PluginId,
+        /// Why, in one line of its own.
+        reason: String,
+    },
 }
 
 impl fmt::Display for Boot {
@@ -169,6 +198,10 @@ impl fmt::Display for Boot {
             Self::Elsewhere => "elsewhere",
             Self::Guest => "guest",
             Self::TurnedAway => "turned_away",
+            Self::Chain { .. } => "chain",
+            Self::PolicyScript { .. } => "policy_script",
+            Self::Hold { .. } => "hold",
+            Self::Refused { .. } => "refused",
         })
     }
 }
@@ -263,6 +296,8 @@ pub enum Reason {
     NotAsNew(Autonomy),
     /// Nodes of other sites are not served here.
     NotServed,
+    /// What a policy of the site has said, or why that does not count.
+    Policy(HardwareFact),
 }
 
 impl fmt::Display for Reason {
@@ -352,6 +387,7 @@ impl fmt::Display for Reason {
                 "here it would boot as a new machine does but autonomy {autonomy} leaves those to the controller"
             ),
             Self::NotServed => f.write_str("this site serves no nodes of other sites"),
+            Self::Policy(said) => write!(f, "{said}"),
             Self::NotTakenUp(autonomy) => {
                 write!(f, "autonomy {autonomy} leaves new machines to the controller")
             }

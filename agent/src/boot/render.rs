@@ -94,6 +94,9 @@ impl Renderer {
     /// The decision holds what a script cannot carry; the error has the script to send.
     pub fn decision(&self, scene: &Scene, decision: &Decision) -> Result<String, Unrenderable> {
         let context = scene.context(&decision.reasons);
+        if let Boot::PolicyScript { text, .. } = &decision.boot {
+            return Ok(text.clone());
+        }
         script(scene, decision)
             .map_err(Cause::from)
             .and_then(|script| Ok(self.scripts.render(&context, &script)?))
@@ -127,6 +130,14 @@ fn script(scene: &Scene, decision: &Decision) -> Result<Script, FillError> {
         Boot::Elsewhere => Script::Elsewhere { mac },
         Boot::Guest => Script::Guest { mac },
         Boot::TurnedAway => Script::TurnedAway { mac },
+        Boot::Chain { by, target } => {
+            let workflow = format!("chosen by site policy {by}");
+            Script::Chain { mac, workflow, target: target.clone() }
+        }
+        Boot::Hold { seconds, .. } => Script::Hold { mac, seconds: seconds.to_string() },
+        // What a policy has written goes out as it is; `Renderer::decision` does not come here with it.
+        Boot::PolicyScript { .. } => Script::Local { mac },
+        Boot::Refused { reason, .. } => Script::Refused { mac, lines: lines(reason) },
     })
 }
 
@@ -184,10 +195,18 @@ fn fill(
     command_line.fill(|variable| values.get(variable))
 }
 
-/// Breaks a text into lines that a script can carry: quotes and commas go, what else is not allowed becomes `_`, and what
-/// does not fit is cut.
+/// A text that a script can carry: quotes and commas go, what else is not allowed becomes `_`, and what does not fit is cut.
+pub(crate) fn plain(text: &str) -> HardwareFact {
+    HardwareFact::from(without_quotes(text))
+}
+
+fn without_quotes(text: &str) -> String {
+    text.replace('(', "- ").replace(['\'', '"', ',', ';', ')'], "")
+}
+
+/// Breaks a text into lines that a script can carry, as [`plain`] makes them.
 fn lines(text: &str) -> Vec<String> {
-    let text = text.replace('(', "- ").replace(['\'', '"', ',', ';', ')'], "");
+    let text = without_quotes(text);
     let mut lines: Vec<String> = Vec::new();
     for word in text.split_whitespace() {
         match lines.last_mut() {

@@ -33,6 +33,25 @@ impl Values {
         }
     }
 
+    /// Takes over what a policy of the site sets. It may say how a machine is called and what it is, and not who it is or where it
+    /// finds the agent; the names of which nothing came are returned.
+    pub fn set(&mut self, vars: &BTreeMap<String, String>) -> Vec<String> {
+        const SETTABLE: [Variable; 4] = [
+            Variable::NodeHostname,
+            Variable::NodeSerialNumber,
+            Variable::NodeVendor,
+            Variable::NodeModel,
+        ];
+        let mut unused = Vec::new();
+        for (name, value) in vars {
+            match name.parse().ok().filter(|variable| SETTABLE.contains(variable)) {
+                Some(variable) => self.learn(variable, Some(value.clone())),
+                None => unused.push(name.clone()),
+            }
+        }
+        unused
+    }
+
     /// The value of `variable`.
     pub fn get(&self, variable: Variable) -> Option<String> {
         self.0.get(&variable).cloned()

@@ -10,7 +10,7 @@ use std::time::Duration;
 
 use dhcproto::v4::{CLIENT_PORT, SERVER_PORT};
 use nix::unistd::geteuid;
-use pureboot_protocol::Success;
+use pureboot_protocol::{PolicyReport, Success};
 use serde::de::DeserializeOwned;
 use smol::{Async, LocalExecutor, Timer};
 use socket2::{Domain, Protocol, Socket, Type};
@@ -30,6 +30,7 @@ use crate::exchange::{ExchangeError, within};
 use crate::manage::client::{AskError, ask_within};
 use crate::session::route::{BootsPage, PAGE_LEN_MAX};
 use crate::status::Report;
+use crate::status::policies::{complaint, cure};
 use crate::tftp::refusals::Refused;
 use crate::uplink::controller::Controller;
 use crate::uplink::tls;
@@ -103,6 +104,7 @@ pub fn examine(visit: &Visit) -> Diagnosis {
     }));
     findings.push(judge_loaders(&agent, settings.is_some_and(|it| it.config.dhcp.enabled)));
     findings.extend(judge_refusals(&agent));
+    findings.extend(judge_policies(&agent));
     findings.extend(judge_boots(&agent));
     Diagnosis::new(findings)
 }
@@ -417,6 +419,16 @@ fn judge_refusals(agent: &Agent) -> Vec<Finding> {
         }
     };
     report.tftp_refused.iter().map(finding).collect()
+}
+
+/// Policies that do not run as they should. None is a line of its own where there are none.
+fn judge_policies(agent: &Agent) -> Vec<Finding> {
+    let Agent::Running { report, .. } = agent else { return Vec::new() };
+    let finding = |policy: &PolicyReport| {
+        let what = complaint(policy)?;
+        Some(Finding::warn("policies", what).cure(cure(policy)))
+    };
+    report.policies.iter().filter_map(finding).collect()
 }
 
 fn judge_boots(agent: &Agent) -> Vec<Finding> {

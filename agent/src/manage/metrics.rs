@@ -2,6 +2,8 @@
 
 use std::fmt::{Display, Write as _};
 
+use pureboot_protocol::{PolicyReport, PolicyState};
+
 use crate::cache::Stats;
 use crate::status::Report;
 use crate::sync::report::Status;
@@ -50,7 +52,33 @@ pub(super) fn render(report: &Report, stats: &Stats) -> String {
         let is_good = u8::from(last.status == Status::Completed);
         page.gauge("sync_last_success", "Whether all was here then.", is_good);
     }
+    policies(&mut page, &report.policies);
     page.text
+}
+
+/// The site's policies: as many rows as there are policies, which are few.
+fn policies(page: &mut Page, policies: &[PolicyReport]) {
+    type Figure = (&'static str, &'static str, &'static str, fn(&PolicyReport) -> u64);
+    const FIGURES: [Figure; 7] = [
+        ("policy_answers_total", "counter", "Questions answered.", |policy| policy.answers),
+        ("policy_errors_total", "counter", "Questions it cannot decide.", |policy| policy.errors),
+        ("policy_failures_total", "counter", "Calls that failed.", |policy| policy.failures),
+        ("policy_skipped_total", "counter", "Questions not asked.", |policy| policy.skipped),
+        ("policy_fuel_total", "counter", "Fuel burnt.", |policy| policy.fuel_total),
+        ("policy_microseconds_total", "counter", "Time of all calls.", |policy| {
+            policy.took_total_us
+        }),
+        ("policy_runs", "gauge", "Whether it is asked, in the assigned version.", |policy| {
+            u64::from(policy.state == PolicyState::Running)
+        }),
+    ];
+    for (name, kind, help, figure) in FIGURES.iter().filter(|_| !policies.is_empty()) {
+        page.head(name, kind, help);
+        for policy in policies {
+            let (plugin, value) = (&policy.plugin, figure(policy));
+            _ = writeln!(page.text, "pureboot_agent_{name}{{policy=\"{plugin}\"}} {value}");
+        }
+    }
 }
 
 #[derive(Default)]

@@ -5,7 +5,7 @@ use std::net::IpAddr;
 use pureboot_protocol::{BootId, BootRecord, BootRequest, Mac, NodeId};
 
 use super::{Booter, Found, Unkept, in_time, new_session, soon};
-use crate::boot::decide::Effect;
+use crate::boot::decide::{Effect, decide};
 use crate::clock;
 
 /// What is known of a machine.
@@ -76,8 +76,9 @@ impl Booter {
             (_, Some(named)) if owner == Some(mac) => named,
             _ => new_session(),
         };
-        let decision = self.decide(&request, &found, self.standing.line().into());
         let is_known = found.record().is_some();
+        let inputs = self.inputs(request.clone(), found, self.standing.line().into());
+        let decision = decide(&inputs.facts());
         let is_told = |effect: &Effect| matches!(effect, Effect::Discover | Effect::Claim);
         if !is_known && !decision.effects.iter().any(is_told) {
             return Err(Unregistered::NotNow(mac));

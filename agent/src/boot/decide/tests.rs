@@ -76,6 +76,10 @@ fn word(decision: &Decision) -> String {
         Boot::Elsewhere => "waits",
         Boot::Guest => "guest",
         Boot::TurnedAway => "away",
+        Boot::Chain { .. }
+        | Boot::PolicyScript { .. }
+        | Boot::Hold { .. }
+        | Boot::Refused { .. } => "by a policy",
     };
     let effects = decision.effects.iter().map(|effect| match effect {
         Effect::Discover => " +list",

@@ -49,6 +49,7 @@ fn receipt() -> String {
         acked_through: 1,
         hash: ChainHash::GENESIS,
         results: Vec::new(),
+        takes: None,
     };
     serde_json::to_string(&receipt).expect("JSON")
 }
