@@ -157,7 +157,7 @@ impl Service for Management {
             }
             (&Method::GET, ["api", "v1", "agent", "policies"]) => success(self.policies.report()),
             (&Method::GET, ["api", "v1", "agent", "policies", "replay"]) => {
-                success(self.booter.replay_all().await)
+                success(Box::pin(self.booter.replay_all()).await)
             }
             (&Method::POST, ["api", "v1", "agent", "policies", name, "reset"]) => {
                 policy_routes::reset(&self.policies, name, &id).await

@@ -20,7 +20,7 @@ pub async fn get_explanation(
         let Ok(session) = text.parse::<BootId>() else {
             return bad(format!("session is '{text}': give a boot session's id"));
         };
-        return match booter.explain_past(session).await {
+        return match Box::pin(booter.explain_past(session)).await {
             Some(explanation) => success(explanation),
             None => {
                 let detail = format!(
@@ -31,7 +31,7 @@ pub async fn get_explanation(
         };
     }
     match target.query("mac").as_deref().map(|text| (text.parse::<Mac>(), text.to_owned())) {
-        Some((Ok(mac), _)) => success(booter.explain(mac, base.clone()).await),
+        Some((Ok(mac), _)) => success(Box::pin(booter.explain(mac, base.clone())).await),
         Some((Err(_), text)) => bad(format!("mac is '{text}': give a MAC address")),
         None => bad("say which machine: mac=52:54:00:12:34:56, or session=ID".to_owned()),
     }

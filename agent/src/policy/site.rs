@@ -173,6 +173,18 @@ impl SitePolicies {
         if !self.policies.has(Hook::Boot) && !self.policies.has(Hook::Script) {
             return (decide(&inputs.facts()), None);
         }
+        // A boot without policies does not carry what one with them needs.
+        let (decision, trail) = Box::pin(self.ask(inputs, base, address, deadline)).await;
+        (decision, Some(trail))
+    }
+
+    async fn ask(
+        &self,
+        inputs: &Inputs,
+        base: &BaseUrl,
+        address: Option<IpAddr>,
+        deadline: Instant,
+    ) -> (Decision, Trail) {
         let now = clock::monotonic();
         let attempt = self.attempts.borrow_mut().note(inputs.request.mac, now);
         let facts = boot_facts(inputs, &self.circumstances(address, attempt));
@@ -184,7 +196,7 @@ impl SitePolicies {
         let decision = conclude(&inputs.facts(), &verdict, chosen(&verdict, &heard));
         let decided = self.recorded(&verdict.notes);
         let trail = Trail { facts, heard, decided, patched: Vec::new(), set: verdict.set };
-        (decision, Some(trail))
+        (decision, trail)
     }
 
     /// What the policies make of the script of a decision.
@@ -204,7 +216,8 @@ impl SitePolicies {
         let latest = deadline.checked_sub(PATCH_REST).unwrap_or(deadline);
         let latest = latest.min(clock::monotonic() + PATCH_TIME);
         let purpose = purpose(&decision.boot);
-        let patch = self.policies.patch(&trail.facts, purpose, script, &ground, latest).await;
+        let patch = self.policies.patch(&trail.facts, purpose, script, &ground, latest);
+        let patch = Box::pin(patch).await;
         self.hear_of_failures(&patch.notes);
         trail.patched = self.recorded(&patch.notes);
         match patch.instead.as_ref().zip(patch.notes.iter().find(|note| is_silent(note))) {

@@ -46,15 +46,14 @@ impl Booter {
             scene,
         };
         // What the ground finds is found once more for the verdict's own workflow.
-        let played = play
-            .run(&self.renderer, |verdict| {
-                let again = SiteGround::new(&inputs, &*self.policies, &base);
-                if let Some(pureboot_plugin_host::facts::Action::Workflow(name)) = &verdict.action {
-                    _ = again.may_install(name);
-                }
-                chosen(verdict, &again.into_heard()).cloned()
-            })
-            .await;
+        let played = play.run(&self.renderer, |verdict| {
+            let again = SiteGround::new(&inputs, &*self.policies, &base);
+            if let Some(pureboot_plugin_host::facts::Action::Workflow(name)) = &verdict.action {
+                _ = again.may_install(name);
+            }
+            chosen(verdict, &again.into_heard()).cloned()
+        });
+        let played = Box::pin(played).await;
         let (decided, patched) =
             (recorded(&played.decided, &deciding), recorded(&played.patched, &patching));
         outcome(&inputs, &facts, &decided, &patched, &played).explain(clock::now(), None)
@@ -66,7 +65,7 @@ impl Booter {
         let records = self.policies.records().load().await;
         let record = records.into_iter().rev().find(|record| record.session == session)?;
         let mut explanation = Outcome::past(&record).explain(record.at, Some(session));
-        explanation.replay = Some(self.replay(&record).await);
+        explanation.replay = Some(Box::pin(self.replay(&record)).await);
         Some(explanation)
     }
 
@@ -74,7 +73,7 @@ impl Booter {
     pub async fn replay_all(&self) -> Vec<Replayed> {
         let mut replayed = Vec::new();
         for record in self.policies.records().load().await {
-            let replay = self.replay(&record).await;
+            let replay = Box::pin(self.replay(&record)).await;
             let BootRecorded { session, at, .. } = record;
             replayed.push(Replayed { session, mac: record.inputs.request.mac, at, replay });
         }
@@ -104,7 +103,8 @@ impl Booter {
             scene: scene(&record.inputs, base.clone(), record.session),
         };
         let heard: &Heard = &record.ground;
-        let played = play.run(&self.renderer, |verdict| chosen(verdict, heard).cloned()).await;
+        let played = play.run(&self.renderer, |verdict| chosen(verdict, heard).cloned());
+        let played = Box::pin(played).await;
         let (decided, patched) =
             (recorded(&played.decided, &deciding), recorded(&played.patched, &patching));
         let now = outcome(&record.inputs, &record.facts, &decided, &patched, &played);

