@@ -9,25 +9,22 @@ macro_rules! release {
     };
 }
 
-#[cfg(target_pointer_width = "64")]
-macro_rules! target {
-    () => {
-        "pulley64"
-    };
-}
-#[cfg(target_pointer_width = "32")]
-macro_rules! target {
-    () => {
-        "pulley32"
-    };
-}
+/// The interpreters of this release, each with the name of its engine.
+const TARGETS: [(&str, &str); 2] = [
+    ("pulley64", concat!("wt", release!(), "-pulley64-pb1")),
+    ("pulley32", concat!("wt", release!(), "-pulley32-pb1")),
+];
+
+/// Which of [`TARGETS`] this program runs.
+const OWN: usize = if cfg!(target_pointer_width = "64") { 0 } else { 1 };
 
 /// What code is compiled for: the release of wasmtime, the interpreter's kind, and the number of the settings below, which rises when one
 /// of them changes. Code of another engine is refused, also one of the same minor release: a mended compiler has to compile again.
-pub const ENGINE_ID: &str = concat!("wt", release!(), "-", target!(), "-pb1");
+pub const ENGINE_ID: &str = TARGETS[OWN].1;
 
-/// The interpreter that code is compiled for.
-const TARGET: &str = target!();
+/// The engines that this release compiles for: those of 64-bit and of 32-bit agents.
+#[cfg(feature = "compile")]
+pub const COMPILED_FOR: [&str; 2] = [TARGETS[0].1, TARGETS[1].1];
 
 /// The most stack of one call, in bytes.
 const WASM_STACK_LEN_MAX: usize = 256 << 10;
@@ -53,7 +50,26 @@ impl Engine {
     /// # Errors
     /// The host cannot do what the settings ask for.
     pub fn new() -> Result<Self, EngineError> {
-        let engine = config().and_then(|config| wasmtime::Engine::new(&config));
+        Self::of(TARGETS[OWN])
+    }
+
+    /// An engine that compiles for the one with the name `id`, which need not be this program's own.
+    ///
+    /// # Errors
+    /// This release does not compile for it.
+    #[cfg(feature = "compile")]
+    pub fn compiling_for(id: &str) -> Result<Self, EngineError> {
+        let known = TARGETS.into_iter().find(|(_, known)| *known == id);
+        Self::of(known.ok_or_else(|| {
+            EngineError(format!(
+                "there is no {id:?} here: this release compiles for {}",
+                COMPILED_FOR.join(" and ")
+            ))
+        })?)
+    }
+
+    fn of((target, id): (&str, &str)) -> Result<Self, EngineError> {
+        let engine = config(target, id).and_then(|config| wasmtime::Engine::new(&config));
         engine.map(Self).map_err(|error| EngineError(format!("{error:#}")))
     }
 
@@ -62,10 +78,10 @@ impl Engine {
     }
 }
 
-fn config() -> wasmtime::Result<Config> {
+fn config(target: &str, id: &str) -> wasmtime::Result<Config> {
     let mut config = Config::new();
-    config.target(TARGET)?;
-    config.module_version(ModuleVersionStrategy::Custom(ENGINE_ID.to_owned()))?;
+    config.target(target)?;
+    config.module_version(ModuleVersionStrategy::Custom(id.to_owned()))?;
     // Counted and not timed: the same call ends at the same instruction on every machine.
     config.consume_fuel(true);
     config.max_wasm_stack(WASM_STACK_LEN_MAX);

@@ -10,6 +10,7 @@
 //! | [`seal`] | what this host compiled itself, kept between starts | who asks for it |
 //! | [`facts`] | what policies are asked and answer, in words that no version of the contract changes | the engine, the agent |
 //! | [`answer`] | the checks of what they answer | the engine |
+//! | [`outline`] | what a component has and asks for | what it is to be used for |
 //! | [`engine`], [`plugin`], [`state`] | one policy within its limits, on any executor | the other policies |
 //! | [`breaker`], [`chain`] | when a policy is set aside; whose word counts. Pure | clocks, the engine |
 //! | [`policies`] | the site's policies: order, versions, turns, counts | what an answer leads to |
@@ -42,6 +43,7 @@ mod contract;
 pub mod engine;
 pub mod facts;
 mod imports;
+pub mod outline;
 pub mod package;
 pub mod plugin;
 pub mod policies;

@@ -442,7 +442,7 @@ fn failure(error: &wasmtime::Error, store: &Store<State>, limits: Limits) -> Fai
     reason = "wasmtime takes compiled code through an unsafe function: code that was changed could do anything. `Trusted` is only made \
               of bytes whose signature or seal was checked, they are these very bytes, and nobody can change them in between"
 )]
-fn deserialize(engine: &Engine, code: Trusted<'_>) -> Result<Component, LoadError> {
+pub(crate) fn deserialize(engine: &Engine, code: Trusted<'_>) -> Result<Component, LoadError> {
     // SAFETY: the bytes are what `Engine::precompile_component` gave the signer or this host; see `Trusted`.
     let component = unsafe { Component::deserialize(engine.wasmtime(), code.bytes()) };
     component.map_err(|error| LoadError::Code(format!("{error:#}")))
