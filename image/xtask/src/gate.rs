@@ -26,8 +26,15 @@ pub(crate) struct Test {
     filter: Option<String>,
 }
 
-/// The plugin host with what compiles policies.
-const PLUGIN_HOST: [&str; 4] = ["--package", "pureboot-plugin-host", "--features", "compile"];
+/// The plugin host and what authors use, with what compiles policies.
+const PLUGIN_HOST: [&str; 6] = [
+    "--package",
+    "pureboot-plugin-host",
+    "--package",
+    "pureboot-plugin-author",
+    "--features",
+    "pureboot-plugin-author/compile",
+];
 
 /// Ask the RustSec database about the dependencies. Needs the network.
 #[derive(FromArgs)]
@@ -161,7 +168,8 @@ impl Gate {
             }
         });
         self.step("test of the plugin host", |notes| {
-            let mut test = cargo::command(&["test", "--locked", "--test", "policies"])?;
+            let mut test =
+                cargo::command(&["test", "--locked", "--test", "policies", "--test", "made"])?;
             test.args(PLUGIN_HOST).arg("--");
             if has_guests {
                 test.arg("--include-ignored");

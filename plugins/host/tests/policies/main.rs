@@ -6,7 +6,6 @@
 )]
 
 mod compiler;
-mod examples;
 mod fuzz;
 mod golden;
 mod guest;
