@@ -16,6 +16,7 @@ pub(crate) mod manifest;
 pub(crate) mod meta;
 pub(crate) mod migrations;
 pub(crate) mod nodes;
+pub(crate) mod plugins;
 pub(crate) mod secrets;
 pub(crate) mod session;
 pub(crate) mod sites;

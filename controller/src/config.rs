@@ -19,8 +19,12 @@ pub use database::{Database, ServerUrl};
 
 use crate::remote::{
     AgentArguments, AuditArguments, ConflictArguments, ContentArguments, GroupArguments,
-    NodeArguments, SecretArguments, SiteArguments, TemplateArguments, WorkflowArguments,
+    NodeArguments, PluginArguments, SecretArguments, SiteArguments, TemplateArguments,
+    WorkflowArguments,
 };
+
+/// The largest component of a plugin that may be allowed, in MiB.
+const PLUGIN_MAX_MB: u32 = 32;
 
 /// How long what explains the past is kept, in days.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -45,7 +49,7 @@ impl Default for KeptDays {
 #[argh(
     example = "{command_name} serve --listen 0.0.0.0:8443 --data-dir /var/lib/pureboot \\\n    --tls-cert-file cert.pem --tls-key-file key.pem",
     example = "{command_name} site ls --url https://boot.example.org --token-file token",
-    note = "site, group, node, workflow, template, content, secret, audit, agent and conflict ask a running controller, from any machine; \
+    note = "site, group, node, workflow, template, content, plugin, secret, audit, agent and conflict ask a running controller, from any machine; \
             serve, user, token, backup and restore work on a database, on the controller's own machine.",
     error_code(1, "it could not be done, or the controller refused it"),
     error_code(2, "the arguments are wrong")
@@ -69,6 +73,7 @@ enum Command {
     Workflow(WorkflowArguments),
     Template(TemplateArguments),
     Content(ContentArguments),
+    Plugin(PluginArguments),
     Secret(SecretArguments),
     Audit(AuditArguments),
     Agent(AgentArguments),
@@ -126,6 +131,10 @@ struct Serve {
     /// the largest file that may be uploaded, in units of 10^9 bytes (default: 64)
     #[argh(option, default = "64")]
     content_file_max_gb: u32,
+
+    /// the largest component of a plugin that is compiled, in MiB; Python's have 18 (default: 4)
+    #[argh(option, default = "4")]
+    plugin_max_mb: u32,
 
     /// file of the key that manifests are signed with; made if no controller of this database has one yet, to be copied to the others (default: DATA-DIR/signing-key)
     #[argh(option)]
@@ -210,6 +219,8 @@ pub struct ServeConfig {
     pub tls: Option<TlsFiles>,
     /// How content is kept.
     pub content: ContentConfig,
+    /// The largest component of a plugin, in bytes.
+    pub component_len_max: usize,
     /// The file of the key that secrets are sealed with.
     pub secrets_key_file: PathBuf,
     /// Whether a secrets' key that is lost is given up.
@@ -327,6 +338,7 @@ impl TryFrom<Arguments> for Config {
             Command::Workflow(arguments) => return Ok(Self::Ask(Box::new(arguments))),
             Command::Template(arguments) => return Ok(Self::Ask(Box::new(arguments))),
             Command::Content(arguments) => return Ok(Self::Ask(Box::new(arguments))),
+            Command::Plugin(arguments) => return Ok(Self::Ask(Box::new(arguments))),
             Command::Secret(arguments) => return Ok(Self::Ask(Box::new(arguments))),
             Command::Audit(arguments) => return Ok(Self::Ask(Box::new(arguments))),
             Command::Agent(arguments) => return Ok(Self::Ask(Box::new(arguments))),
@@ -357,6 +369,10 @@ impl TryFrom<Arguments> for Config {
         if serve.content_file_max_gb == 0 {
             return refused("--content-file-max-gb must be at least 1");
         }
+        if !(1..=PLUGIN_MAX_MB).contains(&serve.plugin_max_mb) {
+            return refused("--plugin-max-mb must be 1 to 32");
+        }
+        let component_len_max = usize::try_from(serve.plugin_max_mb).unwrap_or(1) << 20;
         let in_data_dir = |name| serve.data_dir.join(name);
         let secrets_key_file = serve.secrets_key_file.unwrap_or_else(|| in_data_dir("secrets.key"));
         let content = ContentConfig {
@@ -372,6 +388,7 @@ impl TryFrom<Arguments> for Config {
             database: database(serve.database.as_deref())?,
             tls,
             content,
+            component_len_max,
             secrets_key_file,
             replaces_secrets_key: serve.replace_secrets_key,
             log_format: serve.log_format,
@@ -442,7 +459,7 @@ mod tests {
     #[test]
     fn every_command_that_asks_a_controller_has_an_example() {
         let nouns = below(&[]);
-        assert!(nouns.contains(&"site".to_owned()) && nouns.len() == 15, "{nouns:?}");
+        assert!(nouns.contains(&"site".to_owned()) && nouns.len() == 16, "{nouns:?}");
         // These work on the controller's own machine.
         let nouns = nouns.iter().filter(|noun| {
             !["serve", "user", "token", "backup", "restore"].contains(&noun.as_str())
@@ -476,6 +493,7 @@ mod tests {
             (&["serve", "--data-dir", "/d", "--listen", "8000"], "--listen"),
             (&["serve", "--data-dir", "/d", "--content", "ftp://x"], "neither s3://"),
             (&["serve", "--data-dir", "/d", "--content-file-max-gb", "0"], "at least 1"),
+            (&["serve", "--data-dir", "/d", "--plugin-max-mb", "33"], "1 to 32"),
             (&["serve", "--data-dir", "/d", "--log-format", "xml"], "none of text, json"),
             (&["serve", "--data-dir", "/d", "--trusted-proxy", "0.0.0.0/0"], "everybody"),
             (&["serve", "--data-dir", "/d", "--tls-cert-file", "c"], "--tls-key-file"),

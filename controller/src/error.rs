@@ -3,6 +3,7 @@
 use axum::http::header::{CONTENT_LENGTH, CONTENT_TYPE, RETRY_AFTER, WWW_AUTHENTICATE};
 use axum::http::{HeaderValue, Method, StatusCode};
 use axum::response::{IntoResponse, Response};
+use pureboot_plugin_author::description::SettingError;
 use pureboot_protocol::{FieldError, IDENTITY_IN_USE, OUTBOX_FORKED, Problem};
 
 use crate::auth::rank::Rank;
@@ -195,6 +196,23 @@ impl From<StoreError> for ApiError {
             StoreError::NotThere { .. } => refused(StatusCode::CONFLICT, "node_missing"),
             StoreError::NotTheSites { .. } => {
                 refused(StatusCode::FORBIDDEN, "not_the_sites_to_decide")
+            }
+            StoreError::PluginVersionTaken { .. } => {
+                refused(StatusCode::CONFLICT, "plugin_version_taken")
+            }
+            StoreError::PluginVersions { .. } => {
+                refused(StatusCode::CONFLICT, "too_many_plugin_versions")
+            }
+            StoreError::PluginFirst { .. } => refused(StatusCode::CONFLICT, "no_previous_version"),
+            StoreError::PluginInUse { .. } => refused(StatusCode::CONFLICT, "plugin_in_use"),
+            StoreError::PluginsFull(_) => refused(StatusCode::CONFLICT, "too_many_plugins"),
+            StoreError::PluginPlace { .. } => refused(StatusCode::BAD_REQUEST, "not_a_site"),
+            StoreError::PluginSettings(errors) => {
+                let error = |SettingError { name, why }| FieldError {
+                    field: format!("settings.{name}"),
+                    message: why,
+                };
+                Self::Invalid(errors.into_iter().map(error).collect())
             }
             StoreError::Busy => refused(StatusCode::SERVICE_UNAVAILABLE, "busy"),
             StoreError::NulInText => refused(StatusCode::BAD_REQUEST, "malformed_text"),

@@ -4,6 +4,7 @@
 pub(crate) mod agent_status;
 pub(crate) mod content_sweep;
 pub(crate) mod install_timeout;
+pub(crate) mod plugin_packages;
 pub(crate) mod retention;
 
 use std::time::Duration;
@@ -25,11 +26,17 @@ enum Job {
     InstallTimeout,
     Retention,
     ContentSweep,
+    PluginPackages,
 }
 
 impl Job {
-    const ALL: [Self; 4] =
-        [Self::AgentStatus, Self::InstallTimeout, Self::Retention, Self::ContentSweep];
+    const ALL: [Self; 5] = [
+        Self::AgentStatus,
+        Self::InstallTimeout,
+        Self::Retention,
+        Self::ContentSweep,
+        Self::PluginPackages,
+    ];
 
     /// What it is called in the database and in the log.
     fn as_str(self) -> &'static str {
@@ -38,6 +45,7 @@ impl Job {
             Self::InstallTimeout => "install_timeout",
             Self::Retention => "retention",
             Self::ContentSweep => "content_sweep",
+            Self::PluginPackages => "plugin_packages",
         }
     }
 
@@ -47,6 +55,7 @@ impl Job {
             Self::InstallTimeout => install_timeout::PERIOD,
             Self::Retention => retention::PERIOD,
             Self::ContentSweep => content_sweep::PERIOD,
+            Self::PluginPackages => plugin_packages::PERIOD,
         }
     }
 
@@ -56,6 +65,7 @@ impl Job {
             Self::InstallTimeout => install_timeout::look(app).await?,
             Self::Retention => retention::look(app).await?,
             Self::ContentSweep => content_sweep::look(app).await?,
+            Self::PluginPackages => plugin_packages::look(app).await?,
         }
         Ok(())
     }

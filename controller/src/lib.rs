@@ -4,7 +4,7 @@
 //! who may call it, and reaches its handler in `api`. Handlers take their arguments by `extract`, refuse with `error`,
 //! and reach the database by `store` only; `auth` knows who calls, `audit` keeps what they did, `limit` how much of it.
 //! `people` is what of that can be done at the command line of the controller's own machine; `remote` asks a running controller
-//! from any machine, and knows of the rest only what the API says. `inside` is a controller without sockets, for a simulation. `metrics` is what those read who watch over it. What a node may do is decided in `node`, and how a
+//! from any machine, and knows of the rest only what the API says. `inside` is a controller without sockets, for a simulation. `plugins` has site policies compiled. `metrics` is what those read who watch over it. What a node may do is decided in `node`, and how a
 //! site is in `site_health`, which know neither.
 
 pub mod config;
@@ -36,6 +36,7 @@ mod node;
 mod once;
 mod openapi;
 mod people;
+mod plugins;
 mod random;
 mod remote;
 mod router;
@@ -50,6 +51,7 @@ mod tls;
 mod together;
 mod vault;
 
+use std::ffi::OsString;
 use std::io::Write;
 use std::net::SocketAddr;
 use std::sync::Arc;
@@ -67,6 +69,7 @@ use crate::cookie::Cookie;
 use crate::data_dir::{DataDir, OperatorToken};
 use crate::forwarded::Proxies;
 use crate::jobs::Jobs;
+use crate::plugins::Workshop;
 use crate::router::App;
 use crate::store::Store;
 use crate::vault::Vault;
@@ -88,6 +91,17 @@ pub fn run(config: Config) -> anyhow::Result<()> {
             runtime.block_on(backup::run_restore(arguments))
         }
     }
+}
+
+/// Compiles one plugin, where the arguments say that this process was started for that: the bytes come and go by the standard
+/// streams, and nothing is done but to compute.
+pub fn compile_child(arguments: &[OsString]) -> Option<anyhow::Result<()>> {
+    let (first, engines) = arguments.split_first()?;
+    (first == plugins::CHILD).then(|| {
+        let engines: Vec<_> =
+            engines.iter().map(|engine| engine.to_string_lossy().into_owned()).collect();
+        plugins::compile_child(&engines)
+    })
 }
 
 /// Whoever reads no further, as `head` does, has what it wanted.
@@ -135,7 +149,8 @@ async fn serve_until_signal(config: ServeConfig) -> anyhow::Result<()> {
         .limited(config.limits)
         .with_cookie(cookie);
     let proxies = Proxies::new(config.trusted_proxies);
-    let app = App { kept_days: config.kept_days, proxies: proxies.clone(), ..app };
+    let workshop = Workshop::new(config.component_len_max);
+    let app = App { kept_days: config.kept_days, proxies: proxies.clone(), workshop, ..app };
     let (jobs, beats) = (Jobs::start(&app), app.beats.clone());
     let (ending, watchers) = watch::channel(false);
     let watched = watched.map(|(listener, address)| {

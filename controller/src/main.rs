@@ -12,6 +12,17 @@ use pureboot_controller::config::{Arguments, Config, UsageError};
 const USAGE: u8 = 2;
 
 fn main() -> ExitCode {
+    let given: Vec<_> = env::args_os().skip(1).collect();
+    if let Some(compiled) = pureboot_controller::compile_child(&given) {
+        return match compiled {
+            Ok(()) => ExitCode::SUCCESS,
+            // The parent hands this text on, so it has no name before it.
+            Err(error) => {
+                _ = writeln!(io::stderr(), "{error:#}");
+                ExitCode::FAILURE
+            }
+        };
+    }
     let arguments = match arguments() {
         Ok(arguments) => arguments,
         Err(exit) => return leave(&exit),

@@ -11,6 +11,7 @@ mod content;
 mod nodes;
 mod operation;
 mod people;
+mod plugins;
 mod sites;
 
 use std::collections::BTreeSet;
@@ -60,6 +61,7 @@ fn operations() -> Vec<Operation> {
         sites::operations(),
         nodes::operations(),
         content::operations(),
+        plugins::operations(),
         agents::operations(),
     ]
     .into_iter()

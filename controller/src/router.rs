@@ -16,8 +16,8 @@ use tower_http::timeout::TimeoutLayer;
 
 use crate::api::{
     agents, answers, audit, boots, bulk, changes, commands, conflicts, content, custody, groups,
-    health, manifest, meta, migrations, nodes, secrets, session, sites, templates, tokens, users,
-    workflows,
+    health, manifest, meta, migrations, nodes, plugins, secrets, session, sites, templates, tokens,
+    users, workflows,
 };
 use crate::audit::Refusals;
 use crate::auth::Role;
@@ -36,6 +36,7 @@ use crate::limit::{LimitConfig, Limits};
 use crate::metrics::{self, Metrics};
 use crate::once::{Place, once};
 use crate::openapi;
+use crate::plugins::{COMPONENT_LEN_MAX, Workshop};
 use crate::store::Store;
 use crate::strict::{is_strict, strict};
 use crate::vault::Vault;
@@ -74,6 +75,8 @@ pub(crate) struct App {
     pub(crate) kept_days: KeptDays,
     /// Seals the secrets of templates.
     pub(crate) vault: Arc<Vault>,
+    /// Compiles policies.
+    pub(crate) workshop: Workshop,
     /// Who is believed about where a request comes from.
     pub(crate) proxies: Proxies,
     /// What has been done, for those who watch over the controller.
@@ -99,6 +102,7 @@ impl App {
             refusals: Arc::default(),
             kept_days: KeptDays::default(),
             vault: Arc::new(vault),
+            workshop: Workshop::new(COMPONENT_LEN_MAX),
             proxies: Proxies::default(),
             metrics,
         }
@@ -271,6 +275,23 @@ pub(crate) fn table() -> Vec<Route> {
             "/api/v1/templates/{id}/versions/{version}/restore",
             post(templates::restore),
         ),
+        streamed(Operator, "/api/v1/plugins", get(plugins::list).post(plugins::upload)),
+        route(Operator, "/api/v1/plugins/{name}", get(plugins::read).delete(plugins::delete)),
+        route(Operator, "/api/v1/plugins/{name}/versions", get(plugins::versions)),
+        route(
+            Operator,
+            "/api/v1/plugins/{name}/versions/{version}",
+            get(plugins::read_version).delete(plugins::delete_version),
+        ),
+        route(Operator, "/api/v1/plugins/{name}/rollback", post(plugins::roll_back)),
+        route(Operator, "/api/v1/plugins/{name}/assignments", get(plugins::assignments)),
+        route(
+            Operator,
+            "/api/v1/plugins/{name}/assignments/{place}",
+            put(plugins::assign).delete(plugins::unassign),
+        ),
+        route(Operator, "/api/v1/plugins/{name}/sites", get(plugins::sites)),
+        route(Operator, "/api/v1/sites/{id}/plugins", get(plugins::of_site)),
         route(Operator, "/api/v1/nodes/{id}/meta", get(meta::read_node).patch(meta::update_node)),
         route(
             Operator,

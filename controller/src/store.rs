@@ -30,6 +30,7 @@ mod nodes;
 mod open;
 mod orders;
 mod page;
+mod plugins;
 mod postgres;
 mod records;
 mod repeats;
@@ -49,9 +50,10 @@ mod workflows;
 use std::time::Instant;
 
 use prometheus_client::metrics::histogram::Histogram;
+use pureboot_plugin_author::description::SettingError;
 use pureboot_protocol::{
-    ClaimId, CommandId, ConflictId, ContentHash, ContentKey, GroupId, Mac, NodeId, Resolution,
-    SiteId,
+    ClaimId, CommandId, ConflictId, ContentHash, ContentKey, GroupId, Mac, NodeId, PluginId,
+    PluginVersion, Resolution, SiteId,
 };
 use pureboot_templates::answer::AnswerError;
 use sqlx::migrate::MigrateError;
@@ -83,6 +85,10 @@ pub(crate) use manifests::IssuedManifest;
 pub(crate) use meta::{MetaOwner, MetaView};
 pub(crate) use nodes::{NewNode, NodeFilter, NodePatch, Origin};
 pub(crate) use page::{Cursor, Paging};
+pub(crate) use plugins::{
+    AssignmentFields, KeptVersion, NewVersion, Place, Plugin, PluginAssignment, SitePolicy,
+    Uncompiled, bundle_key,
+};
 pub(crate) use repeats::{Asked, Before};
 pub(crate) use secrets::{SealedSecret, SecretView, scope as secret_scope};
 pub(crate) use sessions::{NewSession, SESSION_SECONDS};
@@ -327,6 +333,52 @@ pub(crate) enum StoreError {
         /// Which.
         conflict: ConflictId,
     },
+    /// A version of a policy is another component.
+    #[error(
+        "plugin {plugin} has a version {version} already, which is another component: give this one a higher version"
+    )]
+    PluginVersionTaken {
+        /// The policy.
+        plugin: PluginId,
+        /// The version.
+        version: PluginVersion,
+    },
+    /// So many versions of a policy that nobody needs them all.
+    #[error("plugin {plugin} has {max} versions; delete some that no site is given")]
+    PluginVersions {
+        /// The policy.
+        plugin: PluginId,
+        /// How many there may be.
+        max: u64,
+    },
+    /// There is nothing to go back to.
+    #[error("plugin {plugin} has had no other version before this one; name the version to go to")]
+    PluginFirst {
+        /// The policy.
+        plugin: PluginId,
+    },
+    /// A policy or a version of it is what sites are given.
+    #[error("cannot delete {what}; {cure}")]
+    PluginInUse {
+        /// What.
+        what: String,
+        /// What helps.
+        cure: &'static str,
+    },
+    /// A policy is to have settings that it cannot have.
+    #[error("{}", .0.iter().map(ToString::to_string).collect::<Vec<_>>().join("; "))]
+    PluginSettings(Vec<SettingError>),
+    /// A group has no agent that could run policies.
+    #[error(
+        "'{name}' is a group, which has no agent to run policies: assign it to a site, for it and the sites below, or to every site"
+    )]
+    PluginPlace {
+        /// The group.
+        name: String,
+    },
+    /// More policies than a site runs.
+    #[error("a site runs {0} policies at most; unassign one first")]
+    PluginsFull(usize),
     /// Others keep the database busy for longer than a request waits, or it is away.
     #[error("the database is busy or away, try again")]
     Busy,

@@ -51,6 +51,7 @@ pub(crate) async fn put(
     headers: HeaderMap,
     body: Body,
 ) -> Result<Response, ApiError> {
+    check_hand_made(&key)?;
     let upload = upload(&app, key, &headers)?;
     // A wish that cannot be met is refused before its bytes have crossed the line, and again where they get their name.
     let current = app.store.content(&upload.key).await?.map(|(entry, _)| entry.sha256);
@@ -80,6 +81,15 @@ pub(crate) async fn put(
         }
     }
     Ok(described(status, entry))
+}
+
+/// Refuses names that come about in another way than by an upload of content.
+fn check_hand_made(key: &ContentKey) -> Result<(), ApiError> {
+    if key.category() != Category::Plugins {
+        return Ok(());
+    }
+    let detail = format!("{key} belongs to a plugin: upload and delete those at /api/v1/plugins");
+    Err(ApiError::bad_request("plugin_content", detail))
 }
 
 /// What a request says of its body.
@@ -188,6 +198,7 @@ pub(crate) async fn delete(
     Name(key): Name,
     headers: HeaderMap,
 ) -> Result<Response, ApiError> {
+    check_hand_made(&key)?;
     let matching = text(&headers, IF_MATCH).map(|value| Tags::new(&value));
     let condition = Condition { matching, none_matching: None };
     let entry = app.store.delete_content(&key, &condition, app.now()).await?;

@@ -23,6 +23,8 @@ mod metrics;
 mod migrations;
 mod model;
 mod nodes;
+#[cfg(feature = "compile")]
+mod plugins;
 mod quota;
 mod races;
 mod repeats;
@@ -55,6 +57,7 @@ use crate::config::Database;
 use crate::content::tests::content_in;
 use crate::extract::Peer;
 use crate::openapi;
+use crate::plugins::Workshop;
 use crate::router::{App, router};
 use crate::store::testing::database;
 use crate::store::{NewToken, Store};
@@ -150,7 +153,8 @@ impl Centre {
         let content = content_in(content_dir.path(), &store).await;
         let app = App::new(store, content, Arc::new(clock), Vault::new(&[0; KEY_LEN]));
         // What a real password costs is tested where passwords are.
-        let app = App { passwords: Passwords::new(Cost { memory_kib: 8, passes: 1 }), ..app };
+        let passwords = Passwords::new(Cost { memory_kib: 8, passes: 1 });
+        let app = App { passwords, workshop: Workshop::here(), ..app };
         let operator = Secret::from_random([0x0f; 32]);
         let token = NewToken {
             hash: auth::hash(&operator),

@@ -17,6 +17,8 @@ pub(crate) struct Selection {
     needed: BTreeSet<ContentKey>,
     /// What an operator has assigned.
     assigned: BTreeSet<ContentKey>,
+    /// The packages of the policies that the site is to run.
+    packages: BTreeSet<ContentKey>,
 }
 
 impl Selection {
@@ -32,11 +34,19 @@ impl Selection {
             set.add(glob);
         }
         let patterns = set.build().unwrap_or_else(|_| GlobSet::empty());
-        Self { policy, patterns, needed, assigned }
+        Self { policy, patterns, needed, assigned, packages: BTreeSet::new() }
+    }
+
+    /// The same selection with these packages of policies, and no others.
+    pub(crate) fn with_packages(self, packages: BTreeSet<ContentKey>) -> Self {
+        Self { packages, ..self }
     }
 
     /// Whether the site is to hold `key`. Without boot loaders and what its workflows load, no policy lets a site boot.
     pub(crate) fn holds(&self, key: &ContentKey) -> bool {
+        if key.category() == Category::Plugins {
+            return self.packages.contains(key);
+        }
         let is_chosen = match self.policy {
             CachePolicy::Minimal => false,
             CachePolicy::Assigned => self.assigned.contains(key),
@@ -49,7 +59,7 @@ impl Selection {
 
 /// Whether a site keeps `key` whatever is short of space.
 pub(crate) fn is_pinned(key: &ContentKey) -> bool {
-    key.category() == Category::Bootloaders
+    matches!(key.category(), Category::Bootloaders | Category::Plugins)
 }
 
 /// Says what is wrong with a pattern over `category/path`; none where it is one. `*` and `?` stay within a segment, `**`
@@ -81,8 +91,11 @@ mod tests {
             "images/debian/12/linux",
             "images/windows.wim",
             "scripts/post.sh",
+            "plugins/a/1.0.0/e.pbp",
+            "plugins/b/1.0.0/e.pbp",
         ]);
-        let patterns = ["images/*/linux".to_owned(), "scripts/**".to_owned(), "[".to_owned()];
+        let patterns =
+            ["images/*/linux".to_owned(), "{scripts,plugins}/**".to_owned(), "[".to_owned()];
         for (policy, beside) in [
             (CachePolicy::Minimal, &[][..]),
             (CachePolicy::Assigned, &["images/windows.wim"][..]),
@@ -94,10 +107,13 @@ mod tests {
         ] {
             let needed = keys(&["images/debian/12/linux"]);
             let assigned = keys(&["images/windows.wim", "images/gone"]);
-            let selection = Selection::new(policy, &patterns, needed, assigned);
+            let packages = keys(&["plugins/a/1.0.0/e.pbp"]);
+            let selection =
+                Selection::new(policy, &patterns, needed, assigned).with_packages(packages);
             let held: BTreeSet<_> =
                 all.iter().filter(|key| selection.holds(key)).cloned().collect();
-            let mut expected = keys(&["bootloaders/ipxe.efi", "images/debian/12/linux"]);
+            let mut expected =
+                keys(&["bootloaders/ipxe.efi", "images/debian/12/linux", "plugins/a/1.0.0/e.pbp"]);
             expected.append(&mut keys(beside));
             assert_eq!(held, expected, "{policy}");
         }

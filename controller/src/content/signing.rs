@@ -105,6 +105,11 @@ impl Signer {
         self.signature(&SheetAnswer::signed_bytes(nonce, digest))
     }
 
+    /// Signs the package of a policy, whose first bytes are its domain.
+    pub(crate) fn sign_package(&self, bytes: &[u8]) -> Signature {
+        self.signature(bytes)
+    }
+
     fn signature(&self, bytes: &[u8]) -> Signature {
         let signature = <[u8; 64]>::try_from(self.pair.sign(bytes).as_ref())
             .expect("an Ed25519 signature has 64 bytes (RFC 8032 §5.1.6)");

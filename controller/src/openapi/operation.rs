@@ -96,6 +96,12 @@ impl Operation {
         self.paged()
     }
 
+    /// Answers 200 with all of a short list of `T`.
+    pub(super) fn page_of_all<T: JsonSchema>(mut self) -> Self {
+        self.answer = Content::Page(|schemas| schemas.subschema_for::<T>());
+        self
+    }
+
     /// Answers 200 with a `T` that is not wrapped.
     pub(super) fn bare<T: JsonSchema>(mut self) -> Self {
         self.answer = Content::Bare(|schemas| schemas.subschema_for::<T>());

@@ -4,13 +4,13 @@ use std::collections::{HashMap, HashSet};
 use std::net::IpAddr;
 
 use pureboot_protocol::{
-    AgentId, AgentStatus, CommandResult, Heartbeat, Instance, SiteCommand, Timestamp,
+    AgentId, AgentStatus, CommandResult, EngineId, Heartbeat, Instance, SiteCommand, Timestamp,
 };
 use sqlx::{AssertSqlSafe, Row};
 
 use crate::auth::Agent;
 use crate::store::commands::{self, Said};
-use crate::store::installation::CONTENT_NUMBER;
+use crate::store::installation::{CONTENT_NUMBER, note_content_change};
 use crate::store::manifests::Basis;
 use crate::store::many::{ROWS_MAX, pieces, values};
 use crate::store::records::NEWEST;
@@ -33,6 +33,7 @@ pub(crate) struct Beat {
     body: String,
     received_at: Timestamp,
     instance: Option<Instance>,
+    engine: Option<EngineId>,
     address: Option<IpAddr>,
     correlation_id: String,
 }
@@ -47,6 +48,7 @@ impl Beat {
             body: to_json(heartbeat),
             received_at: now,
             instance: heartbeat.instance,
+            engine: heartbeat.plugins.as_ref().map(|report| report.engine.clone()),
             address: None,
             correlation_id: String::new(),
         }
@@ -113,6 +115,7 @@ fn rounds(mut beats: &[Beat]) -> Vec<&[Beat]> {
 /// An agent as it is before its heartbeat.
 struct Standing {
     agent_version: String,
+    engine: Option<EngineId>,
     interval_told: i64,
     interval: i64,
     last_number: u64,
@@ -126,6 +129,7 @@ impl Standing {
     fn read(row: &DbRow) -> Result<Self, StoreError> {
         Ok(Self {
             agent_version: row.try_get("agent_version")?,
+            engine: word_opt(row, "engine")?,
             interval_told: row.try_get("interval_told")?,
             interval: row.try_get("interval_set")?,
             last_number: count(row, "last_number")?,
@@ -168,7 +172,9 @@ async fn keep(db: &mut DbConnection, beats: &[Beat]) -> Result<Outcomes, StoreEr
     see(db, &known).await?;
     for (beat, standing) in &known {
         let is_told = standing.interval_told == standing.interval;
-        if !is_told || standing.agent_version != beat.agent_version {
+        let is_same =
+            standing.agent_version == beat.agent_version && standing.engine == beat.engine;
+        if !is_told || !is_same {
             update_agent(db, beat, standing).await?;
         }
         if (standing.last_number + 1).is_multiple_of(PRUNE_EVERY) {
@@ -229,7 +235,7 @@ async fn standings(
     beats: &[Beat],
 ) -> Result<Vec<Result<Standing, StoreError>>, StoreError> {
     let sql = format!(
-        "SELECT a.id, a.agent_version, a.revoked_at, {}, a.heartbeat_interval AS interval_told, s.path, s.agent_status, s.version,
+        "SELECT a.id, a.agent_version, a.engine, a.revoked_at, {}, a.heartbeat_interval AS interval_told, s.path, s.agent_status, s.version,
             s.heartbeat_interval AS interval_set,
             (SELECT coalesce(max(h.number), 0) FROM heartbeats h WHERE h.site_id = a.site_id) AS last_number,
             EXISTS (SELECT 1 FROM commands c WHERE c.site_id = a.site_id AND c.finished_at IS NULL
@@ -307,12 +313,18 @@ async fn update_agent(
     beat: &Beat,
     standing: &Standing,
 ) -> Result<(), StoreError> {
-    sqlx::query("UPDATE agents SET agent_version = $2, heartbeat_interval = $3 WHERE site_id = $1")
-        .bind(beat.agent.site_id.to_string())
-        .bind(&beat.agent_version)
-        .bind(standing.interval)
-        .execute(db)
-        .await?;
+    if standing.engine != beat.engine {
+        note_content_change(&mut *db).await?;
+    }
+    sqlx::query(
+        "UPDATE agents SET agent_version = $2, heartbeat_interval = $3, engine = $4 WHERE site_id = $1",
+    )
+    .bind(beat.agent.site_id.to_string())
+    .bind(&beat.agent_version)
+    .bind(standing.interval)
+    .bind(beat.engine.as_ref().map(EngineId::as_str))
+    .execute(db)
+    .await?;
     Ok(())
 }
 

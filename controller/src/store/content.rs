@@ -331,7 +331,7 @@ fn check(
 }
 
 /// Notes since when the bytes of `sha256` have no name, if they have none.
-async fn mark_unreferenced(
+pub(super) async fn mark_unreferenced(
     db: &mut DbConnection,
     sha256: ContentHash,
     now: Timestamp,

@@ -3,8 +3,8 @@
 use std::collections::BTreeSet;
 
 use pureboot_protocol::{
-    Chunks, ContentHash, ContentKey, Manifest, ManifestEntry, PublicKey, SiteId, Timestamp,
-    WorkflowId,
+    Chunks, ContentHash, ContentKey, Manifest, ManifestEntry, PolicyAssignment, PublicKey, SiteId,
+    Timestamp, WorkflowId,
 };
 use sha2::{Digest, Sha256};
 use sqlx::{AssertSqlSafe, Row};
@@ -12,6 +12,7 @@ use sqlx::{AssertSqlSafe, Row};
 use crate::content::{Selection, is_pinned};
 use crate::store::content::{find, read_key};
 use crate::store::installation::{CONTENT_NUMBER, note_content_change};
+use crate::store::plugins::assignments::{self, OfSite};
 use crate::store::row::{DbConnection, DbRow, count, int, time, to_json, word, word_opt};
 use crate::store::{Store, StoreError, records, sites, tree, workflows};
 
@@ -123,7 +124,7 @@ impl Store {
         Ok(tx.commit().await?)
     }
 
-    /// The manifest of a site, whose version rises if and only if its entries are others than those of the last one.
+    /// The manifest of a site, whose version rises if and only if its entries or policies are others than those of the last one.
     ///
     /// # Errors
     /// There is no such site.
@@ -134,22 +135,21 @@ impl Store {
     ) -> Result<IssuedManifest, StoreError> {
         {
             let mut tx = self.reader.begin().await?;
-            let (basis, entries) =
-                (Basis::now(&mut tx, site).await?, entries(&mut tx, site).await?);
+            let (basis, told) = (Basis::now(&mut tx, site).await?, told(&mut tx, site).await?);
             if let Some(kept) = kept(&mut tx, site).await?
-                && kept.is_current(&entries, now)
+                && kept.is_current(&told, now)
                 && Basis::kept(&mut tx, site).await? == Some(basis)
             {
                 return Ok(kept);
             }
         }
         let mut tx = self.write().await?;
-        let (basis, entries) = (Basis::now(&mut tx, site).await?, entries(&mut tx, site).await?);
+        let (basis, told) = (Basis::now(&mut tx, site).await?, told(&mut tx, site).await?);
         let before = kept(&mut tx, site).await?;
         let issued = match before {
-            Some(kept) if kept.is_current(&entries, now) => kept,
+            Some(kept) if kept.is_current(&told, now) => kept,
             before => {
-                let issued = IssuedManifest::next(site, entries, before.as_ref(), now);
+                let issued = IssuedManifest::next(site, told, before.as_ref(), now);
                 keep(&mut tx, site, &issued).await?;
                 issued
             }
@@ -239,18 +239,13 @@ impl Basis {
 }
 
 impl IssuedManifest {
-    fn is_current(&self, entries: &[ManifestEntry], now: Timestamp) -> bool {
-        self.entries_sha256 == hash(entries)
-            && now.unix_ms() - self.issued_at.unix_ms() < REISSUE_MS
+    fn is_current(&self, told: &Told, now: Timestamp) -> bool {
+        self.entries_sha256 == told.hash() && now.unix_ms() - self.issued_at.unix_ms() < REISSUE_MS
     }
 
-    fn next(
-        site_id: SiteId,
-        entries: Vec<ManifestEntry>,
-        before: Option<&Self>,
-        now: Timestamp,
-    ) -> Self {
-        let entries_sha256 = hash(&entries);
+    fn next(site_id: SiteId, told: Told, before: Option<&Self>, now: Timestamp) -> Self {
+        let entries_sha256 = told.hash();
+        let Told { entries, policies } = told;
         // Milliseconds since 1970, so that a database that comes back from a backup gives versions above all that it gave
         // before; a clock that goes back does not take the version with it.
         let clock = u64::try_from(now.unix_ms()).unwrap_or(0);
@@ -260,14 +255,26 @@ impl IssuedManifest {
             None => clock.max(1),
         };
         let expires_at = Timestamp::from_unix_ms(now.unix_ms().saturating_add(LIFE_MS));
-        let policies = Vec::new();
         let manifest = Manifest { site_id, version, issued_at: now, expires_at, entries, policies };
         Self { version, issued_at: now, payload: to_json(&manifest), entries_sha256 }
     }
 }
 
-fn hash(entries: &[ManifestEntry]) -> ContentHash {
-    ContentHash::from_digest(Sha256::digest(to_json(&entries)).into())
+/// What a manifest tells.
+struct Told {
+    entries: Vec<ManifestEntry>,
+    policies: Vec<PolicyAssignment>,
+}
+
+impl Told {
+    fn hash(&self) -> ContentHash {
+        // As it was before there were policies, so that what has none keeps its version.
+        let text = match self.policies.as_slice() {
+            [] => to_json(&self.entries),
+            policies => to_json(&(&self.entries, policies)),
+        };
+        ContentHash::from_digest(Sha256::digest(text).into())
+    }
 }
 
 async fn kept(db: &mut DbConnection, site: SiteId) -> Result<Option<IssuedManifest>, StoreError> {
@@ -281,13 +288,15 @@ async fn kept(db: &mut DbConnection, site: SiteId) -> Result<Option<IssuedManife
     }))
 }
 
-/// What the site is to hold now, sorted by name.
-async fn entries(db: &mut DbConnection, site: SiteId) -> Result<Vec<ManifestEntry>, StoreError> {
+/// What the site is to hold now, sorted by name, and what it is to run.
+async fn told(db: &mut DbConnection, site: SiteId) -> Result<Told, StoreError> {
     let settings = sites::load(&mut *db, site).await?;
     let needed = needed(&mut *db, site).await?;
     let assigned = assigned(&mut *db, site).await?;
+    let OfSite { policies, packages, .. } = assignments::of_site(&mut *db, site).await?;
     let selection =
-        Selection::new(settings.cache_policy, &settings.cache_patterns, needed, assigned);
+        Selection::new(settings.cache_policy, &settings.cache_patterns, needed, assigned)
+            .with_packages(packages);
     let rows = sqlx::query(
         "SELECT c.category, c.path, c.sha256, o.size_bytes, o.chunks_sha256, CAST(length(o.chunks) AS BIGINT) AS chunks_len
          FROM content c JOIN objects o ON o.sha256 = c.sha256 ORDER BY c.category, c.path",
@@ -313,7 +322,7 @@ async fn entries(db: &mut DbConnection, site: SiteId) -> Result<Vec<ManifestEntr
             }),
         });
     }
-    Ok(entries)
+    Ok(Told { entries, policies })
 }
 
 async fn assigned(db: &mut DbConnection, site: SiteId) -> Result<BTreeSet<ContentKey>, StoreError> {

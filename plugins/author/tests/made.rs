@@ -1,6 +1,5 @@
 //! Bundles made here and by a child process; and the example policies, as `cargo xtask guests` builds them.
 #![expect(
-    clippy::print_stdout,
     clippy::unwrap_used,
     reason = "all of this is tests, which end where something is not as it should be and say what calls cost"
 )]

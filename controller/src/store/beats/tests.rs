@@ -9,6 +9,7 @@ fn beat(site: u8) -> Beat {
     let received_at = Timestamp::from_unix_ms(0);
     Beat {
         instance: None,
+        engine: None,
         address: None,
         correlation_id: String::new(),
         agent,
