@@ -1,4 +1,4 @@
-//! `pureboot-agent plugin`: the site's policies.
+//! `pureboot-agent plugin`: the site's policies, and what their authors do with them.
 
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
@@ -8,6 +8,7 @@ use argh::FromArgs;
 use http_body_util::Empty;
 use hyper::Request;
 use hyper::body::Bytes;
+use pureboot_plugin_author::cli as author;
 use pureboot_protocol::{PluginId, PoliciesReport, PolicyReport, Success};
 
 use crate::data_dir::DataDir;
@@ -22,9 +23,9 @@ const REPLAY_PATIENCE: Duration = Duration::from_secs(300);
 /// How long a policy may take to be loaded anew.
 const RESET_PATIENCE: Duration = Duration::from_secs(30);
 
-/// see how the site's policies fare, and what they would say today to the boots of the past
+/// see how the site's policies fare and what they would say today to the boots of the past; write, build, test and pack new ones
 #[derive(FromArgs, Debug)]
-#[argh(subcommand, name = "plugin")]
+#[argh(subcommand, name = "plugin", example = "{command_name} new rack-window --lang rust")]
 pub(super) struct Plugin {
     #[argh(subcommand)]
     command: Command,
@@ -37,6 +38,13 @@ enum Command {
     Stats(Stats),
     Replay(Replay),
     Reset(Reset),
+    New(author::New),
+    Build(author::Build),
+    Check(author::Check),
+    Test(author::Test),
+    Run(author::Run),
+    Pack(author::Pack),
+    Inspect(author::Inspect),
 }
 
 /// list the policies that the controller has assigned, in the order in which they are asked
@@ -98,6 +106,13 @@ impl Plugin {
             Command::Stats(Stats { json, data_dir }) => show(&data_dir, json, counted),
             Command::Replay(replay) => replay.run(),
             Command::Reset(reset) => reset.run(),
+            Command::New(new) => new.run(),
+            Command::Build(build) => build.run(),
+            Command::Check(check) => check.run(),
+            Command::Test(test) => test.run(),
+            Command::Run(run) => run.run(),
+            Command::Pack(pack) => pack.run(),
+            Command::Inspect(inspect) => inspect.run(),
         }
     }
 }
