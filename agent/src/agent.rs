@@ -249,8 +249,10 @@ impl Agent {
         let policies = SitePolicies::new(site::Parts {
             data_dir: data_dir.clone(),
             site_id: config.site_id,
-            cache: cache.clone(),
-            manifest: Rc::clone(&content.keeper),
+            content: Some(site::Content {
+                cache: cache.clone(),
+                manifest: Rc::clone(&content.keeper),
+            }),
             store: store.clone(),
             standing: Rc::clone(&standing),
         });

@@ -61,14 +61,20 @@ pub struct Parts {
     pub data_dir: DataDir,
     /// The site.
     pub site_id: SiteId,
-    /// Has their packages.
-    pub cache: Cache,
-    /// Has the manifest, which assigns them.
-    pub manifest: Rc<Keeper>,
+    /// Where they come from; none where no content comes, and so no policy either.
+    pub content: Option<Content>,
     /// Has the nodes.
     pub store: Store,
     /// How the site stands to its controller.
     pub standing: Rc<Standing>,
+}
+
+/// Where a site's policies come from.
+pub struct Content {
+    /// Has their packages.
+    pub cache: Cache,
+    /// Has the manifest, which assigns them.
+    pub manifest: Rc<Keeper>,
 }
 
 /// The site's policies; lives on the executor's thread.
@@ -151,10 +157,13 @@ impl SitePolicies {
         &self.records
     }
 
+    fn catalog(&self) -> Option<Rc<Catalog>> {
+        self.parts.content.as_ref()?.manifest.catalog()
+    }
+
     /// The policies that are assigned, in order.
     fn assigned(&self) -> Vec<PolicyAssignment> {
-        let catalog = self.parts.manifest.catalog();
-        catalog.map(|catalog| catalog.policies().to_vec()).unwrap_or_default()
+        self.catalog().map(|catalog| catalog.policies().to_vec()).unwrap_or_default()
     }
 
     /// Those that run.
@@ -305,11 +314,11 @@ impl Holdings for SitePolicies {
 
     fn has(&self, key: &ContentKey) -> bool {
         let is_named = |catalog: Rc<Catalog>| catalog.entry(key).is_some();
-        self.holds(key) || self.parts.manifest.catalog().is_some_and(is_named)
+        self.holds(key) || self.catalog().is_some_and(is_named)
     }
 
     fn holds(&self, key: &ContentKey) -> bool {
-        self.parts.cache.named(key).is_some()
+        self.parts.content.as_ref().is_some_and(|content| content.cache.named(key).is_some())
     }
 }
 

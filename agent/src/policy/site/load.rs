@@ -81,7 +81,7 @@ impl NodeCache for SiteNodes {
 impl SitePolicies {
     /// Loads what the manifest assigns and does not run yet. What is refused displaces nothing.
     pub async fn apply(&self) {
-        let Some(catalog) = self.parts.manifest.catalog() else { return };
+        let Some(catalog) = self.catalog() else { return };
         let is_done = |done: &std::rc::Rc<Catalog>| std::rc::Rc::ptr_eq(done, &catalog);
         if self.applied.borrow().as_ref().is_some_and(is_done) {
             return;
@@ -222,7 +222,10 @@ impl SitePolicies {
             let why = format!("{} has {} bytes", entry.key, entry.size_bytes);
             return Err(Trouble::Refused { package: entry.sha256, why });
         }
-        let object = self.parts.cache.held(entry.sha256).await;
+        let object = match &self.parts.content {
+            Some(content) => content.cache.held(entry.sha256).await,
+            None => None,
+        };
         let object = object.ok_or_else(|| awaited(format!("{} is on its way", entry.key)))?;
         let len = usize::try_from(object.size_bytes).unwrap_or(usize::MAX);
         let bytes = object.read_at(0, len).await.map_err(|error| {

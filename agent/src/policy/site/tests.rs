@@ -194,8 +194,7 @@ impl Disk {
         let policies = Rc::new(SitePolicies::new(Parts {
             data_dir,
             site_id: Self::site(),
-            cache,
-            manifest: Rc::new(manifest),
+            content: Some(Content { cache, manifest: Rc::new(manifest) }),
             store: store.clone(),
             standing: Rc::clone(&standing),
         }));
@@ -215,8 +214,8 @@ struct Running {
 impl Running {
     async fn hold(&self, guest: &Guest) {
         let bytes = stream::iter([Ok(Bytes::from(guest.package.clone()))]);
-        let cache = &self.policies.parts.cache;
-        cache.add(guest.key(), bytes, Expected::default()).await.expect("it is kept");
+        let content = self.policies.parts.content.as_ref().expect("a site with content");
+        content.cache.add(guest.key(), bytes, Expected::default()).await.expect("it is kept");
         self.policies.apply().await;
     }
 

@@ -1,0 +1,103 @@
+//! The simulation of itself: that it is one, and that it would notice if the product did not hold. That the product does hold is a
+//! step of the gate of its own, `cargo xtask sim --years N`.
+
+use std::sync::Mutex;
+
+use pureboot_sim::faults::{Fault, Planted};
+use pureboot_sim::oracle::Invariant;
+use pureboot_sim::scenario::{self, Options};
+use pureboot_sim::shrink;
+use pureboot_sim::swarm::{self, Amount};
+
+/// A planted bug has to show within so many seeds.
+const SEEDS_MAX: u64 = 12;
+
+#[test]
+fn the_same_seed_gives_the_same_trace_byte_for_byte() {
+    let faults = Fault::ALL.iter().copied().collect();
+    for options in [
+        Options { days: 30, machines: 4, faults, ..Options::of(1) },
+        Options { days: 60, machines: 4, ..Options::of(2) },
+    ] {
+        let [one, other] = [&options; 2].map(|options| scenario::run(options).unwrap());
+        assert!(one.tally.faults > 5 && one.tally.changes > 5, "{:?}", one.tally);
+        let (one, other) = (one.trace, other.trace);
+        let differ = one.lines().zip(other.lines()).find(|(one, other)| one != other);
+        assert!(one == other, "seed {}: {differ:?}", options.seed);
+    }
+}
+
+#[test]
+fn another_seed_gives_another_trace() {
+    let [one, other] = [1, 2].map(|seed| {
+        let faults = Default::default();
+        let options = Options { days: 30, sites: 1, machines: 2, seed, faults, planted: None };
+        scenario::run(&options).unwrap().trace
+    });
+    assert_ne!(one.lines().nth(2), other.lines().nth(2));
+}
+
+/// With which seed a planted bug shows, and what it breaks.
+fn find(bug: Planted) -> Result<(u64, Invariant), String> {
+    for seed in 1..=SEEDS_MAX {
+        let options = Options::with_bug(seed, bug);
+        let broken = scenario::run(&options).expect("the simulation runs").violation;
+        let Some(violation) = broken else { continue };
+        let without = Options { planted: None, ..options };
+        return match scenario::run(&without).expect("the simulation runs").violation {
+            None => Ok((seed, violation.invariant)),
+            Some(other) => Err(format!("{bug}: seed {seed} breaks without it, too: {other}")),
+        };
+    }
+    Err(format!("{bug} is not found within {SEEDS_MAX} seeds"))
+}
+
+#[test]
+fn each_planted_bug_is_found_and_nothing_is_where_there_is_none() {
+    assert!(Planted::ALL.len() >= 10);
+    let todo = Mutex::new(Planted::ALL.iter().copied());
+    let work = || {
+        let next = || todo.lock().unwrap().next();
+        std::iter::from_fn(next).map(|bug| (bug, find(bug))).collect::<Vec<_>>()
+    };
+    let found: Vec<_> = std::thread::scope(|scope| {
+        let threads = [0, 1].map(|_| scope.spawn(work));
+        threads.into_iter().flat_map(|thread| thread.join().unwrap()).collect()
+    });
+    for (bug, found) in &found {
+        match found {
+            Ok((seed, invariant)) => println!("{bug}: {invariant}, after {seed} seeds"),
+            Err(error) => println!("{error}"),
+        }
+    }
+    assert!(found.iter().all(|(_, found)| found.is_ok()), "{found:#?}");
+}
+
+#[test]
+fn a_run_that_breaks_something_is_made_smaller_and_can_be_seen_again() {
+    let options = Options { days: 60, ..Options::with_bug(1, Planted::CredentialIgnored) };
+    let failed = swarm::run(1, Amount::Seeds(1), |_| options.clone(), |_| {}).unwrap_err();
+    assert!(failed.tell().contains("cargo xtask sim --seed 1 --agents 2 "), "{}", failed.tell());
+    let smallest = shrink::shrink(&failed.options).unwrap().expect("the bug shows");
+    assert!(smallest.options.node_years() < options.node_years() / 2.0, "{smallest:?}");
+    let again = scenario::run(&smallest.options).unwrap();
+    assert_eq!(again.violation.as_ref(), Some(&smallest.violation));
+    assert_eq!(again.trace, smallest.trace);
+    let told = swarm::explain(Some(smallest));
+    assert!(told.contains("cargo xtask sim --seed 1 "), "{told}");
+    assert!(told.contains("--planted credential-ignored --trace"), "{told}");
+}
+
+#[test]
+fn a_swarm_runs_as_many_seeds_as_make_the_node_years() {
+    let make = |seed| Options { days: 20, sites: 1, machines: 2, ..Options::of(seed) };
+    let of_one = make(1).node_years();
+    let seeds = Mutex::new(Vec::new());
+    let tell = |finished: &swarm::Finished| seeds.lock().unwrap().push(finished.options.seed);
+    let sum = swarm::run(7, Amount::NodeYears(of_one * 2.5), make, tell).unwrap();
+    let mut seeds = seeds.into_inner().unwrap();
+    seeds.sort_unstable();
+    assert_eq!((sum.runs, seeds), (3, vec![7, 8, 9]));
+    assert!((sum.node_years - of_one * 3.0).abs() < 1e-9, "{sum:?}");
+    assert!(sum.tally.scripts > 0, "{sum:?}");
+}
