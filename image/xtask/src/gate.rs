@@ -11,7 +11,7 @@ use pureboot_tests::process;
 
 use crate::dist::{self, Dist};
 use crate::guests::{self, Built};
-use crate::{cargo, packages};
+use crate::{cargo, packages, sim};
 
 /// Prove the tree: format, lints, build, tests, documents, dependencies. Installs what it needs where it may.
 #[derive(FromArgs)]
@@ -246,6 +246,7 @@ impl Test {
         gate.dist(self.long);
         gate.tests(test_command(None, self.long));
         gate.tests_on_postgres(None);
+        gate.command("simulation", sim::gate(self.long));
         gate.plugins();
         let doc = ["doc", "--locked", "--workspace", "--no-deps", "--document-private-items"];
         gate.command(

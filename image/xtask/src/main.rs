@@ -13,6 +13,7 @@ mod gate;
 mod guests;
 mod interrupt;
 mod packages;
+mod sim;
 mod story;
 
 use std::process::ExitCode;
@@ -36,6 +37,7 @@ enum Command {
     Advisories(gate::Advisories),
     Bench(bench::Bench),
     Guests(guests::Guests),
+    Sim(sim::Sim),
 }
 
 fn run(command: Command) -> Result<ExitCode> {
@@ -46,6 +48,7 @@ fn run(command: Command) -> Result<ExitCode> {
         Command::Advisories(advisories) => advisories.run(),
         Command::Bench(bench) => bench.run(),
         Command::Guests(guests) => guests.run(),
+        Command::Sim(sim) => sim.run(),
     }
 }
 
