@@ -6,8 +6,8 @@
 //! waits must be handed over, and the oracle judges. The same options give the same trace, byte for byte.
 //!
 //! A *node-year* is one machine for 365 days of virtual time. It is made of what happens and not of a multiplication: in it the
-//! machine boots and is installed some twenty times, its installer and its system make some fifty reports, and its site's agent
-//! puts hundreds of requests to the controller ([`tally`] counts them, and each run prints its counts). What is stretched is idleness: during
+//! machine gets some twenty scripts, its installer and its system make some forty reports, and its site's agent
+//! puts some three hundred requests to the controller ([`tally`] counts them, and each run prints its counts). What is stretched is idleness: during
 //! chaos an agent that wants to sleep for more than 20 s sleeps 120 times as long, so that a site's heartbeats are days apart and
 //! not minutes; in the two hours in which everything must be handed over it sleeps as long as it wants to.
 //!
