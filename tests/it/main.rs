@@ -35,6 +35,7 @@ mod news;
 mod offline;
 mod openapi;
 mod pasts;
+mod policies;
 mod proxy;
 mod shipped;
 mod sync;
@@ -125,6 +126,7 @@ fn main() {
         kept::cases(),
         news::cases(),
         pasts::cases(),
+        policies::cases(),
         openapi::cases(),
         metrics::cases(),
         guests::cases(),
