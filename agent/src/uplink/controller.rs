@@ -1,18 +1,16 @@
 //! The controller as the agent sees it: a handful of typed questions over a few kept connections.
 
+mod body;
 mod conflicts;
 mod nodes;
 mod wire;
 
 use std::cell::{Cell, RefCell};
 use std::fmt;
-use std::io::Write;
 use std::ops::Range;
 use std::rc::Rc;
 use std::time::Duration;
 
-use flate2::Compression;
-use flate2::write::GzEncoder;
 use futures_rustls::TlsConnector;
 use http_body_util::{BodyExt as _, Full};
 use hyper::body::{Bytes, Incoming};
@@ -34,6 +32,7 @@ use serde::de::DeserializeOwned;
 use smol::LocalExecutor;
 use smol::net::TcpStream;
 
+use self::body::{Body, json};
 pub use self::nodes::{NodeAnswer, Trust};
 pub use self::wire::Wire;
 use crate::exchange::{Connection, ExchangeError, within};
@@ -120,25 +119,6 @@ impl CallError {
             Self::Connect { .. } | Self::Tls { .. } | Self::Exchange(_) | Self::Foreign(_) => true,
         }
     }
-}
-
-/// The body of a call: JSON, as it is or in gzip.
-#[derive(Clone)]
-struct Body {
-    bytes: Vec<u8>,
-    is_gzip: bool,
-}
-
-fn json(question: &impl Serialize) -> Vec<u8> {
-    serde_json::to_vec(question).expect("every type of the protocol can be written as JSON")
-}
-
-fn gzip(plain: &[u8]) -> Vec<u8> {
-    let mut encoder = GzEncoder::new(Vec::new(), Compression::default());
-    encoder
-        .write_all(plain)
-        .and_then(|()| encoder.finish())
-        .expect("a vector takes what is written into it")
 }
 
 /// A client for one controller. Cheap to share within the executor's thread.
@@ -445,7 +425,7 @@ impl Controller {
         question: &Q,
         budget: Duration,
     ) -> Result<A, CallError> {
-        let body = Body { bytes: json(question), is_gzip: false };
+        let body = Body::plain(json(question));
         self.call(Method::POST, path, Some(body), budget).await
     }
 
@@ -458,9 +438,7 @@ impl Controller {
         let mut plain = json(question);
         if self.takes_gzip.get() && plain.len() > GZIP_LEN_MIN {
             let packed;
-            // On a small router a full batch takes so long that a machine would notice.
-            (packed, plain) = smol::unblock(move || (gzip(&plain), plain)).await;
-            let packed = Body { bytes: packed, is_gzip: true };
+            (packed, plain) = Body::packed(plain).await;
             match self.call(Method::POST, path, Some(packed), UNHURRIED).await {
                 Err(CallError::Refused(refusal))
                     if refusal.status == StatusCode::UNSUPPORTED_MEDIA_TYPE =>
@@ -471,7 +449,7 @@ impl Controller {
                 outcome => return outcome,
             }
         }
-        self.call(Method::POST, path, Some(Body { bytes: plain, is_gzip: false }), UNHURRIED).await
+        self.call(Method::POST, path, Some(Body::plain(plain)), UNHURRIED).await
     }
 
     async fn call<A: DeserializeOwned>(
