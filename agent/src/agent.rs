@@ -41,6 +41,7 @@ use crate::outbox::{Counts, Flusher, Outbox};
 use crate::policy::site::{self, SitePolicies};
 use crate::rng::Rng;
 use crate::session::journal::Journal;
+use crate::session::recall;
 use crate::session::recorder::Recorder;
 use crate::store::{Quota, Store, StoreOptions};
 use crate::sync::demand::Demand;
@@ -207,7 +208,7 @@ impl Agent {
         let cache = Cache::open(&data_dir.cache()).context("cannot open the cache")?;
         let identity = store.load_identity(config.site_id).await;
         let identity = identity.context("cannot read who this agent is")?;
-        recall_sessions(&store, &data_dir).await?;
+        recall::sessions(&store, &data_dir).await?;
         let tls = tls::connector(config.ca_file.as_deref())?;
         let controller =
             Rc::new(Controller::new(Rc::clone(executor), config.central_url.clone(), tls));
@@ -348,26 +349,6 @@ impl Agent {
             rng,
         }
     }
-}
-
-/// Gives a database that knows no boot sessions those of the journal: machines that were being installed when the database was lost
-/// still report, and are believed (FAULTS D9).
-async fn recall_sessions(store: &Store, data_dir: &DataDir) -> anyhow::Result<()> {
-    if store.has_sessions().await.context("cannot read the boot sessions")? {
-        return Ok(());
-    }
-    let journal = Journal::new(data_dir);
-    let loaded = match smol::unblock(move || journal.load()).await {
-        Ok(loaded) => loaded,
-        Err(error) => {
-            // It explains the past; the agent serves without it.
-            log::warn!("no boot sessions are known from before: {error:#}");
-            return Ok(());
-        }
-    };
-    let sessions = loaded.sessions.iter();
-    let known = sessions.filter_map(|session| Some((session.id, session.mac?, session.started_at)));
-    store.remember_sessions(known.collect()).await.context("cannot keep the boot sessions")
 }
 
 impl Shared {

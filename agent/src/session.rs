@@ -14,6 +14,7 @@
 
 pub mod journal;
 mod neighbours;
+pub(crate) mod recall;
 pub mod recorder;
 pub mod ring;
 pub mod route;
