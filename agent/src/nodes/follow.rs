@@ -164,7 +164,9 @@ impl Follower {
 
     async fn ask_about_due(&self) -> Result<(), Behind> {
         let nodes = self.store.nodes();
-        let due: Vec<_> = nodes.iter().filter(|node| node.is_due).map(CachedNode::mac).collect();
+        let mut due: Vec<_> =
+            nodes.iter().filter(|node| node.is_due).map(CachedNode::mac).collect();
+        due.sort_unstable();
         for mac in due.iter().take(DUE_MAX) {
             if matches!(self.standing.line(), Line::Offline { .. }) {
                 return Ok(());
