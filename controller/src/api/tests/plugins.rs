@@ -249,10 +249,10 @@ async fn the_nearest_assignment_counts_and_what_cannot_be_is_refused() {
         (Some(PluginMode::Off), Some(PluginMode::Shadow))
     );
     let states = centre.get(&format!("{PLUGINS}/quiet/sites")).await;
-    assert_eq!(
-        (&states.body["total"], &states.data()[1]["site_path"]),
-        (&json!(2), &json!("/emea/berlin"))
-    );
+    let mut paths = [0, 1].map(|place| states.data()[place]["site_path"].to_string());
+    paths.sort();
+    assert_eq!(states.body["total"], 2);
+    assert_eq!(paths, [r#""/emea""#, r#""/emea/berlin""#]);
     let group = centre.post("/api/v1/groups", json!({"name": "lab"})).await;
     let group = group.data()["id"].as_str().expect("an id").to_owned();
     assert_eq!(
