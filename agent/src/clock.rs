@@ -1,4 +1,4 @@
-//! Where the time comes from: the one module that asks the operating system, or the [`world`](crate::world) of a simulation.
+//! Where the time comes from: the one module that asks the operating system, or the [`crate::world`] that a simulation brings.
 #![expect(clippy::disallowed_methods, reason = "shell: reads the clock")]
 
 use std::pin::Pin;

@@ -1,6 +1,6 @@
 //! Where time and chance come from: the operating system, or a world that a simulation has put in its place on this thread.
 //!
-//! Whoever needs the time asks [`crate::clock`], whoever needs an identity or a secret asks [`random`]. Nothing else of the agent
+//! Whoever needs the time asks [`crate::clock`], whoever needs an identity or a secret asks `random`. Nothing else of the agent
 //! knows that there may be another world.
 
 use std::cell::RefCell;
