@@ -90,6 +90,8 @@ impl Bench {
             fleet.grow(&controller, size - joined)?;
             eprintln!("{size} agents have joined after {:.1} s", started.elapsed().as_secs_f64());
             joined = size;
+            // With its first heartbeat after anything of the content changed, a site's manifest is looked at.
+            self.row(&fleet, pid, size, Say::Heartbeat, Pace::Once)?;
             self.row(&fleet, pid, size, Say::Heartbeat, Pace::Fast)?;
             self.row(&fleet, pid, size, Say::Heartbeat, Pace::PerSecond(STEADY_RATE))?;
             self.row(&fleet, pid, size, Say::Changes, Pace::Fast)?;
@@ -101,11 +103,12 @@ impl Bench {
         let meter = CpuMeter::new(pid);
         let cpu = meter.seconds()?;
         let figures = fleet.speak(say, pace, Duration::from_secs(self.seconds))?;
-        let cpu_us = (meter.seconds()? - cpu) * 1e6 / (figures.rate() * self.seconds as f64);
+        let cpu_us = (meter.seconds()? - cpu) * 1e6 / figures.answers() as f64;
         let what = match (say, pace) {
+            (Say::Heartbeat, Pace::Once) => "first heartbeats".to_owned(),
             (Say::Heartbeat, Pace::Fast) => "heartbeats".to_owned(),
             (Say::Heartbeat, Pace::PerSecond(rate)) => format!("heartbeats at {rate}/s"),
-            (Say::Changes, Pace::Fast) => "batches of 10 changes".to_owned(),
+            (Say::Changes, Pace::Once | Pace::Fast) => "batches of 10 changes".to_owned(),
             (Say::Changes, Pace::PerSecond(rate)) => format!("batches of 10 changes at {rate}/s"),
         };
         println!(

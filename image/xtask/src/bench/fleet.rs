@@ -39,8 +39,10 @@ pub(super) enum Say {
 }
 
 /// How fast they say it.
-#[derive(Debug, Clone, Copy)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Pace {
+    /// As fast as it goes, and each agent once.
+    Once,
     /// The next when the one before is answered, on each connection.
     Fast,
     /// So many a second, whether the controller keeps up or not: a late answer makes those behind it late, and they are
@@ -59,6 +61,11 @@ pub(super) struct Figures {
 }
 
 impl Figures {
+    /// How many were answered.
+    pub(super) fn answers(&self) -> usize {
+        self.latencies_ms.len()
+    }
+
     /// Answers a second.
     pub(super) fn rate(&self) -> f64 {
         self.latencies_ms.len() as f64 / self.seconds
@@ -114,7 +121,7 @@ impl Fleet {
         Self { address: controller.address(), agents: Vec::new() }
     }
 
-    /// Lets the agents speak one after the other for a while.
+    /// Lets the agents speak one after the other for a while, or once each.
     pub(super) fn speak(&self, say: Say, pace: Pace, duration: Duration) -> Result<Figures> {
         let next = Rc::new(Cell::new(0_usize));
         let agents: Rc<[_]> = self.agents.iter().map(Rc::clone).collect();
@@ -162,7 +169,8 @@ impl Speaker {
         loop {
             let number = self.next.replace(self.next.get() + 1);
             let due = match self.pace {
-                Pace::Fast => Instant::now(),
+                Pace::Once if number >= self.agents.len() => return Ok((latencies_ms, refused)),
+                Pace::Once | Pace::Fast => Instant::now(),
                 Pace::PerSecond(rate) => {
                     let due =
                         self.started + Duration::from_secs_f64(number as f64 / f64::from(rate));
@@ -170,7 +178,7 @@ impl Speaker {
                     due
                 }
             };
-            if due >= self.started + self.duration {
+            if self.pace != Pace::Once && due >= self.started + self.duration {
                 return Ok((latencies_ms, refused));
             }
             let agent = self.agents.get(number % self.agents.len()).context("a fleet")?;
