@@ -3,8 +3,8 @@ use std::time::Duration;
 use pureboot_plugin_host::chain::Silence;
 use pureboot_plugin_host::plugin::Failure;
 use pureboot_protocol::{
-    Autonomy, BootMethod, BootRecord, BootRequest, ConflictId, Lifecycle, NodeId, Timestamp,
-    WorkflowId,
+    Autonomy, BootMethod, BootRecord, BootRequest, ConflictId, ForeignBoot, ForeignNode, Lifecycle,
+    NodeId, Timestamp, WorkflowId,
 };
 
 use super::*;
@@ -118,6 +118,23 @@ fn while_site_and_controller_disagree_a_policy_can_only_hold_a_machine_back() {
             assert_ne!(boot, Boot::Disputed, "{action}");
         } else {
             assert_eq!(boot, Boot::Disputed, "{action}");
+        }
+    }
+}
+
+#[test]
+fn c16_a_node_of_another_site_is_claimed_and_a_policy_can_only_hold_it_back() {
+    for boots in [ForeignBoot::Pending, ForeignBoot::Normal, ForeignBoot::Refuse] {
+        let foreign = ForeignNode { boots, claim_id: None };
+        let inputs = Inputs {
+            found: Found::Elsewhere { foreign, freshness: Freshness::Asked },
+            ..inputs(Lifecycle::Pending)
+        };
+        let built_in = decide(&inputs.facts());
+        for action in every_action() {
+            let decision = concluded(&inputs, action.clone());
+            assert_eq!(decision.effects, built_in.effects, "{action}");
+            assert_eq!(decision.boot != built_in.boot, is_harmless(&action), "{boots:?}: {action}");
         }
     }
 }
