@@ -7,7 +7,7 @@ use wasm_smith::{Config, Module};
 
 use crate::guest::{ENGINE, decide, embedded, header, load_code};
 
-/// How many are tried, and how many with `PUREBOOT_TEST_LONG`.
+/// How many are tried, and how many with `PUREBOOT_TESTS_LONG`.
 const MODULES: (u64, u64) = (60, 3_000);
 
 /// What a policy with the hook `boot` exports.
@@ -55,7 +55,7 @@ fn module(seed: u64) -> Option<Vec<u8>> {
 #[test]
 fn modules_of_random_bytes_fail_by_themselves_and_never_with_the_host() {
     let (short, long) = MODULES;
-    let count = if std::env::var_os("PUREBOOT_TEST_LONG").is_some() { long } else { short };
+    let count = if std::env::var_os("PUREBOOT_TESTS_LONG").is_some() { long } else { short };
     let (mut refused, mut failed, mut answered) = (0, 0, 0);
     for seed in 0..count {
         let Some(module) = module(seed) else { continue };
