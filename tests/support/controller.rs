@@ -221,7 +221,8 @@ impl Controller {
         let request = minreq::put(url)
             .with_header("authorization", format!("Bearer {}", self.token))
             .with_body(bytes);
-        let answer = http::send(request).with_context(|| format!("upload of {name}"))?;
+        let answer = http::send_long(request, bytes.len());
+        let answer = answer.with_context(|| format!("upload of {name}"))?;
         ensure!(matches!(answer.status, 200 | 201), "{name}: {}", answer.text());
         answer.json()?.get_mut("data").map(Value::take).context("an answer without data")
     }

@@ -9,8 +9,10 @@ use std::time::{Duration, Instant};
 use anyhow::{Context, Result, bail, ensure};
 use serde_json::Value;
 
-/// What a request may take when nothing else is said, in seconds.
-const TIMEOUT_SECONDS: u64 = 10;
+/// What a request may take when nothing else is said, in seconds, on a busy machine.
+const TIMEOUT_SECONDS: u64 = 30;
+/// The slowest that a long body passes there, in bytes a second.
+const SLOWEST_BYTES_PER_S: u64 = 1 << 20;
 
 /// An answer that was read to its end.
 #[derive(Debug)]
@@ -90,9 +92,21 @@ fn parse(received: &[u8]) -> Result<Answer> {
 /// Sends a request made with minreq; redirects are not followed.
 ///
 /// # Errors
-/// No complete answer came within 10 s.
+/// No complete answer came within 30 s.
 pub fn send(request: minreq::Request) -> Result<Answer> {
-    let response = request.with_timeout(TIMEOUT_SECONDS).with_follow_redirects(false).send()?;
+    send_within(request, TIMEOUT_SECONDS)
+}
+
+/// As [`send`], with a body of so many bytes there or back, which may take longer.
+///
+/// # Errors
+/// No complete answer came in the time that such a body may take.
+pub fn send_long(request: minreq::Request, body_len: usize) -> Result<Answer> {
+    send_within(request, TIMEOUT_SECONDS + body_len as u64 / SLOWEST_BYTES_PER_S)
+}
+
+fn send_within(request: minreq::Request, limit_s: u64) -> Result<Answer> {
+    let response = request.with_timeout(limit_s).with_follow_redirects(false).send()?;
     let status = response.status_code;
     let fields: Vec<_> = response
         .headers
