@@ -10,7 +10,7 @@ use anyhow::{Context, Result, ensure};
 use pureboot_tests::disk::SmallDisk;
 use pureboot_tests::line::{Line, Slowness};
 use pureboot_tests::machines::Machine;
-use pureboot_tests::process::{self, Program};
+use pureboot_tests::process;
 use pureboot_tests::site::{ARRIVAL_LIMIT, Ports, Site, boot_of, text};
 use pureboot_tests::tftp::Client;
 use pureboot_tests::{http, is_long, noise, random_mac, sha256, wait};
@@ -29,9 +29,6 @@ pub(crate) fn cases() -> Vec<Case> {
             d1_d3_a_full_disk_refuses_reports_even_after_a_start_and_recovers_by_itself,
             Need::Root
         ),
-        case!(d4_d5_a_disk_that_fails_in_flight_costs_no_boot_and_no_report, Need::Root, STRACE),
-        case!(d6_a_fill_survives_every_call_that_fails, Need::Root, STRACE),
-        case!(d12_a_machine_that_asks_again_in_its_session_needs_no_disk, Need::Root, STRACE),
         case!(d18_a_lost_index_costs_no_content_and_loaders_come_first),
         case!(n10_the_first_byte_comes_before_the_last_and_reports_pass_a_line_full_of_content),
         case!(n10_heartbeats_and_reports_pass_a_line_of_a_kilobyte_a_second_and_five_seconds),
@@ -41,10 +38,8 @@ pub(crate) fn cases() -> Vec<Case> {
     ]
 }
 
-const STRACE: Need = Need::Program("strace", "strace");
-
 /// What a fill may take on a busy machine.
-const FILL_LIMIT: Duration = Duration::from_secs(120);
+pub(crate) const FILL_LIMIT: Duration = Duration::from_secs(120);
 /// What 10 GB may take there.
 const LONG_LIMIT: Duration = Duration::from_secs(600);
 
@@ -70,7 +65,7 @@ fn file(site: &Site, name: &str) -> Result<Vec<u8>> {
 }
 
 /// A machine boots and reports, and the controller hears of it: at once, or when the database is open again.
-fn boots_and_reports(site: &Site) -> Result<()> {
+pub(crate) fn boots_and_reports(site: &Site) -> Result<()> {
     let mac = random_mac();
     wait::until("a machine's boot is written down", FILL_LIMIT, || {
         site.agent.script(&mac)?;
@@ -148,42 +143,6 @@ fn d1_d3_a_full_disk_refuses_reports_even_after_a_start_and_recovers_by_itself()
     machine.check(&site.controller, taken + 1, taken + 1)
 }
 
-fn d4_d5_a_disk_that_fails_in_flight_costs_no_boot_and_no_report() -> Result<()> {
-    let mut site = Site::start()?;
-    let machine = Machine::boot(&site.agent)?;
-    site.controller.wait_for_state(machine.mac(), "discovered")?;
-    let mut taken = 0;
-    for (call, error) in [("/^pwrite", "EROFS"), ("/^f(data)?sync", "EIO")] {
-        let step = || format!("{call} fails with {error}");
-        let pid = site.agent.program()?.pid();
-        {
-            let fault = format!("error={error}:when=1+");
-            let _failing = Injection::begin(pid, call, &fault, &site)?;
-            for _ in 0..3 {
-                let answer = machine.try_report(site.agent.boot(), taken + 1)?;
-                ensure!(
-                    matches!(answer.status, 503 | 507),
-                    "{}: a report was answered {}: {}",
-                    step(),
-                    answer.status,
-                    answer.text()
-                );
-                site.agent.script(machine.mac()).with_context(step)?;
-            }
-        }
-        wait::until("a report is taken again", FILL_LIMIT, || {
-            Ok(machine.report(site.agent.boot(), taken + 1).then_some(()))
-        })
-        .with_context(step)?;
-        taken += 1;
-        ensure!(site.agent.program()?.is_running()?, "{}: the agent has ended", step());
-    }
-    wait::until("all is handed over", FILL_LIMIT, || {
-        Ok((site.agent.pending()? == 0).then_some(()))
-    })?;
-    machine.check(&site.controller, taken, taken)
-}
-
 fn d11_a_disk_without_inodes_is_served_past_and_recovers() -> Result<()> {
     let (site, disk) = site_on_a_disk(128)?;
     let content = noise(3_000_000);
@@ -204,115 +163,6 @@ fn d11_a_disk_without_inodes_is_served_past_and_recovers() -> Result<()> {
     })?;
     ensure!(file(&site, "images/one")? == content, "another file is held");
     Ok(())
-}
-
-/// Makes system calls of a running program fail until it is dropped.
-struct Injection(#[expect(dead_code, reason = "ends with this")] Program);
-
-impl Injection {
-    /// Attaches to every thread of `pid`; `fault` is what strace calls an injection.
-    fn begin(pid: u32, call: &str, fault: &str, site: &Site) -> Result<Self> {
-        let mut command = process::system("strace")?;
-        command.args(["--follow-forks", "--quiet=all", "--output=/dev/null"]);
-        command.arg(format!("--trace={call}")).arg(format!("--inject={call}:{fault}"));
-        command.args(["--attach", &pid.to_string()]);
-        let strace = Program::spawn("strace", command, site.dir())?;
-        wait::until("strace holds every thread", ARRIVAL_LIMIT, || {
-            for task in fs::read_dir(format!("/proc/{pid}/task"))? {
-                let status = fs::read_to_string(task?.path().join("status")).unwrap_or_default();
-                if status.contains("TracerPid:\t0\n") {
-                    return Ok(None);
-                }
-            }
-            Ok(Some(()))
-        })?;
-        Ok(Self(strace))
-    }
-}
-
-/// What comes of one look at a file while the disk fails: it may be refused or break off, and it is never another one.
-fn is_harmless(answer: Result<http::Answer>, content: &[u8]) -> Result<()> {
-    match answer {
-        Ok(answer) if answer.status == 200 => {
-            ensure!(answer.body == content, "another file came while the disk failed");
-        }
-        Ok(answer) => {
-            let is_refusal = matches!(answer.status, 404 | 500 | 503);
-            ensure!(is_refusal, "status {}: {}", answer.status, answer.text());
-        }
-        Err(_) => {}
-    }
-    Ok(())
-}
-
-fn d6_a_fill_survives_every_call_that_fails() -> Result<()> {
-    const CALLS: [(&str, &str); 4] = [
-        ("/^p?write", "error=EIO"),
-        ("/^f(data)?sync", "error=EIO"),
-        ("/^openat", "error=EIO"),
-        ("/^renameat", "error=EIO"),
-    ];
-    // Once at this call, or at it and all that follow.
-    let whens: Vec<String> = if is_long() {
-        (1..=24).flat_map(|number| [format!("{number}"), format!("{number}+")]).collect()
-    } else {
-        ["1", "4", "2+"].map(ToOwned::to_owned).to_vec()
-    };
-    let mut site = Site::start()?;
-    let mut files = 0;
-    for (call, error) in CALLS {
-        for when in &whens {
-            let (name, content) = (format!("images/d6-{files}"), noise(300_000));
-            files += 1;
-            let step = || format!("{call} fails, {error}, when {when}");
-            site.controller.upload(&name, &content)?;
-            assign(&site, &[&name])?;
-            let url = site.agent.url(&format!("/files/{name}"));
-            {
-                let pid = site.agent.program()?.pid();
-                let _failing = Injection::begin(pid, call, &format!("{error}:when={when}"), &site)?;
-                for _ in 0..3 {
-                    is_harmless(http::get(&url), &content).with_context(step)?;
-                }
-            }
-            // With a disk that works again everything is as it should be, in this life or the next.
-            let found = wait::until("the file is given again", FILL_LIMIT, || {
-                if !site.agent.program()?.is_running()? {
-                    site.agent.stop();
-                    site.agent.start()?;
-                }
-                let answer = http::get(&site.agent.url(&format!("/files/{name}"))).ok();
-                Ok(answer.filter(|answer| answer.status == 200))
-            });
-            ensure!(found.with_context(step)?.body == content, "{}: another file", step());
-        }
-        boots_and_reports(&site).with_context(|| format!("after {call} has failed"))?;
-    }
-    Ok(())
-}
-
-fn d12_a_machine_that_asks_again_in_its_session_needs_no_disk() -> Result<()> {
-    const UNWRITTEN: &str = "could not be written down";
-    let mut site = Site::start()?;
-    let mac = random_mac();
-    let boot = boot_of(&site.agent.script(&mac)?)?;
-    site.controller.wait_for_state(&mac, "discovered")?;
-    let path = format!("/boot/{mac}?arch=x86_64&platform=pcbios&boot={boot}");
-    let url = site.agent.url(&path);
-    // From its own record, so that nothing new comes from the controller, and what it said first is written.
-    site.controller.stop();
-    site.wait_until_offline()?;
-    http::get(&url)?.expect(200)?;
-    let pid = site.agent.program()?.pid();
-    let _failing = Injection::begin(pid, "/^f(data)?sync", "error=EIO:when=1+", &site)?;
-    let script = http::get(&url)?.expect(200)?.text();
-    ensure!(script.contains(&boot), "another session than {boot}:\n{script}");
-    ensure!(!site.agent.program()?.log().contains(UNWRITTEN), "it was to be written");
-    // A new session is to be written, and is served all the same where that fails.
-    site.agent.script(&mac)?;
-    wait::until("the log tells of the disk", ARRIVAL_LIMIT, || {
-        Ok(site.agent.program()?.log().contains(UNWRITTEN).then_some(()))
-    })
 }
 
 fn d18_a_lost_index_costs_no_content_and_loaders_come_first() -> Result<()> {

@@ -17,6 +17,7 @@ mod disagree;
 mod doctor;
 mod drain;
 mod endurance;
+mod failing;
 mod faults;
 mod guests;
 mod hostile;
@@ -122,6 +123,7 @@ fn main() {
         tour::cases(),
         sync::cases(),
         faults::cases(),
+        failing::cases(),
         answers::cases(),
         kept::cases(),
         news::cases(),
