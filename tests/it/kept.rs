@@ -2,13 +2,14 @@
 
 use std::fs;
 use std::path::Path;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, ensure};
-use pureboot_tests::site::{ARRIVAL_LIMIT, Site};
-use pureboot_tests::{http, noise, sha256, wait};
+use pureboot_tests::site::{ARRIVAL_LIMIT, Site, text};
+use pureboot_tests::{http, noise, random_mac, sha256, wait};
 use serde_json::{Value, json};
 
+use crate::faults::boots_and_reports;
 use crate::sync::{assign, site_without_haste, sync};
 use crate::{Case, case};
 
@@ -18,6 +19,8 @@ pub(crate) fn cases() -> Vec<Case> {
         case!(a_new_version_of_an_image_costs_its_difference),
         case!(heartbeats_and_metrics_tell_what_is_on_the_disk),
         case!(what_a_person_pins_stays),
+        case!(c15_what_is_invalidated_is_served_on_until_its_replacement_is_here),
+        case!(d8_a_damaged_database_costs_the_site_no_boot),
     ]
 }
 
@@ -158,4 +161,81 @@ fn what_a_person_pins_stays() -> Result<()> {
     let evicted = said(&["cache", "evict", "--policy", "all"])?;
     ensure!(evicted.starts_with("1 object went, 100.0 kB"), "{evicted}");
     Ok(())
+}
+
+fn c15_what_is_invalidated_is_served_on_until_its_replacement_is_here() -> Result<()> {
+    let mut site = site_without_haste()?;
+    let [before, after] = [noise(3_000_000), noise(3_000_000)];
+    site.controller.upload("images/one", &before)?;
+    assign(&site, &["images/one"])?;
+    sync(&site)?;
+    let mac = random_mac();
+    site.agent.script(&mac)?;
+    site.controller.wait_for_state(&mac, "discovered")?;
+    site.controller.upload("images/one", &after)?;
+    let commands = format!("/sites/{}/commands", site.id);
+    for about in [json!({ "mac": mac }), json!({ "category": "images", "path": "one" })] {
+        let order = json!({ "command": "invalidate", "params": about });
+        let command = site.controller.post(&commands, &order)?;
+        let command = format!("{commands}/{}", text(&command, "id")?);
+        wait::until("the agent is given the order", ARRIVAL_LIMIT, || {
+            Ok((text(&site.controller.get(&command)?, "status")? != "queued").then_some(()))
+        })?;
+    }
+    // The line goes as soon as the orders have come, and the power with it.
+    site.controller.stop();
+    for life in ["that obeyed", "after it"] {
+        let answer = http::get(&site.agent.url("/files/images/one"))?.expect(200)?;
+        ensure!([&before, &after].contains(&&answer.body), "the life {life}: another file");
+        let script = site.agent.script(&mac)?;
+        ensure!(script.contains("is listed as discovered"), "the life {life}:\n{script}");
+        site.agent.stop();
+        site.agent.start()?;
+    }
+    site.controller.resume()?;
+    site.wait_until_online()?;
+    sync(&site)?;
+    let answer = http::get(&site.agent.url("/files/images/one"))?.expect(200)?;
+    ensure!(answer.body == after, "the replacement does not come");
+    Ok(())
+}
+
+fn d8_a_damaged_database_costs_the_site_no_boot() -> Result<()> {
+    /// What a machine waits at a start with a damaged database; of several starts on a busy machine the quickest counts.
+    const BOOT_LIMIT: Duration = Duration::from_secs(3);
+    let mut site = Site::start()?;
+    let mac = random_mac();
+    site.agent.script(&mac)?;
+    site.controller.wait_for_state(&mac, "discovered")?;
+    site.controller.stop();
+    let state = site.agent.data_dir().join("state");
+    let database = state.join("site.db");
+    let mut quickest = Duration::MAX;
+    for damage in ["of zero length", "garbage", "cut short", "with another header"] {
+        site.agent.stop();
+        let mut bytes = fs::read(&database)?;
+        match damage {
+            "of zero length" => bytes.clear(),
+            "garbage" => bytes = noise(20_000),
+            "cut short" => bytes.truncate(bytes.len() / 2),
+            _ => bytes.iter_mut().take(64).for_each(|byte| *byte ^= 0x55),
+        }
+        fs::write(&database, bytes)?;
+        let begun = Instant::now();
+        site.agent.start().with_context(|| format!("a database {damage}"))?;
+        let script = site.agent.script(&mac).with_context(|| format!("a database {damage}"))?;
+        quickest = quickest.min(begun.elapsed());
+        ensure!(
+            !script.contains("\nkernel"),
+            "a database {damage} leads to an installer:\n{script}"
+        );
+    }
+    ensure!(quickest < BOOT_LIMIT, "no start was quicker than {quickest:?}");
+    for number in 1..=3 {
+        let kept = state.join(format!("site.db.corrupt-{number}"));
+        ensure!(kept.exists(), "{} is not kept", kept.display());
+    }
+    site.controller.resume()?;
+    site.wait_until_online()?;
+    boots_and_reports(&site)
 }
