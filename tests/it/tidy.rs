@@ -9,9 +9,27 @@ use pureboot_tests::process;
 use crate::{Case, case};
 
 /// The catalogue's cases that the running programs must be shown to survive.
-const FAULTS_SHOWN: [&str; 29] = [
+const FAULTS_SHOWN: [&str; 33] = [
     "F1", "F2", "F3", "F4", "F11", "F12", "F13", "H1", "H2", "H3", "H4", "H5", "H6", "H10", "H11",
-    "H14", "H15", "A1", "A3", "A11", "K11", "D2", "D6", "D7", "D11", "D12", "D18", "N10", "H9",
+    "H14", "H15", "A1", "A3", "A11", "K11", "D2", "D6", "D7", "D8", "D11", "D12", "D18", "N9",
+    "N10", "H9", "H23", "C15",
+];
+
+/// The catalogue's cases that content and its synchronisation must be shown to survive, from and to: each has a row in
+/// `tests/faults.md`.
+const FAULTS_LISTED: [(&str, u8, u8); 12] = [
+    ("N", 1, 13),
+    ("K", 1, 16),
+    ("K", 19, 19),
+    ("K", 21, 21),
+    ("D", 1, 12),
+    ("D", 15, 15),
+    ("D", 18, 18),
+    ("T", 1, 6),
+    ("C", 1, 12),
+    ("C", 15, 19),
+    ("H", 9, 10),
+    ("H", 23, 23),
 ];
 
 /// A file beyond this many lines has a second topic.
@@ -23,6 +41,7 @@ pub(crate) fn cases() -> Vec<Case> {
         case!(no_source_file_is_too_long),
         case!(every_fault_that_must_be_shown_has_a_test),
         case!(every_named_test_exists),
+        case!(every_fault_of_content_and_synchronisation_is_listed),
         case!(the_policy_contract_parses),
         case!(links_in_documents_lead_somewhere),
         case!(the_protocol_depends_on_serde_alone),
@@ -124,6 +143,20 @@ fn every_named_test_exists() -> Result<()> {
         .filter(is_name)
         .filter(|name| !sources.contains(&format!("fn {name}(")))
         .map(|name| format!("tests/faults.md names {name}, which no source has"))
+        .collect();
+    report(&missing)
+}
+
+fn every_fault_of_content_and_synchronisation_is_listed() -> Result<()> {
+    let table = fs::read_to_string(root()?.join("tests/faults.md"))?;
+    let firsts = table.lines().filter_map(|line| line.strip_prefix("| ")?.split(" |").next());
+    let listed: Vec<_> = firsts.flat_map(|cases| cases.split(", ")).collect();
+    let wanted = FAULTS_LISTED.iter().flat_map(|(letter, from, to)| {
+        (*from..=*to).map(move |number| format!("{letter}{number}"))
+    });
+    let missing: Vec<_> = wanted
+        .filter(|case| !listed.contains(&case.as_str()))
+        .map(|case| format!("tests/faults.md has no row for {case}"))
         .collect();
     report(&missing)
 }
