@@ -1,7 +1,10 @@
 //! `cargo xtask bench …`: figures, side by side where there is a peer. Figures belong to the machine; ratios are what to compare.
 
+mod boots;
+mod budget;
 mod controller;
 mod drain;
+mod flash;
 mod fleet;
 mod http;
 mod idle;
@@ -34,6 +37,7 @@ enum What {
     Controller(controller::Bench),
     Drain(drain::Drain),
     Idle(idle::Idle),
+    Boots(boots::Boots),
 }
 
 impl Bench {
@@ -52,6 +56,7 @@ impl Bench {
             What::Controller(bench) => bench.run(),
             What::Drain(bench) => bench.run(),
             What::Idle(bench) => bench.run(),
+            What::Boots(bench) => bench.run(),
         }?;
         Ok(ExitCode::SUCCESS)
     }

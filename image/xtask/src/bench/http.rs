@@ -1,6 +1,6 @@
 //! `cargo xtask bench http`: the agent beside nginx, in turns within one run.
 
-mod client;
+pub(super) mod client;
 mod held;
 mod rows;
 mod servers;

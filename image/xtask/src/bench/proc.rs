@@ -88,3 +88,33 @@ pub(super) fn status(pid: u32, name: &str) -> Result<String> {
 pub(super) fn descriptors(pid: u32) -> Result<usize> {
     Ok(fs::read_dir(format!("/proc/{pid}/fd"))?.count())
 }
+
+/// A line of `/proc/<pid>/status` that counts kilobytes, in millions of bytes.
+pub(super) fn megabytes(pid: u32, name: &str) -> Result<f64> {
+    let text = status(pid, name)?;
+    let kib = text.strip_suffix(" kB").with_context(|| format!("{name} is {text}"))?;
+    Ok(kib.trim().parse::<f64>()? * 1_024.0 / 1e6)
+}
+
+/// Sets the peak of what is held (`VmHWM`) to what is held now (proc(5)).
+pub(super) fn forget_peak(pid: u32) -> Result<()> {
+    Ok(fs::write(format!("/proc/{pid}/clear_refs"), "5")?)
+}
+
+/// How often its threads have gone to sleep so far, and so how often they were woken.
+pub(super) fn wakes(pid: u32) -> Result<u64> {
+    let mut wakes = 0;
+    for task in fs::read_dir(format!("/proc/{pid}/task"))? {
+        let text = fs::read_to_string(task?.path().join("status"))?;
+        let count = text.lines().find_map(|line| line.strip_prefix("voluntary_ctxt_switches:"));
+        wakes += count.context("no voluntary_ctxt_switches")?.trim().parse::<u64>()?;
+    }
+    Ok(wakes)
+}
+
+/// What it has caused to be written to disks so far.
+pub(super) fn written_bytes(pid: u32) -> Result<u64> {
+    let text = fs::read_to_string(format!("/proc/{pid}/io"))?;
+    let count = text.lines().find_map(|line| line.strip_prefix("write_bytes: "));
+    Ok(count.context("no write_bytes")?.parse()?)
+}

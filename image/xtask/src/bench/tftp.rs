@@ -145,8 +145,7 @@ fn turn(load: &Load<'_>, server: &Server) -> Result<Figures> {
 /// The most memory that the agent held during a run of its own, which is not clocked.
 fn peak_mib(agent: u32, load: &Load<'_>, servers: &[Server]) -> Result<f64> {
     let server = servers.first().context("the agent")?;
-    // proc(5): 5 sets the peak to what is held now.
-    fs::write(format!("/proc/{agent}/clear_refs"), "5")?;
+    proc::forget_peak(agent)?;
     load::run(load, server.address)?;
     let peak = proc::status(agent, "VmHWM")?;
     let kib = peak.split_whitespace().next().context("a number")?;

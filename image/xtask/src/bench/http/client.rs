@@ -23,18 +23,18 @@ const TURN_MAX: Duration = Duration::from_secs(120);
 
 /// What is asked for and how.
 #[derive(Debug, Clone)]
-pub(super) struct Load {
+pub(in crate::bench) struct Load {
     /// Whole requests; connection number n begins with the nth and goes on with the next.
-    pub(super) requests: Vec<Vec<u8>>,
+    pub(in crate::bench) requests: Vec<Vec<u8>>,
     /// Connections at the same time.
-    pub(super) connections: usize,
+    pub(in crate::bench) connections: usize,
     /// When it is over.
-    pub(super) end: End,
+    pub(in crate::bench) end: End,
 }
 
 /// When a connection asks no more.
 #[derive(Debug, Clone, Copy)]
-pub(super) enum End {
+pub(in crate::bench) enum End {
     /// When it has one answer.
     OneAnswer,
     /// When so much time has gone by.
@@ -43,20 +43,20 @@ pub(super) enum End {
 
 /// What came of a turn.
 #[derive(Debug, Default)]
-pub(super) struct Outcome {
-    pub(super) elapsed: Duration,
+pub(in crate::bench) struct Outcome {
+    pub(in crate::bench) elapsed: Duration,
     /// Bytes of bodies.
-    pub(super) bytes: u64,
+    pub(in crate::bench) bytes: u64,
     /// From each request to the last byte of its answer.
-    pub(super) latency: Vec<Duration>,
+    pub(in crate::bench) latency: Vec<Duration>,
     /// Connections that were held to the end, where some were.
-    pub(super) held: usize,
+    pub(in crate::bench) held: usize,
     /// Answers that were none, or not 200 or 206.
-    pub(super) failures: usize,
+    pub(in crate::bench) failures: usize,
 }
 
 /// A request for `target`.
-pub(super) fn request(target: &str, fields: &str) -> Vec<u8> {
+pub(in crate::bench) fn request(target: &str, fields: &str) -> Vec<u8> {
     format!("GET {target} HTTP/1.1\r\nHost: bench\r\nUser-Agent: iPXE/1.21.1\r\n{fields}\r\n")
         .into_bytes()
 }
@@ -99,7 +99,7 @@ pub(super) fn read(server: SocketAddr, name: &str, mut take: impl FnMut(&[u8])) 
 }
 
 /// Asks until the end.
-pub(super) fn run(load: &Load, server: SocketAddr) -> Result<Outcome> {
+pub(in crate::bench) fn run(load: &Load, server: SocketAddr) -> Result<Outcome> {
     let mut peers = (0..load.connections)
         .map(|number| Peer::connect(number, server))
         .collect::<Result<Vec<_>>>()?;
