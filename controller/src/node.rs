@@ -137,6 +137,7 @@ pub(crate) fn new(id: NodeId, mac: Mac, now: Timestamp) -> Node {
         health_status: HealthStatus::Unknown,
         pending_command: None,
         version: 1,
+        wish_version: 1,
     }
 }
 
@@ -366,6 +367,7 @@ fn fail(node: &mut Node, reason: String, now: Timestamp) -> Option<Move> {
 
 fn enter(node: &mut Node, to: Lifecycle, now: Timestamp) -> Move {
     if to == Lifecycle::Pending {
+        node.wish_version = node.version;
         node.install_attempts = 0;
         node.last_install_error = None;
         node.health_status = HealthStatus::Unknown;

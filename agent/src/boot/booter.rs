@@ -338,9 +338,9 @@ impl Booter {
 
     /// All that a decision rests on.
     fn inputs(&self, request: BootRequest, found: Found, mode: Mode) -> Inputs {
-        let given = self.store.look_at(request.mac, |node| node.install_given_version).flatten();
+        let has_given = |record| self.store.look_at(request.mac, |node| node.has_given(record));
         let install_given = match &found {
-            Found::Known { record, .. } => given >= Some(record.version),
+            Found::Known { record, .. } => has_given(record) == Some(true),
             Found::Elsewhere { .. } | Found::Unknown | Found::Unreachable => false,
         };
         Inputs {
@@ -370,8 +370,8 @@ impl Booter {
         let before = self.store.node(decision.mac).map(|node| node.facts);
         let node = self.store.begin_session(session, request, new_node(), now).await?;
         for effect in &decision.effects {
-            if let Effect::RememberInstall { version, is_limited } = *effect {
-                let given = self.store.mark_install_given(decision.mac, version).await?;
+            if let Effect::RememberInstall { wish, is_limited } = *effect {
+                let given = self.store.mark_install_given(decision.mac, wish).await?;
                 if is_limited && given == InstallGiven::Before {
                     return Err(Unkept::GivenBefore);
                 }

@@ -27,7 +27,7 @@ pub struct Facts<'a> {
     pub mode: Mode,
     /// What the site may decide alone.
     pub autonomy: Autonomy,
-    /// [`Effect::RememberInstall`] was recorded for this very version of the record before.
+    /// [`Effect::RememberInstall`] was recorded for what the record wishes before.
     pub install_given: bool,
     /// What a machine does without the controller where nothing is known of it, or nothing that still holds.
     pub offline_action: OfflineAction,
@@ -215,10 +215,10 @@ pub enum Effect {
     Claim,
     /// What the controller has just said of it is remembered.
     RememberElsewhere(ForeignNode),
-    /// This version of the node's record has been used for an installer: the next [`Facts::install_given`].
+    /// An installer has been given for what the node's record wishes: the next [`Facts::install_given`].
     RememberInstall {
-        /// The version of the node's record.
-        version: u64,
+        /// The number of the wish.
+        wish: u64,
         /// Whether the installer may only be given if it was not before.
         is_limited: bool,
     },
@@ -494,7 +494,7 @@ fn decide_pending(
         reasons.push(Reason::FirstTimeAlone);
     }
     // Remembered online too: the line may be gone when the machine comes back, and one wish is one installation.
-    let remember = Effect::RememberInstall { version: record.version, is_limited };
+    let remember = Effect::RememberInstall { wish: record.wish(), is_limited };
     (Boot::Install(Box::new(workflow.clone())), reasons, vec![remember])
 }
 

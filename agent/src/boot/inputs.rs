@@ -50,7 +50,7 @@ pub struct Inputs {
     pub mode: Mode,
     /// What the site may decide alone.
     pub autonomy: Autonomy,
-    /// Whether an installer was given for this very version of the record before.
+    /// Whether an installer was given for what the record wishes before.
     pub install_given: bool,
     /// What a machine does without the controller where nothing is known of it, or nothing that still holds.
     pub offline_action: OfflineAction,

@@ -146,7 +146,8 @@ impl Mover {
     }
 }
 
-/// Has the site go by a wish that is its own to decide. A new wish to install is one that no installer has been given for.
+/// Has the site go by a wish that is its own to decide. A new wish to install is one that no installer has been given for; those that
+/// were given for the centre's stay given.
 fn go_by(node: &mut CachedNode, autonomy: Autonomy, to: Lifecycle) {
     let Some(KnownRecord { record, .. }) = &mut node.known else { return };
     let from = record.state;
@@ -155,7 +156,7 @@ fn go_by(node: &mut CachedNode, autonomy: Autonomy, to: Lifecycle) {
     }
     record.state = to;
     if to == Lifecycle::Pending {
-        node.install_given_version = None;
+        node.own_wish_given = Some(false);
     }
 }
 

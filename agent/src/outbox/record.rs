@@ -498,8 +498,11 @@ fn raise_version(
     else {
         return Ok(None);
     };
-    // The wish is the same one under a new number; without this an offline site would wipe the disk for it once more.
-    if node.install_given_version == Some(known.record.version) {
+    // Where the controller does not number wishes, it is the same one under a new number; without this an offline site would wipe the
+    // disk for it once more.
+    if known.record.wish_version.is_none()
+        && node.install_given_version == Some(known.record.version)
+    {
         node.install_given_version = Some(version);
     }
     known.record.version = version;

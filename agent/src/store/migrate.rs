@@ -14,6 +14,7 @@ const STEPS: &[&str] = &[
     include_str!("steps/records.sql"),
     include_str!("steps/ring.sql"),
     include_str!("steps/offline.sql"),
+    include_str!("steps/wishes.sql"),
 ];
 
 /// Brings the database to the newest version that this program knows.

@@ -3,7 +3,9 @@
 use std::collections::HashMap;
 use std::sync::{Arc, PoisonError, RwLock};
 
-use pureboot_protocol::{Assignment, BootRecord, BootRequest, ForeignNode, Mac, NodeId, Timestamp};
+use pureboot_protocol::{
+    Assignment, BootRecord, BootRequest, ForeignNode, Lifecycle, Mac, NodeId, Timestamp,
+};
 use rusqlite::{Connection, OptionalExtension, Row, named_params};
 
 use super::{Json, Store, StoreError, Word, feed};
@@ -23,8 +25,11 @@ pub struct CachedNode {
     pub known: Option<KnownRecord>,
     /// Its last request for a script.
     pub last_seen_at: Option<Timestamp>,
-    /// The version of the record whose installation was last handed out.
+    /// The newest wish of the centre for which an installer was handed out; [`BootRecord::wish`] numbers them.
     pub install_given_version: Option<u64>,
+    /// Whether an installer was handed out for what a person at the site wishes; none where what `known` wishes is the centre's, which
+    /// has numbered it.
+    pub own_wish_given: Option<bool>,
     /// The change by which the site last moved the state in `known`, or took the order away that is acknowledged with it.
     pub state_seq: Option<u64>,
     /// Whether the controller is to be asked about it: what is known may not be the controller's last word.
@@ -54,7 +59,7 @@ pub struct KnownRecord {
 /// Whether an installation may be handed out.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum InstallGiven {
-    /// Now, and never again for this version of the record.
+    /// Now, and never again for this wish.
     Now,
     /// It has been handed out before.
     Before,
@@ -87,6 +92,7 @@ impl CachedNode {
             known: None,
             last_seen_at: None,
             install_given_version: None,
+            own_wish_given: None,
             state_seq: None,
             is_due: false,
             elsewhere: None,
@@ -98,20 +104,46 @@ impl CachedNode {
         self.facts.mac
     }
 
+    /// Whether an installer was handed out for what `record` wishes.
+    pub(crate) fn has_given(&self, record: &BootRecord) -> bool {
+        self.own_wish_given.unwrap_or(self.install_given_version >= Some(record.wish()))
+    }
+
     /// Goes by `record` from now on. An installation that was given for the old one counts as given for this one as well where
-    /// the wish is the same under a new number: what machines do at a site raises versions too.
+    /// the wish is the same and only now has a number, or another one.
     fn adopt(&mut self, record: BootRecord, asked_at: Timestamp) {
-        if let Some(known) = &self.known
-            && self.install_given_version >= Some(known.record.version)
-            && is_same_wish(&known.record, &record)
+        if let Some(KnownRecord { record: old, .. }) = &self.known
+            && self.has_given(old)
+            && self.is_same_wish(old, &record)
         {
-            self.install_given_version = self.install_given_version.max(Some(record.version));
+            self.install_given_version = self.install_given_version.max(Some(record.wish()));
         }
+        self.own_wish_given = None;
         self.node_id = record.node_id;
         self.known = Some(KnownRecord { record, fetched_at: asked_at });
         self.state_seq = None;
         self.is_due = false;
         self.elsewhere = None;
+    }
+
+    /// Whether `old`, by which the site goes, and `new` want the same of the machine, as far as that writes its disk, where the
+    /// numbers of their wishes cannot tell. What cannot be told apart is the same: then an installer may be missing, and none is given
+    /// twice.
+    fn is_same_wish(&self, old: &BootRecord, new: &BootRecord) -> bool {
+        let is_own = self.own_wish_given.is_some();
+        if !is_own && old.wish_version.is_some() && new.wish_version.is_some() {
+            return false;
+        }
+        let workflow = |record: &BootRecord| {
+            record.workflow.as_ref().map(|assignment| match assignment {
+                Assignment::Known(workflow) => Some(workflow.id),
+                Assignment::Foreign { .. } => None,
+            })
+        };
+        // What the machine has done since, the site knows before the centre.
+        let is_wished =
+            if is_own { new.state == Lifecycle::Pending } else { old.state == new.state };
+        is_wished && old.node_id == new.node_id && workflow(old) == workflow(new)
     }
 
     /// Takes over what a request says; what it leaves out stays.
@@ -256,25 +288,28 @@ impl Store {
         .await
     }
 
-    /// Asks to hand out the installation of version `version` of a machine's record, and remembers it before it answers: no
-    /// disk is wiped twice for one wish, whatever happens in between.
+    /// Asks to hand out the installation that the wish `wish` of the centre wants of a machine, or that a person at the site wants
+    /// meanwhile, and remembers it before it answers: no disk is wiped twice for one wish, whatever happens in between.
     ///
     /// # Errors
     /// See [`StoreError`]; then it must not be handed out.
     pub async fn mark_install_given(
         &self,
         mac: Mac,
-        version: u64,
+        wish: u64,
     ) -> Result<InstallGiven, StoreError> {
         let mirror = self.nodes.clone();
         self.run(move |db| {
             let transaction = db.transaction()?;
             // A machine of which nothing could be read may have had it.
             let Some(mut node) = load(&transaction, mac)? else { return Ok(InstallGiven::Before) };
-            if node.install_given_version >= Some(version) {
-                return Ok(InstallGiven::Before);
+            match &mut node.own_wish_given {
+                Some(is_given) if !*is_given => *is_given = true,
+                None if node.install_given_version < Some(wish) => {
+                    node.install_given_version = Some(wish);
+                }
+                Some(_) | None => return Ok(InstallGiven::Before),
             }
-            node.install_given_version = Some(version);
             save(&transaction, &node)?;
             transaction.commit()?;
             mirror.put(node);
@@ -309,18 +344,6 @@ pub(super) fn take(
     Ok((node, fate))
 }
 
-/// Whether the centre wants the same of a machine by both records, as far as that writes its disk. What cannot be told apart is the
-/// same: then an installer may be missing, and none is given twice.
-fn is_same_wish(old: &BootRecord, new: &BootRecord) -> bool {
-    let workflow = |record: &BootRecord| {
-        record.workflow.as_ref().map(|assignment| match assignment {
-            Assignment::Known(workflow) => Some(workflow.id),
-            Assignment::Foreign { .. } => None,
-        })
-    };
-    old.node_id == new.node_id && old.state == new.state && workflow(old) == workflow(new)
-}
-
 fn is_state_unacknowledged(db: &Connection, node: &CachedNode) -> rusqlite::Result<bool> {
     let Some(seq) = node.state_seq else { return Ok(false) };
     let is_there = "SELECT 1 FROM outbox WHERE seq = ?1 AND seq > (SELECT acked_through FROM meta)";
@@ -343,7 +366,7 @@ pub(super) fn discover(
 pub(super) fn read(row: &Row<'_>) -> rusqlite::Result<CachedNode> {
     let record = row.get::<_, Option<Json<BootRecord>>>("record")?;
     let fetched_at = row.get::<_, Option<i64>>("fetched_at")?.map(Timestamp::from_unix_ms);
-    // A database that is brought back from before the column has nothing to say.
+    // A database that is brought back from before a column has nothing to say.
     let elsewhere = row.get::<_, Option<Json<ForeignNode>>>("elsewhere").unwrap_or_default();
     let elsewhere_at = row.get::<_, Option<i64>>("elsewhere_at").unwrap_or_default();
     let elsewhere_at = elsewhere_at.map(Timestamp::from_unix_ms);
@@ -355,6 +378,7 @@ pub(super) fn read(row: &Row<'_>) -> rusqlite::Result<CachedNode> {
             .map(|(Json(record), fetched_at)| KnownRecord { record, fetched_at }),
         last_seen_at: row.get::<_, Option<i64>>("last_seen_at")?.map(Timestamp::from_unix_ms),
         install_given_version: row.get("install_given_version")?,
+        own_wish_given: row.get("own_wish_given").unwrap_or_default(),
         state_seq: row.get("state_seq")?,
         is_due: row.get("is_due")?,
         elsewhere: elsewhere
@@ -398,12 +422,13 @@ pub(crate) fn load_all(db: &Connection) -> rusqlite::Result<Vec<CachedNode>> {
 
 pub(crate) fn save(db: &Connection, node: &CachedNode) -> rusqlite::Result<()> {
     db.prepare_cached(
-        "INSERT INTO nodes (mac, node_id, facts, record, fetched_at, last_seen_at, install_given_version, state_seq, is_due, elsewhere, elsewhere_at)
-         VALUES (:mac, :node_id, :facts, :record, :fetched_at, :last_seen_at, :install_given_version, :state_seq, :is_due,
-             :elsewhere, :elsewhere_at)
+        "INSERT INTO nodes (mac, node_id, facts, record, fetched_at, last_seen_at, install_given_version, own_wish_given, state_seq,
+             is_due, elsewhere, elsewhere_at)
+         VALUES (:mac, :node_id, :facts, :record, :fetched_at, :last_seen_at, :install_given_version, :own_wish_given,
+             :state_seq, :is_due, :elsewhere, :elsewhere_at)
          ON CONFLICT (mac) DO UPDATE SET node_id = :node_id, facts = :facts, record = :record, fetched_at = :fetched_at,
-             last_seen_at = :last_seen_at, install_given_version = :install_given_version, state_seq = :state_seq, is_due = :is_due,
-             elsewhere = :elsewhere, elsewhere_at = :elsewhere_at",
+             last_seen_at = :last_seen_at, install_given_version = :install_given_version, own_wish_given = :own_wish_given,
+             state_seq = :state_seq, is_due = :is_due, elsewhere = :elsewhere, elsewhere_at = :elsewhere_at",
     )?
     .execute(named_params! {
         ":mac": Word(node.mac()),
@@ -415,6 +440,7 @@ pub(crate) fn save(db: &Connection, node: &CachedNode) -> rusqlite::Result<()> {
         ":fetched_at": node.known.as_ref().map(|known| known.fetched_at.unix_ms()),
         ":last_seen_at": node.last_seen_at.map(Timestamp::unix_ms),
         ":install_given_version": node.install_given_version,
+        ":own_wish_given": node.own_wish_given,
         ":state_seq": node.state_seq,
         ":is_due": node.is_due,
     })?;

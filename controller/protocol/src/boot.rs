@@ -142,6 +142,10 @@ pub struct BootRecord {
     pub pending_command: Option<PendingCommand>,
     /// The node's version at the controller.
     pub version: u64,
+    /// The version at which it was last wished that the node is installed as it is to be; none of a controller that does not
+    /// number wishes. See [`BootRecord::wish`].
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub wish_version: Option<u64>,
     /// What site and controller disagree about, while nobody has decided. Until then the node must not be installed.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub conflict_id: Option<ConflictId>,
@@ -160,7 +164,7 @@ pub struct BootRecord {
     /// For how many seconds the record holds after the controller's last word on it. Later it is stale, and still all there is.
     #[serde(default = "valid_for_seconds")]
     pub valid_for_seconds: u64,
-    /// Whether what the record leads to writes a disk, so that without the controller it is done at most once for this version.
+    /// Whether what the record leads to writes a disk, so that without the controller it is done at most once for one wish.
     #[serde(default = "once")]
     pub once: bool,
 }
@@ -176,6 +180,7 @@ impl BootRecord {
             workflow: None,
             pending_command: None,
             version,
+            wish_version: None,
             conflict_id: None,
             home_site_id: None,
             group: None,
@@ -184,6 +189,12 @@ impl BootRecord {
             valid_for_seconds: VALID_FOR_SECONDS,
             once: true,
         }
+    }
+
+    /// The number of the wish to install the node: what changes nothing about the wish, as another name, leaves it as it is. Where
+    /// the controller does not number wishes each version counts as one.
+    pub fn wish(&self) -> u64 {
+        self.wish_version.unwrap_or(self.version)
     }
 }
 
@@ -253,6 +264,19 @@ mod tests {
             let record: BootRecord = serde_json::from_str(&text).expect("a record");
             assert_eq!(record.pending_command, expected, "{said}");
         }
+    }
+
+    #[test]
+    fn a_record_that_numbers_no_wish_counts_each_version_as_one() {
+        let mac = "52:54:00:12:34:56".parse().expect("an address");
+        let mut record = BootRecord::new(NodeId::from_random([1; 16]), mac, Lifecycle::Pending, 7);
+        let told = |record: &BootRecord| {
+            let text = serde_json::to_string(record).expect("JSON");
+            serde_json::from_str::<BootRecord>(&text).expect("read back").wish()
+        };
+        assert_eq!(told(&record), 7);
+        record.wish_version = Some(3);
+        assert_eq!(told(&record), 3);
     }
 
     #[test]

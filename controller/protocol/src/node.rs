@@ -217,6 +217,10 @@ pub struct Node {
     pub pending_command: Option<PendingCommand>,
     /// Rises by one with every change; what a change at a site is compared with.
     pub version: u64,
+    /// The version at which it was last wished that the machine is installed as it is to be: it became `pending`, or got another
+    /// workflow. What else changes is the same wish.
+    #[serde(default)]
+    pub wish_version: u64,
 }
 
 fn unknown_health() -> HealthStatus {

@@ -35,6 +35,7 @@ mod strict;
 mod templates;
 mod tokens;
 mod users;
+mod wishes;
 mod workflows;
 
 use std::net::SocketAddr;

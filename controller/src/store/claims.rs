@@ -364,9 +364,11 @@ async fn approve(
     word: &Word,
     origin: Origin<'_>,
 ) -> Result<(), StoreError> {
-    let mut node = nodes::load(db, claim.node_id).await?;
+    let before = nodes::load(db, claim.node_id).await?;
+    let mut node = before.clone();
     let home = node.home_site_id.replace(claim.to_site_id);
     node::touch(&mut node, origin.now);
+    nodes::number_wish(db, &before, &mut node).await?;
     nodes::save(db, &node, None).await?;
     records::leave(db, &node, home).await?;
     follow(db, &node, word, origin.now).await?;

@@ -98,8 +98,9 @@ async fn apply(
     version: Option<u64>,
     origin: Origin<'_>,
 ) -> Result<Node, StoreError> {
-    let mut node = nodes::load(db, id).await?;
-    check_version(version, node.version)?;
+    let before = nodes::load(db, id).await?;
+    check_version(version, before.version)?;
+    let mut node = before.clone();
     let mut moved = None;
     match edit {
         Edit::Group(group) => {
@@ -116,6 +117,7 @@ async fn apply(
             moved = Some(node::order(&mut node, *to, *force, origin.now)?);
         }
     }
+    nodes::number_wish(db, &before, &mut node).await?;
     nodes::save(db, &node, None).await?;
     if let (Some(moved), Edit::State { comment, .. }) = (moved, edit) {
         logs::log_move(db, &node, moved, Trigger::Operator, comment.as_deref(), origin).await?;

@@ -18,6 +18,7 @@ use crate::store::row::{
     DbConnection, DbRow, count, count_opt, int, json, json_opt, time, time_opt, to_json, word,
     word_opt,
 };
+use crate::store::tree::Assignments;
 use crate::store::{
     ClaimWord, Store, StoreError, check_version, claims, groups, records, sites, workflows,
 };
@@ -208,7 +209,8 @@ impl Store {
         now: Timestamp,
     ) -> Result<Node, StoreError> {
         let mut tx = self.write().await?;
-        let mut node = load(&mut tx, id).await?;
+        let before = load(&mut tx, id).await?;
+        let mut node = before.clone();
         check_version(version, node.version)?;
         let (workflow_id, group_id) = (patch.workflow_id.flatten(), patch.group_id.flatten());
         check_references(&mut tx, workflow_id, group_id, patch.home_site_id.flatten()).await?;
@@ -219,6 +221,7 @@ impl Store {
         node.home_site_id = patch.home_site_id.unwrap_or(home);
         node.tags = patch.tags.unwrap_or(node.tags);
         node::touch(&mut node, now);
+        number_wish(&mut tx, &before, &mut node).await?;
         save(&mut tx, &node, None).await?;
         records::leave(&mut tx, &node, home).await?;
         if node.home_site_id != home {
@@ -343,6 +346,24 @@ pub(super) async fn check_references(
     Ok(())
 }
 
+/// Counts as a new wish that `node`, which was `before` its last change, is to be installed with something else: by what it is
+/// assigned, or by the place that it is in now.
+pub(super) async fn number_wish(
+    db: &mut DbConnection,
+    before: &Node,
+    node: &mut Node,
+) -> Result<(), StoreError> {
+    let rests_on = |node: &Node| (node.workflow_id, node.group_id, node.home_site_id);
+    if rests_on(before) == rests_on(node) {
+        return Ok(());
+    }
+    let mut assignments = Assignments::default();
+    if assignments.of(db, before).await? != assignments.of(db, node).await? {
+        node.wish_version = node.version;
+    }
+    Ok(())
+}
+
 /// Nodes of `site` that only sites have made and that nothing is known of yet: discovered, or put forward by `auto_provision`.
 pub(super) async fn count_unknown(db: &mut DbConnection, site: SiteId) -> Result<u64, StoreError> {
     let unknown = sqlx::query(
@@ -364,10 +385,11 @@ pub(super) async fn save(
         "INSERT INTO nodes (id, mac_address, hostname, ip_address, state, workflow_id, vendor, model, serial_number,
             system_uuid, arch, boot_mode, home_site_id, tags, install_attempts, last_install_error, boot_count, last_boot_at,
             state_changed_at, updated_at, last_seen_at, version, run_outbox, run_base, created_at,
-            group_id, install_started_at, pending_command, only_sites, central_version, central_at, change_number, health_status)
+            group_id, install_started_at, pending_command, only_sites, central_version, central_at, change_number, health_status,
+            wish_version)
          VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12, $13, $14, $15, $16, $17, $18, $19, $20, $21, $22, $23, $24,
             $25, $26, $27, $28, $23 IS NOT NULL, CASE WHEN $23 IS NULL THEN $22 ELSE 0 END,
-            CASE WHEN $23 IS NULL THEN $20 ELSE 0 END, (SELECT coalesce(max(change_number), 0) + 1 FROM nodes), $29)
+            CASE WHEN $23 IS NULL THEN $20 ELSE 0 END, (SELECT coalesce(max(change_number), 0) + 1 FROM nodes), $29, $30)
          ON CONFLICT (id) DO UPDATE SET hostname = $3, ip_address = $4, state = $5, workflow_id = $6, vendor = $7, model = $8,
             serial_number = $9, system_uuid = $10, arch = $11, boot_mode = $12, home_site_id = $13, tags = $14,
             install_attempts = $15, last_install_error = $16, boot_count = $17, last_boot_at = $18, state_changed_at = $19,
@@ -375,7 +397,7 @@ pub(super) async fn save(
             group_id = $26, install_started_at = $27, pending_command = $28, only_sites = nodes.only_sites AND $23 IS NOT NULL,
             central_version = CASE WHEN $23 IS NULL THEN $22 ELSE nodes.central_version END,
             central_at = CASE WHEN $23 IS NULL THEN $20 ELSE nodes.central_at END,
-            change_number = excluded.change_number, health_status = $29",
+            change_number = excluded.change_number, health_status = $29, wish_version = $30",
     )
     .bind(node.id.to_string())
     .bind(node.mac_address.to_string())
@@ -406,6 +428,7 @@ pub(super) async fn save(
     .bind(node.install_started_at.map(Timestamp::unix_ms))
     .bind(node.pending_command.map(|pending| to_json(&pending)))
     .bind(node.health_status.as_str())
+    .bind(int(node.wish_version))
     .execute(db)
     .await?;
     Ok(())
@@ -454,5 +477,6 @@ pub(super) fn read(row: &DbRow) -> Result<Node, StoreError> {
         health_status: word(row, "health_status")?,
         pending_command: json_opt(row, "pending_command")?,
         version: count(row, "version")?,
+        wish_version: count(row, "wish_version")?,
     })
 }

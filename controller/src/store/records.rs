@@ -161,6 +161,7 @@ impl Maker {
             tags: node.tags,
             template_versions,
             once,
+            wish_version: Some(node.wish_version),
             ..BootRecord::new(node.id, node.mac_address, node.state, node.version)
         })
     }

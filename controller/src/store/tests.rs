@@ -48,6 +48,7 @@ async fn a_database_of_the_first_version_is_brought_up_with_all_that_is_in_it() 
     let node_id: NodeId = id('3').parse().expect("an id");
     let node = store.node(node_id).await.expect("the node");
     assert_eq!((node.state, node.version, node.group_id), (Lifecycle::Installing, 4, None));
+    assert_eq!(node.wish_version, 4, "nobody knows better when it was wished");
     assert_eq!(node.install_started_at, Some(node.state_changed_at));
     let mut reader = store.reader.acquire().await.expect("a reader");
     let unknown = nodes::count_unknown(&mut reader, site_id).await.expect("a count");

@@ -408,7 +408,7 @@ fn what_writes_no_disk_is_done_as_often_as_it_is_wanted() {
     assert_eq!(word(&known(&free, PAST, offline(), true)), "INSTALL +once");
     assert_eq!(
         known(&free, PAST, offline(), true).effects,
-        [Effect::RememberInstall { version: 7, is_limited: false }]
+        [Effect::RememberInstall { wish: 7, is_limited: false }]
     );
 }
 
@@ -418,7 +418,7 @@ fn an_installation_is_remembered_by_version() {
     let decision = known(&record, PAST, offline(), false);
     assert_eq!(decision.boot, Boot::Install(Box::new(workflow())));
     assert_eq!(decision.mac, request().mac);
-    let remember = Effect::RememberInstall { version: 7, is_limited: true };
+    let remember = Effect::RememberInstall { wish: 7, is_limited: true };
     assert_eq!(decision.effects, [remember]);
 }
 

@@ -85,7 +85,7 @@ fn an_installer_that_a_policy_chose_is_remembered_as_the_assigned_one_would_be()
     let decision = concluded(&inputs(Lifecycle::Pending), Action::Workflow("other".to_owned()));
     let Boot::Install(chosen) = &decision.boot else { panic!("{:?}", decision.boot) };
     assert_eq!(chosen.name, "other");
-    let expected = Effect::RememberInstall { version: 7, is_limited: false };
+    let expected = Effect::RememberInstall { wish: 7, is_limited: false };
     assert_eq!(decision.effects, [expected]);
     let alone = Inputs {
         install_given: true,

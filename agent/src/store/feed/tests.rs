@@ -190,3 +190,80 @@ fn i7_a_wish_that_has_got_another_number_is_still_the_wish_that_was_fulfilled() 
     let again = block_on(store.mark_install_given(mac(1), 7)).unwrap();
     assert_eq!(again, InstallGiven::Before, "killed before the script was sent");
 }
+
+/// A record of a controller that numbers wishes.
+fn wished(state: Lifecycle, version: u64, wish: u64) -> NodeChange {
+    present(BootRecord { wish_version: Some(wish), ..record(1, state, version) })
+}
+
+/// What was handed out so far, asked for what the site goes by now.
+fn ask(store: &Store) -> InstallGiven {
+    let wish = store.node(mac(1)).unwrap().known.unwrap().record.wish();
+    block_on(store.mark_install_given(mac(1), wish)).unwrap()
+}
+
+#[test]
+fn i7_a_wish_is_known_by_its_number_whatever_else_has_changed_and_whatever_is_missed() {
+    let dir = tempfile::tempdir().unwrap();
+    let store = open(dir.path());
+    apply(&store, 0, part(0, 5, vec![wished(Lifecycle::Pending, 3, 3)]), 10);
+    assert_eq!(ask(&store), InstallGiven::Now);
+    apply(&store, 5, part(5, 6, vec![wished(Lifecycle::Pending, 4, 3)]), 20);
+    assert_eq!(ask(&store), InstallGiven::Before, "another name");
+    // The site has seen that the installer began, and the controller could not take the report.
+    apply(&store, 6, part(6, 7, vec![wished(Lifecycle::Installing, 5, 3)]), 30);
+    apply(&store, 7, part(7, 8, vec![wished(Lifecycle::Pending, 6, 3)]), 40);
+    assert_eq!(ask(&store), InstallGiven::Before);
+    let store = {
+        close(store);
+        open(dir.path())
+    };
+    assert_eq!(ask(&store), InstallGiven::Before);
+    apply(&store, 8, part(8, 9, vec![wished(Lifecycle::Pending, 9, 9)]), 50);
+    assert_eq!(ask(&store), InstallGiven::Now, "wished anew while nobody looked");
+}
+
+#[test]
+fn u2_a_controller_that_begins_to_number_wishes_wants_no_disk_written_again() {
+    let dir = tempfile::tempdir().unwrap();
+    let store = open(dir.path());
+    apply(&store, 0, part(0, 5, vec![present(record(1, Lifecycle::Pending, 4))]), 10);
+    assert_eq!(ask(&store), InstallGiven::Now);
+    // It was brought up when the node had version 6, which is all that it knows of the wish.
+    apply(&store, 5, part(5, 6, vec![wished(Lifecycle::Pending, 7, 6)]), 20);
+    assert_eq!(ask(&store), InstallGiven::Before);
+    apply(&store, 6, part(6, 7, vec![wished(Lifecycle::Pending, 8, 6)]), 30);
+    assert_eq!(ask(&store), InstallGiven::Before);
+    apply(&store, 7, part(7, 8, vec![present(record(1, Lifecycle::Pending, 8))]), 40);
+    assert_eq!(ask(&store), InstallGiven::Before, "the older program is back");
+}
+
+#[test]
+fn i7_a_wish_of_the_sites_own_is_given_one_installer_whatever_number_it_gets() {
+    let dir = tempfile::tempdir().unwrap();
+    let store = open(dir.path());
+    let own = |store: &Store, session, state| {
+        let effect = move |node: &mut CachedNode| {
+            node.known.as_mut().unwrap().record.state = state;
+            node.own_wish_given = Some(false);
+        };
+        block_on(store.record(event(1, session, 1), effect)).unwrap();
+        let queued = block_on(store.pending(9, 9_999)).unwrap();
+        (queued.epoch, queued.changes.last().unwrap().seq)
+    };
+    apply(&store, 0, part(0, 5, vec![wished(Lifecycle::Pending, 3, 3)]), 10);
+    assert_eq!(ask(&store), InstallGiven::Now);
+    let (epoch, seq) = own(&store, 1, Lifecycle::Pending);
+    assert_eq!(ask(&store), InstallGiven::Now, "the site's own");
+    assert_eq!(ask(&store), InstallGiven::Before);
+    block_on(store.acknowledge(epoch, seq, Vec::new(), at(20))).unwrap();
+    apply(&store, 5, part(5, 6, vec![wished(Lifecycle::Pending, 9, 8)]), 30);
+    assert_eq!(ask(&store), InstallGiven::Before, "it has a number now");
+    apply(&store, 6, part(6, 7, vec![wished(Lifecycle::Pending, 11, 11)]), 40);
+    assert_eq!(ask(&store), InstallGiven::Now);
+    // One that comes to nothing does not make the centre's a new one.
+    let (epoch, seq) = own(&store, 2, Lifecycle::Installed);
+    block_on(store.acknowledge(epoch, seq, Vec::new(), at(50))).unwrap();
+    apply(&store, 7, part(7, 8, vec![wished(Lifecycle::Pending, 12, 11)]), 60);
+    assert_eq!(ask(&store), InstallGiven::Before);
+}

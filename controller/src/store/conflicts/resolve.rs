@@ -160,7 +160,8 @@ async fn resolve(
     if decision.version.is_none() && !keeps_central && has_moved(conflict, &kept) {
         return Err(StoreError::Moved { conflict: conflict.id, current: kept.node.version });
     }
-    let mut node = kept.node;
+    let before = kept.node;
+    let mut node = before.clone();
     if keeps_central && conflict.kind == ConflictKind::SiteMismatch {
         // It is none of this site's, and its own site has to hear nothing.
         claims::refuse(db, site, id, &decision.word(), origin.now).await?;
@@ -168,6 +169,7 @@ async fn resolve(
     }
     let home = node.home_site_id;
     let moved = settle(db, &mut node, conflict, decision, origin).await?;
+    nodes::number_wish(db, &before, &mut node).await?;
     nodes::save(db, &node, None).await?;
     records::leave(db, &node, home).await?;
     if node.home_site_id != home {
