@@ -49,6 +49,20 @@ pub(crate) fn random<const LEN: usize>() -> Result<[u8; LEN], getrandom::Error> 
     Ok(bytes)
 }
 
+/// Things that have no order of their own: sorted, or in an order by chance in a simulation, so that nothing comes to rest on one.
+pub(crate) fn in_any_order<T: Ord>(mut things: Vec<T>) -> Vec<T> {
+    things.sort_unstable();
+    if let Some(world) = current() {
+        for last in (1..things.len()).rev() {
+            let mut drawn = [0; 8];
+            world.fill(&mut drawn);
+            let places = u64::try_from(last).map_or(u64::MAX, |last| last + 1);
+            things.swap(last, usize::try_from(u64::from_le_bytes(drawn) % places).unwrap_or(last));
+        }
+    }
+    things
+}
+
 /// Does `job`, which may wait for a disk, on a thread that may wait; at once in a simulation, where nothing hangs on the pace of threads.
 pub(crate) async fn unblock<T: Send + 'static>(job: impl FnOnce() -> T + Send + 'static) -> T {
     match current() {
@@ -101,7 +115,9 @@ mod tests {
         let here = std::thread::current().id();
         let place = || smol::future::block_on(unblock(|| std::thread::current().id()));
         assert_eq!(place(), here);
+        assert_eq!(in_any_order(vec![1, 4, 3, 2]), [3, 4, 1, 2], "by chance");
         enter(None);
+        assert_eq!(in_any_order(vec![1, 4, 3, 2]), [1, 2, 3, 4]);
         assert!(clock::monotonic() < start + month);
         assert_ne!(random::<16>(), random::<16>());
         assert_ne!(place(), here);

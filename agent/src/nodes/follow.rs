@@ -19,6 +19,7 @@ use crate::store::{Applied, CachedNode, Store, StoreError};
 use crate::uplink::connectivity::Line;
 use crate::uplink::controller::{CHECK, CallError, Controller};
 use crate::uplink::standing::Standing;
+use crate::world;
 
 /// Between two questions where nothing gives reason to ask: half of the time for which a record holds.
 const PAUSE: Duration = Duration::from_secs(VALID_FOR_SECONDS / 2);
@@ -164,9 +165,8 @@ impl Follower {
 
     async fn ask_about_due(&self) -> Result<(), Behind> {
         let nodes = self.store.nodes();
-        let mut due: Vec<_> =
-            nodes.iter().filter(|node| node.is_due).map(CachedNode::mac).collect();
-        due.sort_unstable();
+        let due = nodes.iter().filter(|node| node.is_due).map(CachedNode::mac).collect();
+        let due = world::in_any_order(due);
         for mac in due.iter().take(DUE_MAX) {
             if matches!(self.standing.line(), Line::Offline { .. }) {
                 return Ok(());
