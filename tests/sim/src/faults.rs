@@ -127,6 +127,8 @@ named! {
         ConflictLost = "conflict-lost",
         /// The controller loses the rows by which it knows a repetition when it is killed.
         DedupeLost = "dedupe-lost",
+        /// Another name of a node that waits for its installation is another wish to install it.
+        RenameRepeats = "rename-repeats",
         /// A heartbeat of a stranger is taken for the agent's.
         CredentialIgnored = "credential-ignored",
     }
@@ -148,6 +150,7 @@ impl Planted {
             Self::AnyAnswerCounts => &[Fault::Portal, Fault::Truncate],
             Self::ConflictLost => &[Fault::LineDown, Fault::SiteWishes, Fault::CentreCrash],
             Self::DedupeLost => &[Fault::CentreCrash],
+            Self::RenameRepeats => &[Fault::LineDown, Fault::Operators],
             Self::CredentialIgnored => &[Fault::Impostor],
         };
         faults.iter().copied().collect()

@@ -19,11 +19,9 @@
 //! - A crash is one between two jobs of the store, before or after the commit of one: what SQLite does within a commit is not
 //!   taken apart here. Power cuts are another test's.
 //! - A wish of a site's own operator goes to the controller and moves nothing at the site, as the agent has no path for it.
-//! - A wish is what the agent takes for one: an operator's edit of a node that waits for its installation counts as another, as does
-//!   what the controller still wishes because the report of the installation was parked. After either a site alone writes the
-//!   disk again.
 //! - What a damaged disk held and the controller did not have yet may be lost, and so may what the controller itself says that it
-//!   has lost with a restore.
+//!   has lost with a restore. What the controller had taken from a disk that was damaged later goes with a backup that is older
+//!   than it: both disks that had it are gone.
 //!
 //! | module | what it is |
 //! |---|---|

@@ -33,8 +33,8 @@ pub struct Machine {
     pub own_wishes: u64,
     /// How often the centre has, as far as its site knows.
     pub wishes_seen: u64,
-    /// What its disk was written for last.
-    pub installed: Option<Installed>,
+    /// How many wishes there had been when its disk was written last: of the centre as far as its site knew, and of the site.
+    pub installed_for: Option<u64>,
     /// Whether the controller has answered its site's question in this boot.
     pub was_asked: bool,
     /// What it does next.
@@ -43,15 +43,6 @@ pub struct Machine {
     turn: u64,
     session: Option<BootId>,
     is_installed: bool,
-}
-
-/// What a disk was written for.
-#[derive(Debug, Clone, Copy)]
-pub struct Installed {
-    /// How many wishes there had been, of the centre as far as the site knew, and of the site.
-    wishes: u64,
-    /// The version of the record that the script rested on.
-    version: u64,
 }
 
 /// Something that a machine does.
@@ -83,8 +74,6 @@ pub enum Heard {
         took: Duration,
         /// Whether the site knew the machine when it asked.
         was_known: bool,
-        /// The version of the record that its site has when it answers.
-        version: u64,
     },
     /// What became of a report.
     Report {
@@ -118,7 +107,7 @@ impl Machine {
             mac,
             own_wishes: 0,
             wishes_seen: 0,
-            installed: None,
+            installed_for: None,
             was_asked: false,
             todo: VecDeque::from([Deed::Boot]),
             turn: 0,
@@ -181,7 +170,6 @@ impl Scenario {
         let site = &self.sites[machine.site];
         let Some(life) = &site.life else { return };
         let (booter, heard) = (Rc::clone(&life.booter), Rc::clone(&self.heard));
-        let store = life.store.clone();
         let was_known = life.store.node(mac).is_some_and(|node| node.known.is_some());
         let (base, address) = (site.address.into(), site.address.ip());
         let asking = async move {
@@ -190,10 +178,7 @@ impl Scenario {
             request.serial = HardwareFact::new(&format!("serial {mac}"));
             let text = booter.script(request, named, Some(address), base).await;
             let took = clock::monotonic() - asked_at;
-            let known = store.node(mac).and_then(|node| node.known);
-            let version = known.map_or(0, |known| known.record.version);
-            let script = Heard::Script { machine: number, turn, text, took, was_known, version };
-            heard.borrow_mut().push(script);
+            heard.borrow_mut().push(Heard::Script { machine: number, turn, text, took, was_known });
         };
         life.executor.spawn(asking).detach();
     }
@@ -263,10 +248,10 @@ impl Scenario {
         let was_any = !heard.is_empty();
         for heard in heard {
             match heard {
-                Heard::Script { machine, turn, text, took, was_known, version } => {
+                Heard::Script { machine, turn, text, took, was_known } => {
                     self.check_script(machine, &text, took, was_known)?;
                     if self.machines[machine].turn == turn && !self.is_lost_on_lan() {
-                        self.obey(machine, &text, version)?;
+                        self.obey(machine, &text)?;
                     }
                 }
                 Heard::Report { machine, turn, is_taken } => {
@@ -337,7 +322,7 @@ impl Scenario {
     }
 
     /// A machine does what its script says.
-    fn obey(&mut self, number: usize, script: &str, version: u64) -> Result<(), Stop> {
+    fn obey(&mut self, number: usize, script: &str) -> Result<(), Stop> {
         self.tally.scripts += 1;
         let is_installer = is_installer(script);
         let machine = &mut self.machines[number];
@@ -348,11 +333,7 @@ impl Scenario {
         let line = format!("machine {number} boots {what}{asked}");
         if is_installer {
             let wishes = machine.own_wishes + machine.wishes_seen;
-            let before = machine.installed.replace(Installed { wishes, version });
-            let is_second = before.is_some_and(|before| {
-                // An operator's edit gives the record a number that the site has not made, and the site takes it for a wish.
-                before.wishes >= wishes && !self.oracle.has_decided(number, before.version, version)
-            });
+            let is_second = machine.installed_for.replace(wishes) >= Some(wishes);
             if is_second && !machine.was_asked {
                 let text = format!(
                     "machine {number} is installed twice for wish {wishes}, and nobody asked the controller"

@@ -15,7 +15,6 @@ use serde_json::{Value, json};
 use smol::channel::Sender;
 
 use crate::faults::{Fault, Planted};
-use crate::machine::Machine;
 use crate::oracle::Stop;
 use crate::scenario::{DAY, Event, HOUR, Scenario};
 use crate::site::Sent;
@@ -241,12 +240,6 @@ impl Scenario {
             self.note(&format!("  {} is parked", item.seq));
             if self.options.planted == Some(Planted::PoisonOvertaken) {
                 self.centre.swap_last_events(item.node)?;
-            }
-            // It may be the report of an installation, which the controller then wishes for as before.
-            let node = self.current(item.node)?;
-            let mac = |machine: &Machine| node["mac_address"] == machine.mac.to_string();
-            if let Some(machine) = self.machines.iter().position(mac) {
-                self.machines[machine].installed = None;
             }
         }
         Ok(())

@@ -48,6 +48,10 @@ impl Scenario {
             _ if self.has(Fault::Operators) => {
                 let name = format!("machine-{machine}-{}", self.draw("operators").below(100));
                 self.edit(machine, "PATCH", &id, json!({"hostname": name}))?;
+                if self.options.planted == Some(Planted::RenameRepeats) {
+                    let repeat = "UPDATE nodes SET wish_version = version WHERE id = $1";
+                    self.centre.database()?.execute(repeat, [&id])?;
+                }
             }
             _ => {}
         }

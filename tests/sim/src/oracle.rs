@@ -91,6 +91,8 @@ pub struct Report {
     pub outcomes: Vec<Outcome>,
     /// Lost with what a restored backup did not have, by the controller's own account.
     pub is_excused: bool,
+    /// Whether nobody but the controller has it any more: the disk that it came from has been damaged since.
+    pub is_central_only: bool,
 }
 
 /// A wish of a site's operator, by the id of its change.
@@ -110,13 +112,23 @@ pub struct Wish {
     pub is_taken: bool,
     /// As for a report.
     pub is_excused: bool,
+    /// As for a report.
+    pub is_central_only: bool,
 }
 
 impl Wish {
     /// A wish that the site's operator was told has been taken.
     pub fn new(machine: usize, site: usize, base: u64) -> Self {
-        let (is_told, conflict, is_taken, is_excused) = (true, None, false, false);
-        Self { machine, site, base, is_told, conflict, is_taken, is_excused }
+        Self {
+            machine,
+            site,
+            base,
+            is_told: true,
+            conflict: None,
+            is_taken: false,
+            is_excused: false,
+            is_central_only: false,
+        }
     }
 }
 
@@ -152,7 +164,13 @@ impl Oracle {
     /// A machine reports; answers the report's number.
     pub fn begin(&mut self, machine: usize) -> u64 {
         let number = u64::try_from(self.reports.len()).unwrap_or(u64::MAX) + 1;
-        let report = Report { machine, is_told: false, outcomes: Vec::new(), is_excused: false };
+        let report = Report {
+            machine,
+            is_told: false,
+            outcomes: Vec::new(),
+            is_excused: false,
+            is_central_only: false,
+        };
         self.reports.insert(number, report);
         number
     }
@@ -167,12 +185,6 @@ impl Oracle {
     /// An operator has changed a node, which has this version and state now.
     pub fn decide(&mut self, machine: usize, version: u64, state: &str) {
         self.decided.entry(machine).or_default().push((version, state.to_owned()));
-    }
-
-    /// Whether an operator has changed a machine's node after version `from`, up to `through`.
-    pub fn has_decided(&self, machine: usize, from: u64, through: u64) -> bool {
-        let decided = self.decided.get(&machine).into_iter().flatten();
-        decided.into_iter().any(|(version, _)| from < *version && *version <= through)
     }
 
     /// The controller has made a receipt for a batch, whether or not the agent gets to see it.
@@ -253,18 +265,34 @@ impl Oracle {
         places.map(|(_, place)| place.clone()).collect()
     }
 
+    /// The disk of a site is damaged: these changes, which the controller has not, may be lost, and of those others nobody but the
+    /// controller can be sure to have anything.
+    pub fn damage(&mut self, is_here: impl Fn(usize) -> bool, site: usize) {
+        for report in self.reports.values_mut().filter(|report| is_here(report.machine)) {
+            let is_taken = !report.outcomes.is_empty();
+            report.is_central_only |= is_taken;
+            report.is_excused |= !is_taken;
+        }
+        for wish in self.wishes.values_mut().filter(|wish| wish.site == site) {
+            wish.is_central_only |= wish.is_taken;
+            wish.is_excused |= !wish.is_taken;
+        }
+    }
+
     /// The controller has been brought back from a backup, which was made when the oracle knew `then`: what it has taken since is
-    /// not there, until it is sent again.
+    /// not there, until it is sent again. What nobody can send again is lost with the second of two disks.
     pub fn restore(&mut self, then: &Self) {
         self.decided.clone_from(&then.decided);
         for (number, report) in &mut self.reports {
             let before = then.reports.get(number);
             report.outcomes = before.map_or_else(Vec::new, |before| before.outcomes.clone());
+            report.is_excused |= report.is_central_only && report.outcomes.is_empty();
         }
         for (id, wish) in &mut self.wishes {
             let before = then.wishes.get(id);
             wish.is_taken = before.is_some_and(|before| before.is_taken);
             wish.conflict = before.and_then(|before| before.conflict.clone());
+            wish.is_excused |= wish.is_central_only && !wish.is_taken;
         }
     }
 

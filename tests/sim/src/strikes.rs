@@ -1,10 +1,9 @@
 //! Faults that happen at a moment: processes that end, disks that fail, clocks that jump, a controller that comes from a backup.
 
-use std::collections::BTreeSet;
 use std::time::Duration;
 
 use crate::faults::{Fault, Planted};
-use crate::oracle::{Place, Stop, Wish};
+use crate::oracle::Stop;
 use crate::scenario::{Event, HOUR, Scenario};
 
 impl Scenario {
@@ -102,7 +101,7 @@ impl Scenario {
         self.centre.bring_back(&backup.image)?;
         self.oracle.restore(&backup.oracle);
         for machine in &mut self.machines {
-            machine.installed = None;
+            machine.installed_for = None;
         }
         self.backup = Some(backup);
         Ok(())
@@ -110,19 +109,12 @@ impl Scenario {
 
     /// What a damaged disk had, and the controller has not, may be lost.
     fn excuse_site(&mut self, site: usize) {
-        let mut lost = BTreeSet::new();
-        for (number, report) in &self.oracle.reports {
-            let machine = self.machines.get(report.machine);
-            if machine.is_some_and(|machine| machine.site == site) && report.outcomes.is_empty() {
-                lost.insert(Place::Report(*number));
-            }
-        }
+        let machines = &self.machines;
+        let is_here =
+            |number: usize| machines.get(number).is_some_and(|machine| machine.site == site);
+        self.oracle.damage(is_here, site);
         for machine in self.machines.iter_mut().filter(|machine| machine.site == site) {
-            machine.installed = None;
+            machine.installed_for = None;
         }
-        let here = |wish: &Wish| wish.site == site && !wish.is_taken;
-        let wishes = self.oracle.wishes.iter().filter(|(_, wish)| here(wish));
-        lost.extend(wishes.map(|(id, _)| Place::Wish(id.clone())));
-        self.oracle.excuse(&lost);
     }
 }

@@ -3,8 +3,9 @@
 
 use std::sync::Mutex;
 
+use pureboot_protocol::Outcome;
 use pureboot_sim::faults::{Fault, Planted};
-use pureboot_sim::oracle::Invariant;
+use pureboot_sim::oracle::{Invariant, Oracle};
 use pureboot_sim::scenario::{self, Options};
 use pureboot_sim::shrink;
 use pureboot_sim::swarm::{self, Amount};
@@ -71,6 +72,34 @@ fn each_planted_bug_is_found_and_nothing_is_where_there_is_none() {
         }
     }
     assert!(found.iter().all(|(_, found)| found.is_ok()), "{found:#?}");
+}
+
+#[test]
+fn d8_n12_a_report_is_excused_where_each_disk_that_had_it_is_gone_and_nowhere_else() {
+    let (damaged, other) = (0, 1);
+    let mut oracle = Oracle::default();
+    let take = |oracle: &mut Oracle, machine| {
+        let number = oracle.begin(machine);
+        oracle.tell(number);
+        oracle.reports.get_mut(&number).unwrap().outcomes.push(Outcome::Applied);
+        number
+    };
+    let in_backup = take(&mut oracle, damaged);
+    let backup = oracle.clone();
+    let after_backup = take(&mut oracle, damaged);
+    let elsewhere = take(&mut oracle, other);
+    let never_taken = oracle.begin(damaged);
+    let is_excused = |oracle: &Oracle| {
+        [in_backup, after_backup, elsewhere, never_taken]
+            .map(|number| oracle.reports[&number].is_excused)
+    };
+    let mut first = oracle.clone();
+    first.restore(&backup);
+    assert_eq!(is_excused(&first), [false; 4], "its agent has it still");
+    oracle.damage(|machine| machine == damaged, 0);
+    assert_eq!(is_excused(&oracle), [false, false, false, true], "the controller has it still");
+    oracle.restore(&backup);
+    assert_eq!(is_excused(&oracle), [false, true, false, true]);
 }
 
 #[test]
