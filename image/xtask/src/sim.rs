@@ -10,10 +10,10 @@ use pureboot_tests::process;
 use crate::cargo;
 
 /// How many node-years are simulated in every gate.
-const NODE_YEARS: u32 = 100;
+const NODE_YEARS: u32 = 200;
 
 /// How many in its long form.
-const NODE_YEARS_LONG: u32 = 1_000;
+const NODE_YEARS_LONG: u32 = 5_000;
 
 /// Run agents, controller, network, clock and crashes in one process, by a seed. The same seed gives the same run; one that breaks a
 /// promise is made smaller, and the command is printed that shows it again.
