@@ -54,6 +54,7 @@ use crate::sync::run::{Sync, Wishes};
 use crate::sync::through::Bypass;
 use crate::tftp::refusals::Refusals;
 use crate::uplink::controller::{Controller, Trust};
+use crate::uplink::floor::Floor;
 use crate::uplink::memory;
 use crate::uplink::run::Uplink;
 use crate::uplink::standing::Standing;
@@ -131,6 +132,7 @@ struct Shared {
     conflicts: Rc<Conflicts>,
     confinement: Confinement,
     policies: Rc<SitePolicies>,
+    floor: Arc<Floor>,
 }
 
 /// The parts that bring content.
@@ -209,7 +211,8 @@ impl Agent {
         let identity = store.load_identity(config.site_id).await;
         let identity = identity.context("cannot read who this agent is")?;
         recall::sessions(&store, &data_dir).await?;
-        let tls = tls::connector(config.ca_file.as_deref())?;
+        let floor = Arc::new(Floor::load(&data_dir));
+        let tls = tls::connector_by(config.ca_file.as_deref(), Arc::clone(&floor) as _)?;
         let controller =
             Rc::new(Controller::new(Rc::clone(executor), config.central_url.clone(), tls));
         let remembered = store.load_line().await.context("cannot read how the line was")?;
@@ -277,6 +280,7 @@ impl Agent {
             conflicts: Rc::new(conflicts),
             confinement,
             policies: Rc::new(policies),
+            floor,
         };
         let renderer = Renderer::new().context("the templates do not compile")?;
         Ok(Self { shared, sockets, flusher, renderer, rng: Rng::from_seed(seed) })
@@ -346,6 +350,7 @@ impl Agent {
             answers: shared.answers,
             follower: shared.follower,
             conflicts: shared.conflicts,
+            floor: shared.floor,
             rng,
         }
     }

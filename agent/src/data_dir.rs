@@ -102,6 +102,11 @@ impl DataDir {
         self.root.join("state").join("instance")
     }
 
+    /// What time it is at the least, as the controller said it.
+    pub fn clock_file(&self) -> PathBuf {
+        self.root.join("state").join("clock")
+    }
+
     /// What the controller's signatures are checked with, since the agent joined.
     pub fn signing_key_file(&self) -> PathBuf {
         self.root.join("controller-key")

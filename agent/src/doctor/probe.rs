@@ -6,6 +6,7 @@ use std::io;
 use std::net::{Ipv4Addr, SocketAddr, SocketAddrV4, UdpSocket};
 use std::path::{Path, PathBuf};
 use std::rc::Rc;
+use std::sync::Arc;
 use std::time::Duration;
 
 use dhcproto::v4::{CLIENT_PORT, SERVER_PORT};
@@ -33,6 +34,7 @@ use crate::status::Report;
 use crate::status::policies::{complaint, cure};
 use crate::tftp::refusals::Refused;
 use crate::uplink::controller::Controller;
+use crate::uplink::floor::Floor;
 use crate::uplink::tls;
 
 /// For each of the two questions to the running agent.
@@ -94,7 +96,7 @@ pub fn examine(visit: &Visit) -> Diagnosis {
     smol::block_on(executor.run(async {
         let config = settings.as_ref().map(|settings| settings.config.clone());
         findings.extend(look_at_host(visit, config.clone(), &agent).await);
-        let controller = look_at_controller(&executor, config.as_ref());
+        let controller = look_at_controller(&executor, settings.as_ref());
         let servers = look_for_servers(visit, config.as_ref());
         let ((mut called, offset_s), served) = smol::future::zip(controller, servers).await;
         let keeper = host_fact(proc::clock_keeper).await.flatten();
@@ -254,9 +256,9 @@ fn look_at_ports(config: &Config) -> Vec<Finding> {
 /// Name, connection, trust and answer; and how far this clock is ahead of the controller's.
 async fn look_at_controller(
     executor: &Rc<LocalExecutor<'static>>,
-    config: Option<&Config>,
+    settings: Option<&Settings>,
 ) -> (Vec<Finding>, Option<i64>) {
-    let Some(config) = config else {
+    let Some(Settings { data_dir, config }) = settings else {
         let finding = Finding::skipped("controller", "its address stands in the settings");
         return (vec![finding], None);
     };
@@ -281,7 +283,8 @@ async fn look_at_controller(
             .cure("correct central_url, or the name server in /etc/resolv.conf");
         return (vec![finding], None);
     }
-    let connector = match tls::connector(config.ca_file.as_deref()) {
+    let floor = Arc::new(Floor::load(data_dir));
+    let connector = match tls::connector_by(config.ca_file.as_deref(), floor) {
         Ok(connector) => connector,
         Err(error) => {
             findings

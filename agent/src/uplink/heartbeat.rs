@@ -13,6 +13,7 @@ use crate::status::Membership;
 use crate::store::{Identity, Store, StoreError};
 use crate::uplink::connectivity::Line;
 use crate::uplink::controller::{CallError, Controller};
+use crate::uplink::floor::Floor;
 use crate::uplink::obey::{Content, Obeyer};
 use crate::uplink::orders::Ending;
 use crate::uplink::patience::Patience;
@@ -46,6 +47,8 @@ pub struct Pulse<'a, V, C> {
     pub outbox: &'a Outbox,
     /// Which life of the agent beats.
     pub tenure: &'a Tenure,
+    /// Hears what time it is.
+    pub floor: &'a Floor,
     /// Carries out what the centre orders.
     pub obeyer: &'a Obeyer<'a, C>,
     /// Hears which manifest the site has.
@@ -95,6 +98,7 @@ impl<V: Measure, C: Content> Pulse<'_, V, C> {
                 }
                 self.tenure.hold().await;
                 self.standing.handle_heartbeat(answer.server_time, now);
+                self.floor.hear(answer.server_time, self.standing.clock(), now).await;
                 self.follower.hear(answer.nodes_version, asked_at);
                 self.content.hear(answer.manifest_version, now);
                 let commands = std::mem::take(&mut answer.commands);

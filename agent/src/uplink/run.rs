@@ -2,6 +2,7 @@
 
 use std::net::{Ipv4Addr, SocketAddr};
 use std::rc::Rc;
+use std::sync::Arc;
 
 use anyhow::Context as _;
 use pureboot_protocol::{RegistrationToken, Secret};
@@ -22,6 +23,7 @@ use crate::sync::rhythm::Rhythm;
 use crate::sync::run::Sync;
 use crate::uplink::controller::{CHECK, CallError, Controller};
 use crate::uplink::courier::HttpCourier;
+use crate::uplink::floor::Floor;
 use crate::uplink::heartbeat::{self, Measure};
 use crate::uplink::join::{self, Joining};
 use crate::uplink::obey::Obeyer;
@@ -59,6 +61,8 @@ pub struct Uplink<V> {
     pub follower: Rc<Follower>,
     /// Keeps conflicts up to date.
     pub conflicts: Rc<Conflicts>,
+    /// What time it is at the least.
+    pub floor: Arc<Floor>,
     /// Chance for pauses.
     pub rng: Rng,
 }
@@ -99,6 +103,7 @@ impl<V: Measure> Uplink<V> {
             standing: &self.standing,
             outbox: &self.outbox,
             tenure: &tenure,
+            floor: &self.floor,
             obeyer: &obeyer,
             content: &*self.sync,
             follower: &self.follower,

@@ -24,6 +24,7 @@ use pureboot_agent::policy::site::{self, SitePolicies};
 use pureboot_agent::rng::Rng;
 use pureboot_agent::store::{Fate, Identity, Judge, Quota, Store, StoreError, StoreOptions};
 use pureboot_agent::uplink::controller::{CallError, Controller, Trust, Wire};
+use pureboot_agent::uplink::floor::Floor;
 use pureboot_agent::uplink::heartbeat::{Measure, Pulse};
 use pureboot_agent::uplink::obey::{Content, Obeyer};
 use pureboot_agent::uplink::orders::Ending;
@@ -416,6 +417,7 @@ impl Uplink {
         let rotation = Rotation::new(&self.data_dir, &self.controller);
         let obeyer = Obeyer::new(&self.controller, &self.store, &rotation, &NoContent);
         let vitals = Vitals { site: self.site, standing: &self.standing, outbox: &self.outbox };
+        let floor = Floor::default();
         let pulse = Pulse {
             controller: &self.controller,
             vitals: &vitals,
@@ -423,6 +425,7 @@ impl Uplink {
             standing: &self.standing,
             outbox: &self.outbox,
             tenure: &self.tenure,
+            floor: &floor,
             obeyer: &obeyer,
             content: &NoContent,
             follower: &self.follower,
