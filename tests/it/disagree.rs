@@ -141,6 +141,7 @@ fn i5_the_person_at_the_site_ends_a_conflict_and_both_sides_are_equal() -> Resul
     let shown = site.agent.run(&["conflicts", "show", &id])?;
     let said = String::from_utf8_lossy(&shown.stdout);
     ensure!(said.contains("the machine boots its disk"), "{said}");
+    ensure!(said.contains("only this site has changed the state since"), "no base in:\n{said}");
     site.controller.resume()?;
     let decision = ["conflicts", "resolve", &id, "--keep-local", "--node-version"];
     let node = site.controller.node(&mac)?.unwrap_or_default();

@@ -13,8 +13,8 @@ use hyper::Request;
 use hyper::body::Bytes;
 use hyper::header::CONTENT_TYPE;
 use pureboot_protocol::{
-    CentralSide, ConflictId, ConflictKind, Lifecycle, Resolution, SiteResolution, Success,
-    Timestamp,
+    BaseSide, CentralSide, Conflict, ConflictId, ConflictKind, Lifecycle, Resolution,
+    SiteResolution, Success, Timestamp,
 };
 use serde_json::Value;
 
@@ -89,7 +89,8 @@ struct Resolve {
     /// what the controller has stands
     #[argh(switch)]
     keep_central: bool,
-    /// whose side stands field by field, such as state=local or state=central; fields that are not named stay as the controller has them
+    /// whose side stands field by field, such as state=local, state=central or state=base (what both started from); fields that are not
+    /// named stay as the controller has them
     #[argh(option)]
     merge: Vec<Choice>,
     /// the version of the node that you have looked at, where it has changed since the conflict began
@@ -111,6 +112,8 @@ struct Resolve {
 enum Side {
     Local,
     Central,
+    /// What both started from.
+    Base,
 }
 
 /// The fields of a node that a merge may name.
@@ -136,11 +139,12 @@ impl FromStr for Choice {
     fn from_str(text: &str) -> Result<Self, String> {
         let (field, side) = text
             .split_once('=')
-            .ok_or_else(|| format!("'{text}' is not field=local or field=central"))?;
+            .ok_or_else(|| format!("'{text}' is not field=local, field=central or field=base"))?;
         let side = match side {
             "local" => Side::Local,
             "central" => Side::Central,
-            other => return Err(format!("'{other}' is neither local nor central")),
+            "base" => Side::Base,
+            other => return Err(format!("'{other}' is none of local, central, base")),
         };
         let field = match CENTRAL_ONLY.iter().find(|name| **name == field) {
             Some(name) => Field::CentralOnly(name),
@@ -151,7 +155,7 @@ impl FromStr for Choice {
             }
         };
         match (field, side) {
-            (Field::CentralOnly(name), Side::Local) => Err(format!(
+            (Field::CentralOnly(name), Side::Local | Side::Base) => Err(format!(
                 "this site has no {name} of its own: its side of a conflict is a state"
             )),
             _ => Ok(Self { field, side }),
@@ -220,6 +224,7 @@ impl Resolve {
         let state_of = |side| match side {
             Side::Local => view.conflict.site.state,
             Side::Central => view.conflict.central.as_ref().map(|central| central.state),
+            Side::Base => view.conflict.base.as_ref().map(|base| base.state),
         };
         let (resolution, state) = match (self.keep_local, self.keep_central, self.merge.as_slice())
         {
@@ -297,6 +302,20 @@ fn site_side(view: &ConflictView) -> String {
     }
 }
 
+/// What both sides started from, and which of them has left it.
+fn base_side(conflict: &Conflict) -> Option<String> {
+    let BaseSide { state, version } = conflict.base.as_ref()?;
+    let is_moved = |side: Option<Lifecycle>| side.is_some_and(|side| side != *state);
+    let central = conflict.central.as_ref().map(|central| central.state);
+    let movers = match (is_moved(conflict.site.state), is_moved(central)) {
+        (true, true) => "both have changed the state",
+        (true, false) => "only this site has changed the state",
+        (false, true) => "only the controller has changed the state",
+        (false, false) => "neither has changed the state",
+    };
+    Some(format!("{state}, version {version}; {movers} since"))
+}
+
 fn central_side(view: &ConflictView) -> String {
     match &view.conflict.central {
         Some(CentralSide { state, version, .. }) => format!("{state}, version {version}"),
@@ -363,6 +382,9 @@ fn block(view: &ConflictView, now: Timestamp) -> String {
     row("conflict", format!("{} ({})", conflict.id, conflict.kind));
     row("machine", machine(view));
     row("cause", conflict.cause.clone());
+    if let Some(base) = base_side(conflict) {
+        row("base", base);
+    }
     let site = &conflict.site;
     let changes = format!("{} changes", site.changes);
     let made = format!("{} ago, clock {}, {changes}", ago(now, site.at), site.clock);

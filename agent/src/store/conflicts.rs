@@ -140,6 +140,7 @@ mod tests {
             node_id: NodeId::from_random([2; 16]),
             kind: ConflictKind::StateMismatch,
             cause: "the site knew version 2, the controller has version 3".to_owned(),
+            base: None,
             site: SiteSide { state: None, base_version: Some(2), at: at(0), clock, changes: 1 },
             central: None,
             created_at: at(0),

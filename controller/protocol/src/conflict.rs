@@ -78,6 +78,9 @@ pub struct Conflict {
     pub kind: ConflictKind,
     /// Why the wish was not simply followed.
     pub cause: String,
+    /// What both sides started from; null where the controller never had the version that the site knew.
+    #[serde(default)]
+    pub base: Option<BaseSide>,
     /// The site's side.
     pub site: SiteSide,
     /// The node as it was when the wish came; null if there was none.
@@ -86,6 +89,16 @@ pub struct Conflict {
     pub created_at: Timestamp,
     /// How it ended; null while it waits for a person.
     pub outcome: Option<ConflictEnding>,
+}
+
+/// What both sides of a [`Conflict`] started from: the node at the version that the site knew.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
+pub struct BaseSide {
+    /// The state that the node had.
+    pub state: Lifecycle,
+    /// The version that it had.
+    pub version: u64,
 }
 
 /// The site's side of a [`Conflict`].

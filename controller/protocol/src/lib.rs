@@ -42,8 +42,8 @@ pub use command::{
     PendingCommand, SiteCommand, SiteOrder,
 };
 pub use conflict::{
-    CentralSide, Conflict, ConflictEnding, ConflictKind, Decider, MergeFields, Resolution,
-    SiteResolution, SiteSide,
+    BaseSide, CentralSide, Conflict, ConflictEnding, ConflictKind, Decider, MergeFields,
+    Resolution, SiteResolution, SiteSide,
 };
 pub use content::{Category, ContentHash, ContentKey, ContentKeyError};
 pub use feed::{NodeChange, NodeChanges, NodeRecords, SignedRecords, Told};

@@ -174,9 +174,10 @@ asks! {
     }
 }
 
-/// Both sides, and what has become of the node.
+/// What both sides started from, both, and what has become of the node.
 const SIDES: &[Column] = &[
     Column::plain("", "what"),
+    Column::plain("BOTH STARTED FROM", "base"),
     Column::plain("THE SITE", "site"),
     Column::plain("THE CONTROLLER", "central"),
     Column::plain("THE NODE NOW", "now"),
@@ -208,26 +209,27 @@ impl Show {
 
 fn without_sides(mut conflict: Value) -> Value {
     if let Some(members) = conflict.as_object_mut() {
-        members.retain(|name, _| name != "site" && name != "central");
+        members.retain(|name, _| name != "base" && name != "site" && name != "central");
     }
     conflict
 }
 
 /// What each side of `conflict` says, and the node as it is `now`, row by row.
 fn sides(conflict: &Value, now: Option<&Value>) -> Vec<Value> {
-    /// What a row is about, and where the site, the controller and the node have it.
-    const ROWS: [(&str, &str, &str, &str); 6] = [
-        ("state", "state", "state", "state"),
-        ("base version", "base_version", "", ""),
-        ("version", "", "version", "version"),
-        ("changed at", "at", "changed_at", "updated_at"),
-        ("clock", "clock", "", ""),
-        ("changes", "changes", "", ""),
+    /// What a row is about, and where the base, the site, the controller and the node have it.
+    const ROWS: [[&str; 5]; 6] = [
+        ["state", "state", "state", "state", "state"],
+        ["base version", "", "base_version", "", ""],
+        ["version", "version", "", "version", "version"],
+        ["changed at", "", "at", "changed_at", "updated_at"],
+        ["clock", "", "clock", "", ""],
+        ["changes", "", "changes", "", ""],
     ];
-    let row = |(what, site, central, node): (&str, &str, &str, &str)| {
+    let row = |[what, base, site, central, node]: [&str; 5]| {
         let side = |name: &str, field: &str| conflict.get(name).and_then(|side| side.get(field));
         json!({
-            "what": what, "site": side("site", site), "central": side("central", central),
+            "what": what, "base": side("base", base), "site": side("site", site),
+            "central": side("central", central),
             "now": now.and_then(|now| now.get(node)),
         })
     };
@@ -369,34 +371,35 @@ impl ResolveAll {
 mod tests {
     use super::*;
 
-    /// The cells of a row: what it is about, the site, the controller, the node now.
-    fn cells(row: &Value) -> [Value; 4] {
-        ["what", "site", "central", "now"].map(|name| row[name].clone())
+    /// The cells of a row: what it is about, the base, the site, the controller, the node now.
+    fn cells(row: &Value) -> [Value; 5] {
+        ["what", "base", "site", "central", "now"].map(|name| row[name].clone())
     }
 
     #[test]
     fn both_sides_stand_beside_each_other_and_what_one_lacks_is_nothing() {
         let conflict = json!({
+            "base": {"state": "pending", "version": 2},
             "site": {"state": "retired", "base_version": 2, "at": "09:00", "clock": "synced", "changes": 1},
             "central": {"state": "installing", "version": 3, "changed_at": "10:00"},
         });
         let now = json!({"state": "active", "version": 7, "updated_at": "11:00"});
         let rows: Vec<_> = sides(&conflict, Some(&now)).iter().map(cells).collect();
-        let row = |row: Value| -> [Value; 4] { serde_json::from_value(row).expect("four cells") };
+        let row = |row: Value| -> [Value; 5] { serde_json::from_value(row).expect("five cells") };
         assert_eq!(
             rows,
             [
-                row(json!(["state", "retired", "installing", "active"])),
-                row(json!(["base version", 2, null, null])),
-                row(json!(["version", null, 3, 7])),
-                row(json!(["changed at", "09:00", "10:00", "11:00"])),
-                row(json!(["clock", "synced", null, null])),
-                row(json!(["changes", 1, null, null])),
+                row(json!(["state", "pending", "retired", "installing", "active"])),
+                row(json!(["base version", null, 2, null, null])),
+                row(json!(["version", 2, null, 3, 7])),
+                row(json!(["changed at", null, "09:00", "10:00", "11:00"])),
+                row(json!(["clock", null, "synced", null, null])),
+                row(json!(["changes", null, 1, null, null])),
             ]
         );
         let unknown = json!({"site": {"state": "active"}, "central": null});
         let rows = sides(&unknown, None);
-        assert_eq!(cells(&rows[0]), row(json!(["state", "active", null, null])));
-        assert_eq!(cells(&rows[2]), row(json!(["version", null, null, null])));
+        assert_eq!(cells(&rows[0]), row(json!(["state", null, "active", null, null])));
+        assert_eq!(cells(&rows[2]), row(json!(["version", null, null, null, null])));
     }
 }

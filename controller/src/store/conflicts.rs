@@ -4,8 +4,8 @@
 //! person takes in what the same site wishes of the same node after it, so that there is one question and not ten.
 
 use pureboot_protocol::{
-    CentralSide, Change, ChangeId, Conflict, ConflictEnding, ConflictId, ConflictKind, Decider,
-    Heartbeat, Lifecycle, Node, NodeId, Page, Resolution, SiteId, SiteSide, Timestamp,
+    BaseSide, CentralSide, Change, ChangeId, Conflict, ConflictEnding, ConflictId, ConflictKind,
+    Decider, Heartbeat, Lifecycle, Node, NodeId, Page, Resolution, SiteId, SiteSide, Timestamp,
 };
 use schemars::JsonSchema;
 use serde::Deserialize;
@@ -17,7 +17,7 @@ use crate::store::page::{Cursor, Paging};
 use crate::store::row::{
     DbConnection, DbRow, count, count_opt, int, json_opt, time, time_opt, word, word_opt,
 };
-use crate::store::{Store, StoreError, records, sites};
+use crate::store::{Store, StoreError, logs, records, sites};
 
 mod resolve;
 
@@ -138,6 +138,12 @@ pub(super) async fn begin(
     new: NewConflict<'_>,
 ) -> Result<ConflictId, StoreError> {
     let id = conflict_id(new.site, new.change.id);
+    let base = match (new.change.base_version, new.before) {
+        (Some(version), Some((node, _))) if (1..=node.version).contains(&version) => {
+            Some(logs::state_at(db, node, version).await?)
+        }
+        _ => None,
+    };
     let central = new.before.map(|(node, central)| (node.state, node.version, central.at));
     let (resolution, by, node_version) = match new.ending {
         Some((resolution, by, node_version)) => (Some(resolution), Some(by), node_version),
@@ -146,8 +152,8 @@ pub(super) async fn begin(
     sqlx::query(
         "INSERT INTO conflicts (id, site_id, node_id, kind, cause, site_state, site_base_version, site_at, site_clock,
             site_changes, central_state, central_version, central_changed_at, created_at, resolution, resolved_by,
-            node_version, resolved_at)
-         VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, 1, $10, $11, $12, $13, $14, $15, $16, $17)",
+            node_version, resolved_at, base_state)
+         VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, 1, $10, $11, $12, $13, $14, $15, $16, $17, $18)",
     )
     .bind(id.to_string())
     .bind(new.site.to_string())
@@ -166,6 +172,7 @@ pub(super) async fn begin(
     .bind(by.map(Decider::as_str))
     .bind(node_version.map(int))
     .bind(resolution.map(|_| new.now.unix_ms()))
+    .bind(base.map(Lifecycle::as_str))
     .execute(&mut *db)
     .await?;
     if resolution.is_none() {
@@ -307,15 +314,18 @@ fn read(row: &DbRow) -> Result<Conflict, StoreError> {
         }),
         _ => None,
     };
+    let base_version = count_opt(row, "site_base_version")?;
+    let base = word_opt(row, "base_state")?.zip(base_version);
     Ok(Conflict {
         id: word(row, "id")?,
         site_id: word(row, "site_id")?,
         node_id: word(row, "node_id")?,
         kind: word(row, "kind")?,
         cause: row.try_get("cause")?,
+        base: base.map(|(state, version)| BaseSide { state, version }),
         site: SiteSide {
             state: word_opt(row, "site_state")?,
-            base_version: count_opt(row, "site_base_version")?,
+            base_version,
             at: time(row, "site_at")?,
             clock: word(row, "site_clock")?,
             changes: count(row, "site_changes")?,

@@ -126,6 +126,19 @@ impl Store {
     }
 }
 
+/// The state that `node` had at `version`, as far as its moves since then are remembered.
+pub(super) async fn state_at(
+    db: &mut DbConnection,
+    node: &Node,
+    version: u64,
+) -> Result<Lifecycle, StoreError> {
+    let row = sqlx::query(
+        "SELECT from_state FROM state_log WHERE node_id = $1 AND version > $2 ORDER BY id LIMIT 1",
+    );
+    let row = row.bind(node.id.to_string()).bind(int(version)).fetch_optional(db).await?;
+    row.map_or(Ok(node.state), |row| word(&row, "from_state"))
+}
+
 impl Store {
     /// Forgets the oldest events and moves of nodes that have more than [`LOGGED_MAX`] of them; answers how many.
     ///

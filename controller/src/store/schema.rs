@@ -27,7 +27,7 @@ macro_rules! step {
 }
 
 /// Every step from nothing to this version's schema. Steps are only ever added.
-const STEPS: [Step; 23] = [
+const STEPS: [Step; 24] = [
     step!(1, "main job", "0001_main_job.sql"),
     step!(2, "groups", "0002_groups.sql"),
     step!(3, "install timeout", "0003_install_timeout.sql"),
@@ -51,6 +51,7 @@ const STEPS: [Step; 23] = [
     step!(33, "manifest basis", "0033_manifest_basis.sql"),
     step!(34, "plugins", "0034_plugins.sql"),
     step!(35, "wishes", "0035_wishes.sql"),
+    step!(36, "base and effect", "0036_base_and_effect.sql"),
 ];
 
 /// Where a database keeps which steps it has taken.

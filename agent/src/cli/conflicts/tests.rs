@@ -1,7 +1,5 @@
 use expect_test::expect;
-use pureboot_protocol::{
-    ClockQuality, Conflict, ConflictEnding, Decider, Mac, NodeId, SiteId, SiteSide,
-};
+use pureboot_protocol::{ClockQuality, ConflictEnding, Decider, Mac, NodeId, SiteId, SiteSide};
 
 use super::*;
 
@@ -17,6 +15,7 @@ fn view() -> ConflictView {
             node_id: NodeId::from_random([3; 16]),
             kind: ConflictKind::StateMismatch,
             cause: "the site knew version 2, the controller has version 3".to_owned(),
+            base: Some(BaseSide { state: Lifecycle::Active, version: 2 }),
             site: SiteSide {
                 state: Some(Lifecycle::Reprovision),
                 base_version: Some(2),
@@ -78,6 +77,7 @@ fn a_conflict_is_shown_with_base_cause_and_cure() {
         conflict   01010101-0101-4101-8101-010101010101 (state_mismatch)
         machine    web-1 (52:54:00:00:00:01)
         cause      the site knew version 2, the controller has version 3
+        base       active, version 2; only this site has changed the state since
         this site  reprovision, on version 2 (1 min 20 s ago, clock synced, 2 changes)
         controller active, version 3 (changed 1 min 25 s ago)
         now        the site goes by active
@@ -91,6 +91,7 @@ fn a_conflict_is_shown_with_base_cause_and_cure() {
         conflict   01010101-0101-4101-8101-010101010101 (state_mismatch)
         machine    web-1 (52:54:00:00:00:01)
         cause      the site knew version 2, the controller has version 3
+        base       active, version 2; only this site has changed the state since
         this site  reprovision, on version 2 (1 min 20 s ago, clock synced, 2 changes)
         controller active, version 3 (changed 1 min 25 s ago)
         now        the site goes by active
@@ -124,6 +125,7 @@ fn a_decision_is_said_in_one_way() {
         (vec!["--merge", "state=local"], "merge reprovision"),
         (vec!["--merge", "state=central", "--merge", "tags=central"], "merge active"),
         (vec!["--merge", "hostname=central"], "keep_central"),
+        (vec!["--merge", "state=base"], "merge active"),
     ] {
         assert_eq!(decide(&arguments), expected, "{arguments:?}");
     }
@@ -132,11 +134,35 @@ fn a_decision_is_said_in_one_way() {
         (vec!["--keep-local", "--keep-central"], "exclude each other"),
         (vec!["--keep-local", "--merge", "state=local"], "exclude each other"),
         (vec!["--merge", "state=local", "--merge", "state=central"], "more than once"),
-        (vec!["--merge", "state=mine"], "neither local nor central"),
+        (vec!["--merge", "state=mine"], "none of local, central, base"),
         (vec!["--merge", "state"], "not field=local"),
         (vec!["--merge", "colour=local"], "none of state, hostname"),
         (vec!["--merge", "hostname=local"], "no hostname of its own"),
     ] {
         assert!(decide(&arguments).contains(expected), "{arguments:?}: {}", decide(&arguments));
     }
+}
+
+#[test]
+fn who_has_left_the_base_is_said() {
+    use Lifecycle::{Active, Reprovision, Retired};
+    for (site, central, expected) in [
+        (Some(Reprovision), Some(Active), "only this site has"),
+        (Some(Reprovision), Some(Retired), "both have"),
+        (Some(Active), Some(Retired), "only the controller has"),
+        (None, Some(Active), "neither has"),
+        (Some(Reprovision), None, "only this site has"),
+    ] {
+        let mut conflict = view().conflict;
+        conflict.site.state = site;
+        conflict.central = central.map(|state| CentralSide { state, version: 3, changed_at: None });
+        let said = base_side(&conflict).expect("a base");
+        assert!(said.contains(expected), "{site:?} {central:?}: {said}");
+    }
+    let mut unknown = view().conflict;
+    unknown.base = None;
+    assert_eq!(base_side(&unknown), None);
+    let view = ConflictView { conflict: unknown, ..view() };
+    let resolve = Resolve::from_args(&["resolve"], &["01", "--merge", "state=base"]);
+    assert!(resolve.expect("arguments").decision(&view).is_err());
 }

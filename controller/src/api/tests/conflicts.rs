@@ -88,6 +88,7 @@ async fn i5_each_strategy_decides_and_leaves_a_record_of_both_sides() {
             "state": "retired", "base_version": 2, "at": "2026-11-20T23:59:00.000Z", "clock": "synced", "changes": 1,
         });
         assert_eq!(conflict["site"], site);
+        assert_eq!(conflict["base"], json!({"state": "pending", "version": 2}));
         let central =
             json!({"state": "installing", "version": 3, "changed_at": "2026-11-21T00:00:00.000Z"});
         assert_eq!(conflict["central"], central);
