@@ -1,7 +1,11 @@
 //! `Idempotency-Key`: a client that has not heard the answer to a POST asks again with the same key, and it is done once.
 //!
 //! A key is the caller's own. What was done is answered again for a day, as it was; what was refused has done nothing and is tried
-//! anew. Where the controller ended in between nobody can tell whether it was done, and the client is told that.
+//! anew. So is what the controller left undone when it ended: every transaction of a request with a key says so in the key's row, and
+//! where none did there was no effect. Where one did and the answer is lost the client is told that.
+
+use std::future::Future;
+use std::sync::Arc;
 
 use axum::body::Body;
 use axum::extract::{Request, State};
@@ -9,13 +13,13 @@ use axum::http::header::CONTENT_TYPE;
 use axum::http::{HeaderName, HeaderValue, Method, StatusCode};
 use axum::middleware::Next;
 use axum::response::Response;
-use pureboot_protocol::Timestamp;
 use serde_json::json;
 use sha2::{Digest, Sha256};
 
 use crate::audit::Note;
 use crate::auth::{Caller, Means, Operator};
 use crate::error::ApiError;
+use crate::random;
 use crate::router::{App, BODY_LEN_MAX};
 use crate::store::{Asked, Before};
 
@@ -31,9 +35,6 @@ const KEY_LEN_MAX: usize = 255;
 /// The longest answer that is kept, in bytes.
 const ANSWER_LEN_MAX: usize = 64 << 10;
 
-/// How long a request may be under way, in seconds: twice what the router allows.
-const UNDER_WAY_SECONDS: i64 = 20;
-
 /// Routes whose answers show a secret, which is kept nowhere but as a hash.
 const SHOWN_ONCE: [&str; 4] = [
     "/api/v1/tokens",
@@ -41,6 +42,36 @@ const SHOWN_ONCE: [&str; 4] = [
     "/api/v1/users/{id}/password",
     "/api/v1/sites/{id}/agent-token",
 ];
+
+tokio::task_local! {
+    static CURRENT: Arc<Attempt>;
+}
+
+/// One attempt at what was asked for.
+#[derive(Debug)]
+pub(crate) struct Attempt {
+    /// What was asked for.
+    pub(crate) asked: Asked,
+    /// Drawn for it.
+    pub(crate) id: String,
+}
+
+impl Attempt {
+    /// The next one.
+    pub(crate) fn at(asked: Asked) -> Self {
+        Self { asked, id: format!("{:032x}", u128::from_be_bytes(random::bytes())) }
+    }
+}
+
+/// Runs `work`, whose effects are those of `attempt`.
+pub(crate) async fn within<F: Future>(attempt: Arc<Attempt>, work: F) -> F::Output {
+    CURRENT.scope(attempt, work).await
+}
+
+/// The attempt that what is done here and now belongs to.
+pub(crate) fn current() -> Option<Arc<Attempt>> {
+    CURRENT.try_with(Arc::clone).ok()
+}
 
 /// The place of this in the table.
 #[derive(Clone)]
@@ -75,15 +106,16 @@ pub(crate) async fn once(
     digest.update("\n");
     digest.update(&body);
     let digest = digest.finalize().iter().map(|byte| format!("{byte:02x}")).collect();
-    let asked = Asked { caller: name(&caller), key, digest };
+    let attempt = Arc::new(Attempt::at(Asked { caller: name(&caller), key, digest }));
     let store = &place.app.store;
-    match store.begin_once(&asked, place.app.now()).await? {
+    match store.begin_once(&attempt, place.app.now()).await? {
         Before::Nothing => {}
-        before => return answered_before(before, place.app.now()),
+        before => return answered_before(before),
     }
-    let response = next.run(Request::from_parts(parts, Body::from(body))).await;
+    let work = next.run(Request::from_parts(parts, Body::from(body)));
+    let response = within(Arc::clone(&attempt), work).await;
     if !response.status().is_success() {
-        store.forget_once(&asked).await?;
+        store.forget_once(&attempt).await?;
         return Ok(response);
     }
     let (parts, body) = response.into_parts();
@@ -92,7 +124,7 @@ pub(crate) async fn once(
     let body = body.map_err(|error| ApiError::Internal(error.into()))?;
     let is_kept = body.len() <= ANSWER_LEN_MAX && !SHOWN_ONCE.contains(&place.path);
     let text = std::str::from_utf8(&body).ok().filter(|_| is_kept);
-    if let Err(error) = store.end_once(&asked, parts.status.as_u16(), text).await {
+    if let Err(error) = store.end_once(&attempt, parts.status.as_u16(), text).await {
         // It is done, and answered as such; who asks again is told that nobody knows.
         tracing::error!(error = %error, "cannot keep an answer for its Idempotency-Key: {error}");
     }
@@ -120,7 +152,7 @@ fn checked(key: &HeaderValue) -> Result<String, ApiError> {
     })
 }
 
-fn answered_before(before: Before, now: Timestamp) -> Result<Response, ApiError> {
+fn answered_before(before: Before) -> Result<Response, ApiError> {
     let refused = |status, code, detail: &str| {
         Err(ApiError::Refused { status, code, detail: detail.to_owned() })
     };
@@ -130,15 +162,16 @@ fn answered_before(before: Before, now: Timestamp) -> Result<Response, ApiError>
             "idempotency_key_reused",
             "this Idempotency-Key came with another request before; take a new key for a new request",
         ),
-        Before::Begun(at) if now.seconds_since(at) <= UNDER_WAY_SECONDS => refused(
+        Before::UnderWay => refused(
             StatusCode::CONFLICT,
             "request_under_way",
             "the request with this Idempotency-Key is being done; ask again in some seconds",
         ),
-        Before::Begun(_) => refused(
+        Before::CutShort => refused(
             StatusCode::CONFLICT,
             "outcome_unknown",
-            "the controller ended while it did what this Idempotency-Key asks for; look whether it is done, and take a new key if not",
+            "the controller ended after what this Idempotency-Key asks for had taken effect and before its answer was kept; look at \
+             what is there, and take a new key for what a request of many steps has left undone",
         ),
         Before::Done(_, None) => refused(
             StatusCode::CONFLICT,

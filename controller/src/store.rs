@@ -89,6 +89,8 @@ pub(crate) use plugins::{
     AssignmentFields, KeptVersion, NewVersion, Place, Plugin, PluginAssignment, SitePolicy,
     Uncompiled, bundle_key,
 };
+#[cfg(test)]
+pub(crate) use repeats::UNDER_WAY_SECONDS;
 pub(crate) use repeats::{Asked, Before};
 pub(crate) use secrets::{SealedSecret, SecretView, scope as secret_scope};
 pub(crate) use sessions::{NewSession, SESSION_SECONDS};
@@ -450,14 +452,15 @@ impl Store {
         self.writer.close().await;
     }
 
-    /// Begins to write, with the row of the audit that it belongs to. What is not committed is rolled back when the transaction
-    /// is dropped.
+    /// Begins to write, with the row of the audit that it belongs to and the mark on its `Idempotency-Key`. What is not committed is
+    /// rolled back when the transaction is dropped.
     async fn write(&self) -> Result<Transaction<'static, Any>, StoreError> {
         let start = Instant::now();
         let begun = self.begin_to_write().await;
         self.write_waits.observe(start.elapsed().as_secs_f64());
         let mut tx = begun?;
         audit::begin(&mut tx).await?;
+        repeats::mark(&mut tx).await?;
         Ok(tx)
     }
 

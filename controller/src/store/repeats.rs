@@ -1,10 +1,14 @@
 //! What was asked for with an `Idempotency-Key`, and how it was answered, so that a client which has not heard the answer may ask
 //! again.
+//!
+//! Each transaction of a request that has a key counts itself in the key's row ([`mark`]): what was cut short before the first of
+//! them has done nothing.
 
 use pureboot_protocol::Timestamp;
 use sqlx::Row;
 
-use crate::store::row::{count_opt, time};
+use crate::once::{self, Attempt};
+use crate::store::row::{DbConnection, count, count_opt, time};
 use crate::store::{Store, StoreError};
 
 /// How long an answer is kept, in seconds.
@@ -12,6 +16,9 @@ pub(crate) const KEPT_SECONDS: i64 = 24 * 3_600;
 
 /// Keys of one caller that are kept; of more the oldest go.
 const KEYS_MAX: i64 = 1_000;
+
+/// How long a request may be under way, in seconds: twice what the router allows.
+pub(crate) const UNDER_WAY_SECONDS: i64 = 20;
 
 /// Who asks, and for what.
 #[derive(Debug, Clone)]
@@ -31,46 +38,55 @@ pub(crate) enum Before {
     Nothing,
     /// It came with another request.
     Other,
-    /// It was begun then and not ended.
-    Begun(Timestamp),
+    /// It is being done.
+    UnderWay,
+    /// It was begun, has had an effect, and was cut short before its answer was kept.
+    CutShort,
     /// It was done; none where its answer is not kept.
     Done(u16, Option<String>),
 }
 
 impl Store {
-    /// Notes that `asked` is being done, unless its key is known.
+    /// Notes that `attempt` is being done, unless its key is known. What was cut short and has done nothing is begun anew, and the
+    /// former attempt can have no effect any more.
     ///
     /// # Errors
     /// The database fails.
     pub(crate) async fn begin_once(
         &self,
-        asked: &Asked,
+        attempt: &Attempt,
         now: Timestamp,
     ) -> Result<Before, StoreError> {
+        let asked = &attempt.asked;
         let mut tx = self.write().await?;
         let oldest = now.plus_seconds(-KEPT_SECONDS);
         let row = sqlx::query(
-            "SELECT digest, begun_at, status, body FROM repeats WHERE caller = $1 AND key = $2 AND begun_at > $3",
+            "SELECT digest, begun_at, status, body, effects FROM repeats WHERE caller = $1 AND key = $2 AND begun_at > $3",
         );
         let row = row.bind(&asked.caller).bind(&asked.key).bind(oldest.unix_ms());
         if let Some(row) = row.fetch_optional(&mut *tx).await? {
             let digest: String = row.try_get("digest")?;
             let status: Option<u16> = count_opt(&row, "status")?;
-            return Ok(match status {
-                _ if digest != asked.digest => Before::Other,
-                Some(status) => Before::Done(status, row.try_get("body")?),
-                None => Before::Begun(time(&row, "begun_at")?),
-            });
+            let effects: u64 = count(&row, "effects")?;
+            let is_under_way = now.seconds_since(time(&row, "begun_at")?) <= UNDER_WAY_SECONDS;
+            match (status, effects) {
+                _ if digest != asked.digest => return Ok(Before::Other),
+                (Some(status), _) => return Ok(Before::Done(status, row.try_get("body")?)),
+                (None, _) if is_under_way => return Ok(Before::UnderWay),
+                (None, 1..) => return Ok(Before::CutShort),
+                (None, 0) => {}
+            }
         }
         sqlx::query(
-            "INSERT INTO repeats (caller, key, digest, begun_at) VALUES ($1, $2, $3, $4)
-             ON CONFLICT (caller, key) DO UPDATE SET digest = excluded.digest, begun_at = excluded.begun_at, status = NULL,
-                body = NULL",
+            "INSERT INTO repeats (caller, key, digest, begun_at, attempt) VALUES ($1, $2, $3, $4, $5)
+             ON CONFLICT (caller, key) DO UPDATE SET digest = excluded.digest, begun_at = excluded.begun_at,
+                attempt = excluded.attempt, effects = 0, status = NULL, body = NULL",
         )
         .bind(&asked.caller)
         .bind(&asked.key)
         .bind(&asked.digest)
         .bind(now.unix_ms())
+        .bind(&attempt.id)
         .execute(&mut *tx)
         .await?;
         sqlx::query(
@@ -85,36 +101,40 @@ impl Store {
         Ok(Before::Nothing)
     }
 
-    /// Keeps how `asked` was answered.
+    /// Keeps how `attempt` was answered.
     ///
     /// # Errors
     /// The database fails.
     pub(crate) async fn end_once(
         &self,
-        asked: &Asked,
+        attempt: &Attempt,
         status: u16,
         body: Option<&str>,
     ) -> Result<(), StoreError> {
         let mut tx = self.write().await?;
-        sqlx::query("UPDATE repeats SET status = $3, body = $4 WHERE caller = $1 AND key = $2")
-            .bind(&asked.caller)
-            .bind(&asked.key)
-            .bind(i64::from(status))
-            .bind(body)
-            .execute(&mut *tx)
-            .await?;
+        sqlx::query(
+            "UPDATE repeats SET status = $4, body = $5 WHERE caller = $1 AND key = $2 AND attempt = $3",
+        )
+        .bind(&attempt.asked.caller)
+        .bind(&attempt.asked.key)
+        .bind(&attempt.id)
+        .bind(i64::from(status))
+        .bind(body)
+        .execute(&mut *tx)
+        .await?;
         Ok(tx.commit().await?)
     }
 
-    /// Forgets `asked`, which was refused and has done nothing.
+    /// Forgets `attempt`, which was refused and has done nothing.
     ///
     /// # Errors
     /// The database fails.
-    pub(crate) async fn forget_once(&self, asked: &Asked) -> Result<(), StoreError> {
+    pub(crate) async fn forget_once(&self, attempt: &Attempt) -> Result<(), StoreError> {
         let mut tx = self.write().await?;
-        sqlx::query("DELETE FROM repeats WHERE caller = $1 AND key = $2")
-            .bind(&asked.caller)
-            .bind(&asked.key)
+        sqlx::query("DELETE FROM repeats WHERE caller = $1 AND key = $2 AND attempt = $3")
+            .bind(&attempt.asked.caller)
+            .bind(&attempt.asked.key)
+            .bind(&attempt.id)
             .execute(&mut *tx)
             .await?;
         Ok(tx.commit().await?)
@@ -131,5 +151,25 @@ impl Store {
         let rows = rows.execute(&mut *tx).await?.rows_affected();
         tx.commit().await?;
         Ok(rows)
+    }
+}
+
+/// Counts the transaction on `db` among the effects of the request that it belongs to, if that has a key.
+///
+/// # Errors
+/// Another attempt has taken the request over: this one comes from a controller that stood still meanwhile, and does nothing.
+pub(super) async fn mark(db: &mut DbConnection) -> Result<(), StoreError> {
+    let Some(attempt) = once::current() else { return Ok(()) };
+    let marked = sqlx::query(
+        "UPDATE repeats SET effects = effects + 1 WHERE caller = $1 AND key = $2 AND attempt = $3 AND status IS NULL",
+    )
+    .bind(&attempt.asked.caller)
+    .bind(&attempt.asked.key)
+    .bind(&attempt.id)
+    .execute(db)
+    .await?;
+    match marked.rows_affected() {
+        0 => Err(StoreError::Busy),
+        _ => Ok(()),
     }
 }

@@ -1,9 +1,15 @@
 //! `Idempotency-Key`: what was asked for twice is done once.
 
+use std::sync::Arc;
+
+use pureboot_protocol::{Mac, NodeId};
 use serde_json::{Value, json};
 
 use super::custody::rows;
 use super::{Answer, Centre, request};
+use crate::node;
+use crate::once::{self, Attempt};
+use crate::store::{Asked, Before, StoreError, UNDER_WAY_SECONDS};
 
 async fn post(centre: &Centre, key: &str, path: &str, body: Value) -> Answer {
     let mut request = request(Some(&centre.operator), "POST", path, Some(body));
@@ -102,35 +108,79 @@ async fn i2_of_two_at_once_one_is_done() {
     assert_eq!(rows(&centre, NODES).await.len(), 1);
 }
 
+/// An attempt of a caller `x`; another digest is another request.
+fn attempt(key: &str, digest: &str) -> Arc<Attempt> {
+    let (caller, key, digest) = ("x".to_owned(), key.to_owned(), digest.to_owned());
+    Arc::new(Attempt::at(Asked { caller, key, digest }))
+}
+
+async fn begin(centre: &Centre, attempt: &Attempt) -> Before {
+    centre.app.store.begin_once(attempt, centre.app.now()).await.expect("begun")
+}
+
+/// What a handler does in `attempt`, up to its commit; the controller ends before the answer is kept.
+async fn make_node(centre: &Centre, attempt: &Arc<Attempt>, n: u8) -> Result<(), StoreError> {
+    let mac = Mac::from_bytes([2, 0, 0, 0, 0, n]).expect("an address");
+    let node = node::new(NodeId::from_random([n; 16]), mac, centre.app.now());
+    once::within(Arc::clone(attempt), centre.app.store.create_node(&node)).await
+}
+
 #[tokio::test]
-async fn k19_what_was_cut_short_is_neither_done_twice_nor_said_to_be_done() {
-    use crate::store::{Asked, Before};
+async fn k19_what_was_cut_short_before_its_effect_is_done_anew_and_after_it_never() {
     let centre = Centre::start().await;
-    let asked = Asked { caller: "user x".to_owned(), key: "k".to_owned(), digest: "0".to_owned() };
-    let begin = || centre.app.store.begin_once(&asked, centre.app.now());
-    assert_eq!(begin().await.expect("begun"), Before::Nothing);
-    let began = centre.app.now();
-    centre.pass_seconds(3_600);
-    assert_eq!(begin().await.expect("begun"), Before::Begun(began));
+    let (undone, done) = (attempt("undone", "0"), attempt("done", "0"));
+    for attempt in [&undone, &done] {
+        assert_eq!(begin(&centre, attempt).await, Before::Nothing);
+        assert_eq!(begin(&centre, attempt).await, Before::UnderWay);
+    }
+    make_node(&centre, &done, 1).await.expect("made");
+    centre.pass_seconds(UNDER_WAY_SECONDS + 1);
+    assert_eq!(begin(&centre, &attempt("done", "0")).await, Before::CutShort);
+    let again = attempt("undone", "0");
+    assert_eq!(begin(&centre, &again).await, Before::Nothing);
+    make_node(&centre, &again, 2).await.expect("made");
+    centre.app.store.end_once(&again, 201, Some("{}")).await.expect("kept");
+    let answered = Before::Done(201, Some("{}".to_owned()));
+    assert_eq!(begin(&centre, &attempt("undone", "0")).await, answered);
+    assert_eq!(rows(&centre, NODES).await.len(), 2);
     centre.pass_seconds(24 * 3_600);
-    assert_eq!(begin().await.expect("begun"), Before::Nothing);
+    assert_eq!(begin(&centre, &attempt("done", "0")).await, Before::Nothing);
+}
+
+#[tokio::test]
+async fn k19_a_refusal_takes_its_mark_along() {
+    let centre = Centre::start().await;
+    post(&centre, "first", NODES, machine(1)).await.data();
+    let refused = attempt("k", "0");
+    begin(&centre, &refused).await;
+    make_node(&centre, &refused, 1).await.expect_err("the address is taken");
+    centre.pass_seconds(UNDER_WAY_SECONDS + 1);
+    assert_eq!(begin(&centre, &attempt("k", "0")).await, Before::Nothing);
+}
+
+#[tokio::test]
+async fn k19_an_attempt_that_was_taken_over_has_no_effect_any_more() {
+    let centre = Centre::start().await;
+    let (stopped, next) = (attempt("k", "0"), attempt("k", "0"));
+    begin(&centre, &stopped).await;
+    centre.pass_seconds(UNDER_WAY_SECONDS + 1);
+    assert_eq!(begin(&centre, &next).await, Before::Nothing);
+    // The controller that stood still goes on.
+    make_node(&centre, &stopped, 1).await.expect_err("another attempt has the key");
+    centre.app.store.end_once(&stopped, 201, Some("{}")).await.expect("no error");
+    centre.app.store.forget_once(&stopped).await.expect("no error");
+    assert_eq!(begin(&centre, &attempt("k", "0")).await, Before::UnderWay);
+    make_node(&centre, &next, 1).await.expect("made");
+    assert_eq!(rows(&centre, NODES).await.len(), 1);
 }
 
 #[tokio::test]
 async fn i7_a_caller_has_a_thousand_keys() {
-    use crate::store::{Asked, Before};
     let centre = Centre::start().await;
     for n in 0..1_010 {
-        let asked =
-            Asked { caller: "x".to_owned(), key: format!("{n:04}"), digest: "0".to_owned() };
         centre.pass_seconds(1);
-        centre.app.store.begin_once(&asked, centre.app.now()).await.expect("begun");
+        begin(&centre, &attempt(&format!("{n:04}"), "0")).await;
     }
-    let known = |key: &str| {
-        let asked = Asked { caller: "x".to_owned(), key: key.to_owned(), digest: "1".to_owned() };
-        let centre = &centre;
-        async move { centre.app.store.begin_once(&asked, centre.app.now()).await.expect("begun") }
-    };
-    assert_eq!(known("1009").await, Before::Other);
-    assert_eq!(known("0000").await, Before::Nothing);
+    assert_eq!(begin(&centre, &attempt("1009", "1")).await, Before::Other);
+    assert_eq!(begin(&centre, &attempt("0000", "1")).await, Before::Nothing);
 }
