@@ -82,6 +82,9 @@ pub struct Report {
     pub queue_error: Option<String>,
     /// The oldest of them.
     pub queue_oldest_at: Option<Timestamp>,
+    /// Why nothing can be written down now.
+    #[serde(default)]
+    pub store_error: Option<String>,
     /// Use of the file system that holds the data directory, 0 to 100.
     pub disk_usage_percent: f64,
     /// What holds the agent, whoever has got hold of it.
@@ -214,6 +217,9 @@ impl Report {
             if !service.running {
                 reasons.push(format!("{name} on {} does not run", service.address));
             }
+        }
+        if let Some(error) = &self.store_error {
+            reasons.push(format!("nothing that machines report can be written down: {error}"));
         }
         if let Some(error) = &self.queue_error {
             reasons.push(format!("changes are not delivered: {error}"));
@@ -407,6 +413,7 @@ mod tests {
             queue_parked: 0,
             queue_error: None,
             queue_oldest_at: None,
+            store_error: None,
             disk_usage_percent: 41.7,
             confinement: Confinement::Closed {
                 user: 998,

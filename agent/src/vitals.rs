@@ -23,7 +23,7 @@ use crate::policy::site::SitePolicies;
 use crate::session::recorder::Recorder;
 use crate::session::step::What;
 use crate::status::{CacheReport, DhcpReport, Report};
-use crate::store::Store;
+use crate::store::{Store, StoreError};
 use crate::sync::report::Outcome;
 use crate::sync::run::Sync;
 use crate::tftp::refusals::Refusals;
@@ -143,17 +143,24 @@ impl Vitals {
         clock::monotonic().saturating_duration_since(self.started).as_secs()
     }
 
-    /// What waits, or what waited when the disk last answered.
-    async fn queue(&self) -> Counts {
-        let counted = async { self.outbox.counts().await.ok() };
+    /// What waits, or what waited when the disk last answered, and how it fails if it does.
+    async fn queue(&self) -> (Counts, Option<String>) {
+        let counted = async { Some(self.outbox.counts().await) };
         let late = async {
             Timer::after(DISK_PATIENCE).await;
             None
         };
-        if let Some(counts) = smol::future::or(counted, late).await {
-            self.counted.set(counts);
-        }
-        self.counted.get()
+        let failure = match smol::future::or(counted, late).await {
+            Some(Ok(counts)) => {
+                self.counted.set(counts);
+                None
+            }
+            Some(Err(error @ (StoreError::Io(_) | StoreError::Damaged(_)))) => {
+                Some(error.to_string())
+            }
+            Some(Err(_)) | None => None,
+        };
+        (self.counted.get(), failure)
     }
 
     async fn disk_usage_percent(&self) -> f64 {
@@ -164,7 +171,7 @@ impl Vitals {
     /// The report for a person.
     pub async fn report(&self) -> Report {
         let now = clock::now();
-        let queue = self.queue().await;
+        let (queue, store_error) = self.queue().await;
         let trouble = self.outbox.trouble();
         let stats = self.cache.stats();
         Report {
@@ -201,6 +208,7 @@ impl Vitals {
             queue_parked: queue.parked,
             queue_error: trouble.last_error,
             queue_oldest_at: queue.oldest_at,
+            store_error,
             disk_usage_percent: self.disk_usage_percent().await,
             confinement: self.confinement.clone(),
         }
@@ -210,7 +218,7 @@ impl Vitals {
 impl heartbeat::Measure for Vitals {
     async fn measure(&self) -> Heartbeat {
         let now = clock::now();
-        let queue = self.queue().await;
+        let (queue, _) = self.queue().await;
         let trouble = self.outbox.trouble();
         let stats = self.cache.stats();
         let content = self.sync.state();

@@ -31,7 +31,7 @@ pub enum LockError {
     #[error("{} is not a plain file; remove it", .0.display())]
     NotAFile(PathBuf),
     /// The lock cannot be opened.
-    #[error("cannot lock {}: {source}", path.display())]
+    #[error("cannot lock {}", path.display())]
     Io {
         /// The file.
         path: PathBuf,

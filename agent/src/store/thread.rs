@@ -76,6 +76,8 @@ pub(super) struct Keeper {
     /// None while the disk does not let it be opened.
     db: Option<Connection>,
     reopen_at: Instant,
+    /// Why it was closed, or could not be opened again.
+    failure: String,
 }
 
 impl Keeper {
@@ -84,7 +86,8 @@ impl Keeper {
     /// # Errors
     /// It cannot be opened.
     pub(super) fn new(options: StoreOptions, nodes: Mirror) -> Result<Self, OpenError> {
-        let mut keeper = Self { options, nodes, db: None, reopen_at: clock::monotonic() };
+        let (reopen_at, failure) = (clock::monotonic(), String::new());
+        let mut keeper = Self { options, nodes, db: None, reopen_at, failure };
         keeper.open()?;
         Ok(keeper)
     }
@@ -108,7 +111,10 @@ impl Keeper {
         self.reopen_at = clock::monotonic() + REOPEN_PAUSE;
         match self.open() {
             Ok(()) => log::info!("opened the database again"),
-            Err(error) => log::error!(error:%; "cannot open the database again"),
+            Err(error) => {
+                log::error!(error:%; "cannot open the database again");
+                self.failure = error.to_string();
+            }
         }
     }
 
@@ -117,7 +123,7 @@ impl Keeper {
             self.reopen();
         }
         let connection = self.db.as_mut().ok_or_else(|| {
-            StoreError::Io("the database is closed since its last failure".to_owned())
+            StoreError::Io(format!("the database is closed since it failed: {}", self.failure))
         });
         let was_open = connection.is_ok();
         let afterwards = job(connection);
@@ -128,11 +134,13 @@ impl Keeper {
             Afterwards::Keep => self.end_transaction(),
             Afterwards::Reopen(error) => {
                 log::error!(error:%; "the disk failed, opening the database anew");
+                self.failure = error;
                 self.db = None;
             }
             Afterwards::Replace(error) => {
                 self.db = None;
                 self.replace(&error);
+                self.failure = error;
             }
         }
     }
