@@ -30,7 +30,7 @@ pub(crate) fn cases() -> Vec<Case> {
     ]
 }
 
-const MKFS: Need = Need::Program("mkfs.ext4", "e2fsprogs");
+pub(crate) const MKFS: Need = Need::Program("mkfs.ext4", "e2fsprogs");
 const PERL: Need = Need::Program("perl", "perl-base");
 
 /// Kills, of agent or controller, in every run and in a long one.

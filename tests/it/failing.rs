@@ -22,10 +22,10 @@ pub(crate) fn cases() -> Vec<Case> {
     ]
 }
 
-const STRACE: Need = Need::Program("strace", "strace");
+pub(crate) const STRACE: Need = Need::Program("strace", "strace");
 
 /// Makes system calls of a running program fail until it is dropped.
-struct Injection {
+pub(crate) struct Injection {
     #[expect(dead_code, reason = "ends with this")]
     strace: Program,
     output: PathBuf,
@@ -33,7 +33,7 @@ struct Injection {
 
 impl Injection {
     /// Attaches to every thread of `pid`; `fault` is what strace calls an injection.
-    fn begin(pid: u32, call: &str, fault: &str, site: &Site) -> Result<Self> {
+    pub(crate) fn begin(pid: u32, call: &str, fault: &str, site: &Site) -> Result<Self> {
         let output = site.dir().join("strace.output");
         let mut command = process::system("strace")?;
         command.args(["--follow-forks", "--quiet=all"]).arg("--output").arg(&output);

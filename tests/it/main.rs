@@ -30,6 +30,7 @@ mod loaders;
 mod manage;
 mod methods;
 mod metrics;
+mod moments;
 mod need;
 mod netboot;
 mod news;
@@ -113,6 +114,7 @@ fn main() {
         offline::cases(),
         drain::cases(),
         endurance::cases(),
+        moments::cases(),
         proxy::cases(),
         disagree::cases(),
         doctor::cases(),

@@ -122,7 +122,7 @@ impl Drop for ReadOnlyFile {
 #[derive(Debug)]
 pub struct CrashDisk {
     root: PathBuf,
-    /// Power cuts so far; each is survived by a copy of the file. A namespace that was made meanwhile may still have the file system
+    /// Power cuts and repairs so far; each is survived by a copy of the file. A namespace that was made meanwhile may still have the file system
     /// mounted that was shut down, and to mount the same file again would be to get it back.
     cuts: usize,
     /// Holds the file; unmounted last.
@@ -177,6 +177,32 @@ impl CrashDisk {
         shut_down.args(["-e", SHUT_DOWN]).arg(&self.root);
         process::succeed(shut_down)?;
         end();
+        self.come_back()?;
+        Ok(fs::read(&volatile).is_ok_and(|left| left.is_empty()) || !volatile.exists())
+    }
+
+    /// The kernel finds the file system damaged while it is used, and lets nobody write to it any more (ext4's `abort`). What is there
+    /// can be read.
+    ///
+    /// # Errors
+    /// This user may not mount.
+    pub fn turn_read_only(&self) -> Result<()> {
+        let mut remount = process::system("mount")?;
+        remount.args(["-o", "remount,abort"]).arg(&self.root);
+        process::succeed(remount).map(|_| ())
+    }
+
+    /// Somebody repairs what [`CrashDisk::turn_read_only`] has done. `end` ends whoever has files open there.
+    ///
+    /// # Errors
+    /// It cannot be mounted again.
+    pub fn mend(&mut self, end: impl FnOnce()) -> Result<()> {
+        end();
+        self.come_back()
+    }
+
+    /// Mounts anew what is on the disk.
+    fn come_back(&mut self) -> Result<()> {
         let mut unmount = process::system("umount")?;
         unmount.arg(&self.root);
         process::succeed(unmount)?;
@@ -186,8 +212,7 @@ impl CrashDisk {
         copy.arg("--sparse=always").args([&former, &self.image()]);
         process::succeed(copy)?;
         fs::remove_file(former)?;
-        self.attach()?;
-        Ok(fs::read(&volatile).is_ok_and(|left| left.is_empty()) || !volatile.exists())
+        self.attach()
     }
 }
 

@@ -3,7 +3,7 @@
 use std::io::{Read, Write};
 use std::net::{Ipv4Addr, Shutdown, SocketAddr, TcpListener, TcpStream};
 use std::sync::mpsc::{self, Receiver};
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 use std::thread;
 use std::time::{Duration, Instant};
 
@@ -20,7 +20,7 @@ const UNAVAILABLE: &[u8] =
 #[derive(Debug)]
 pub struct FarLine {
     address: SocketAddr,
-    state: Arc<Mutex<State>>,
+    shared: Arc<Shared>,
 }
 
 /// What becomes of what the agent says.
@@ -35,6 +35,8 @@ enum Mood {
     Mute,
     /// Batches of changes are answered 503 by something on the way; all else arrives.
     Refusing,
+    /// All that the agent says arrives, and what is answered waits on the way.
+    Holding,
 }
 
 #[derive(Debug, Default)]
@@ -46,8 +48,30 @@ struct State {
     batches: Vec<Instant>,
 }
 
-fn lock(state: &Mutex<State>) -> std::sync::MutexGuard<'_, State> {
-    state.lock().unwrap_or_else(PoisonError::into_inner)
+#[derive(Debug, Default)]
+struct Shared {
+    state: Mutex<State>,
+    /// The mood is another one.
+    turned: Condvar,
+}
+
+impl Shared {
+    fn lock(&self) -> MutexGuard<'_, State> {
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn turn(&self, mood: Mood) {
+        self.lock().mood = mood;
+        self.turned.notify_all();
+    }
+
+    /// Returns once answers are not held, or no more.
+    fn wait_for_turn(&self) {
+        let mut state = self.lock();
+        while state.mood == Mood::Holding {
+            state = self.turned.wait(state).unwrap_or_else(PoisonError::into_inner);
+        }
+    }
 }
 
 impl FarLine {
@@ -57,14 +81,14 @@ impl FarLine {
     /// There is no port left.
     pub fn open(upstream: SocketAddr, round_trip: Duration) -> Result<Self> {
         let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0))?;
-        let (address, state) = (listener.local_addr()?, Arc::<Mutex<State>>::default());
-        let shared = Arc::clone(&state);
+        let (address, shared) = (listener.local_addr()?, Arc::<Shared>::default());
+        let line = Arc::clone(&shared);
         thread::spawn(move || {
             for agent in listener.incoming().flatten() {
-                _ = connect(agent, upstream, round_trip / 2, &shared);
+                _ = connect(agent, upstream, round_trip / 2, &line);
             }
         });
-        Ok(Self { address, state })
+        Ok(Self { address, shared })
     }
 
     /// What the agent is told that its controller's URL is.
@@ -74,31 +98,35 @@ impl FarLine {
 
     /// Ends every connection, with what is under way on it, and takes no other until [`FarLine::mend`].
     pub fn cut(&self) {
-        let mut state = lock(&self.state);
-        state.mood = Mood::Cut;
-        for end in state.ends.drain(..) {
+        self.shared.turn(Mood::Cut);
+        for end in self.shared.lock().ends.drain(..) {
             _ = end.shutdown(Shutdown::Both);
         }
     }
 
     /// Takes connections and says nothing on them, until [`FarLine::mend`].
     pub fn mute(&self) {
-        lock(&self.state).mood = Mood::Mute;
+        self.shared.turn(Mood::Mute);
     }
 
     /// Answers batches of changes with 503, and lets all else pass, until [`FarLine::mend`].
     pub fn refuse_batches(&self) {
-        lock(&self.state).mood = Mood::Refusing;
+        self.shared.turn(Mood::Refusing);
     }
 
-    /// All is well again.
+    /// Lets everything arrive at the controller and keeps its answers on the way, until [`FarLine::mend`].
+    pub fn hold_answers(&self) {
+        self.shared.turn(Mood::Holding);
+    }
+
+    /// All is well again; what was held arrives, if anybody still waits for it.
     pub fn mend(&self) {
-        lock(&self.state).mood = Mood::Well;
+        self.shared.turn(Mood::Well);
     }
 
     /// When each batch of changes set out, since the beginning.
     pub fn batches(&self) -> Vec<Instant> {
-        lock(&self.state).batches.clone()
+        self.shared.lock().batches.clone()
     }
 }
 
@@ -106,20 +134,20 @@ fn connect(
     agent: TcpStream,
     upstream: SocketAddr,
     delay: Duration,
-    state: &Arc<Mutex<State>>,
+    line: &Arc<Shared>,
 ) -> Result<()> {
-    if lock(state).mood == Mood::Cut {
+    if line.lock().mood == Mood::Cut {
         return Ok(());
     }
     let controller = TcpStream::connect(upstream)?;
     agent.set_nodelay(true)?;
     controller.set_nodelay(true)?;
-    lock(state).ends.extend([agent.try_clone()?, controller.try_clone()?]);
+    line.lock().ends.extend([agent.try_clone()?, controller.try_clone()?]);
     let (up, down) = ((agent.try_clone()?, controller.try_clone()?), (controller, agent));
-    let shared = Arc::clone(state);
+    let (shared, held) = (Arc::clone(line), Arc::clone(line));
     let mut back = up.0.try_clone()?;
     let passes = move |bytes: &[u8]| {
-        let mut state = lock(&shared);
+        let mut state = shared.lock();
         let is_batch = bytes.starts_with(BATCH);
         if is_batch {
             state.batches.push(Instant::now());
@@ -133,7 +161,10 @@ fn connect(
     };
     // The handshake of a real line takes a round trip of its own.
     carry(up, delay, Instant::now() + 2 * delay, passes);
-    carry(down, delay, Instant::now(), |_| true);
+    carry(down, delay, Instant::now(), move |_| {
+        held.wait_for_turn();
+        true
+    });
     Ok(())
 }
 
