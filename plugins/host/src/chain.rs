@@ -7,6 +7,7 @@ use std::fmt;
 use std::time::Duration;
 
 pub use pureboot_protocol::{OnFailure, PluginMode as Mode};
+use serde::{Deserialize, Serialize};
 
 use crate::facts::{Action, CacheVerdict, Decision, NodesSaid, Vars};
 use crate::package::{PluginId, Version};
@@ -233,11 +234,22 @@ fn changed_lines(old: &str, new: &str) -> String {
     format!("a script with {gone} lines gone and {come} come")
 }
 
+/// What one policy wants done with an item.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Word {
+    /// Whose word it is.
+    pub by: PluginId,
+    /// What it wants.
+    pub verdict: CacheVerdict,
+}
+
 /// What all policies together want kept, item by item.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Judgement {
-    /// None: the built-in judgement stands.
-    pub verdicts: Vec<Option<CacheVerdict>>,
+    /// The word that counts for each item; none: the built-in judgement stands.
+    pub words: Vec<Option<Word>>,
+    /// For each item, the first word of a shadow that would have counted.
+    pub shadows: Vec<Option<Word>>,
     /// What is to be told of each policy that was asked, in order.
     pub notes: Vec<Note>,
 }
@@ -245,7 +257,7 @@ pub struct Judgement {
 impl Judgement {
     /// Nobody has an opinion on any of so many items.
     pub fn new(items: usize) -> Self {
-        Self { verdicts: vec![None; items], notes: Vec::new() }
+        Self { words: vec![None; items], shadows: vec![None; items], notes: Vec::new() }
     }
 
     /// Takes the answer of the next policy. A failure leaves everything to the others, whatever the site chose for machines.
@@ -253,19 +265,7 @@ impl Judgement {
         let outcome = match (speaker.mode, answer) {
             (Mode::Off, _) => return,
             (mode, Ok(Said::Answer(verdicts))) => {
-                let open = self
-                    .verdicts
-                    .iter_mut()
-                    .zip(verdicts)
-                    .filter(|(mine, theirs)| mine.is_none() && theirs.is_some());
-                let mut judged = 0;
-                for (mine, theirs) in open {
-                    judged += 1;
-                    if mode == Mode::On {
-                        *mine = theirs;
-                    }
-                }
-                let what = (judged > 0).then(|| format!("judged {judged} items"));
+                let what = self.take(speaker, verdicts);
                 match (mode, what) {
                     (Mode::On, Some(what)) => Outcome::Decided(what),
                     (Mode::On, None) => Outcome::Passed,
@@ -276,6 +276,56 @@ impl Judgement {
             (_, Err(silence)) => Outcome::Silent(silence),
         };
         self.notes.push(Note { id: speaker.id.clone(), outcome, call: None });
+    }
+
+    /// Whether a policy did not answer.
+    pub fn has_failed(&self) -> bool {
+        self.notes.iter().any(|note| matches!(note.outcome, Outcome::Silent(_)))
+    }
+
+    /// Takes the verdicts on items that nobody has judged before; what they come to, in words.
+    fn take(&mut self, speaker: &Speaker, verdicts: Vec<Option<CacheVerdict>>) -> Option<String> {
+        let mut tally = Tally::default();
+        let places = self.words.iter_mut().zip(&mut self.shadows);
+        for ((word, shadow), verdict) in places.zip(verdicts) {
+            let (None, Some(verdict)) = (&word, verdict) else { continue };
+            tally.count(&verdict);
+            let spoken = Word { by: speaker.id.clone(), verdict };
+            match speaker.mode {
+                Mode::On => *word = Some(spoken),
+                Mode::Shadow => _ = shadow.get_or_insert(spoken),
+                Mode::Off => {}
+            }
+        }
+        tally.words()
+    }
+}
+
+/// How many items a policy wants pinned, given up, or kept in another order or for another time.
+#[derive(Default)]
+struct Tally {
+    pinned: usize,
+    given_up: usize,
+    kept: usize,
+}
+
+impl Tally {
+    fn count(&mut self, verdict: &CacheVerdict) {
+        match verdict {
+            CacheVerdict { store: false, .. } => self.given_up += 1,
+            CacheVerdict { pin: true, .. } => self.pinned += 1,
+            _ => self.kept += 1,
+        }
+    }
+
+    fn words(&self) -> Option<String> {
+        let parts = [("pin", self.pinned), ("give up", self.given_up), ("keep", self.kept)];
+        let parts: Vec<_> = parts
+            .iter()
+            .filter(|(_, count)| *count > 0)
+            .map(|(what, count)| format!("{what} {count}"))
+            .collect();
+        (!parts.is_empty()).then(|| format!("{} items", parts.join(", ")))
     }
 }
 

@@ -196,7 +196,10 @@ struct Slot {
     assignment: RefCell<Assignment>,
     running: RefCell<Running>,
     previous: RefCell<Option<Rc<Plugin>>>,
+    /// Machines are waiting.
     turn: Mutex<()>,
+    /// Nobody waits for what the site keeps, and it takes longer: no machine waits for it either.
+    stock_turn: Mutex<()>,
     waiting: Cell<usize>,
 }
 
@@ -292,6 +295,7 @@ impl Policies {
                 running: RefCell::new(running),
                 previous: RefCell::default(),
                 turn: Mutex::new(()),
+                stock_turn: Mutex::new(()),
                 waiting: Cell::default(),
             }));
             return;
@@ -406,7 +410,7 @@ impl Policies {
             let ask = async |plugin: &Plugin, settings: &Vars| {
                 plugin.decide(facts, settings, ground).await
             };
-            if let Some((answer, call)) = self.ask(&slot, deadline, ask).await {
+            if let Some((answer, call)) = self.ask(&slot, &slot.turn, deadline, ask).await {
                 verdict.offer(&speaker, answer);
                 note_call(&mut verdict.notes, call);
             }
@@ -429,7 +433,7 @@ impl Policies {
             let ask = async |plugin: &Plugin, settings: &Vars| {
                 plugin.patch(facts, settings, purpose, text, ground).await
             };
-            if let Some((answer, call)) = self.ask(&slot, deadline, ask).await {
+            if let Some((answer, call)) = self.ask(&slot, &slot.turn, deadline, ask).await {
                 patch.offer(&slot.speaker(), answer);
                 note_call(&mut patch.notes, call);
             }
@@ -449,7 +453,7 @@ impl Policies {
             let ask = async |plugin: &Plugin, settings: &Vars| {
                 plugin.judge(context, settings, items).await
             };
-            if let Some((answer, call)) = self.ask(&slot, deadline, ask).await {
+            if let Some((answer, call)) = self.ask(&slot, &slot.stock_turn, deadline, ask).await {
                 judgement.offer(&slot.speaker(), answer);
                 note_call(&mut judgement.notes, call);
             }
@@ -473,6 +477,7 @@ impl Policies {
     async fn ask<T>(
         &self,
         slot: &Slot,
+        turn: &Mutex<()>,
         deadline: Instant,
         ask: impl AsyncFnOnce(&Plugin, &Vars) -> Option<Called<T>>,
     ) -> Option<(Answer<T>, Option<Call>)> {
@@ -480,7 +485,7 @@ impl Policies {
             return Some((slot.skip(Silence::Busy), None));
         };
         let patience = deadline.min(Instant::now() + WAIT_MAX);
-        let turn = or(async { Some(slot.turn.lock().await) }, late(patience)).await;
+        let turn = or(async { Some(turn.lock().await) }, late(patience)).await;
         drop(waiting);
         let Some(_turn) = turn else { return Some((slot.skip(Silence::Busy), None)) };
         if slot.running.borrow().breaker.aside_until(self.now()).is_some() {

@@ -127,17 +127,25 @@ fn each_policy_sees_the_script_that_the_one_before_made() {
 #[test]
 fn the_first_opinion_on_an_item_stands() {
     let keep = |priority| Some(CacheVerdict { store: true, ttl: None, pin: false, priority });
+    let give_up = || Some(CacheVerdict { store: false, ttl: None, pin: false, priority: 0 });
     let mut judgement = Judgement::new(3);
     judgement.offer(&shadow("s"), Ok(Said::Answer(vec![keep(9), keep(9), keep(9)])));
     judgement.offer(&on("a"), Ok(Said::Answer(vec![keep(1), None, None])));
     judgement.offer(&speaker("f", Mode::On, OnFailure::Refuse), fails());
     judgement.offer(&on("b"), Ok(Said::Answer(vec![keep(2), keep(2), None])));
-    assert_eq!(judgement.verdicts, [keep(1), keep(2), None]);
+    judgement.offer(&shadow("t"), Ok(Said::Answer(vec![None, None, give_up()])));
+    let word = |by: &str, verdict: Option<CacheVerdict>| {
+        verdict.map(|verdict| Word { by: by.parse().unwrap(), verdict })
+    };
+    assert_eq!(judgement.words, [word("a", keep(1)), word("b", keep(2)), None]);
+    let shadows = ["s"; 3].map(|by| word(by, keep(9)));
+    assert_eq!(judgement.shadows, shadows, "the first that would have counted");
     let expected = [
-        "s: would have said judged 3 items (shadow)",
-        "a: judged 1 items",
+        "s: would have said keep 3 items (shadow)",
+        "a: keep 1 items",
         "f: failed: it used up its stack",
-        "b: judged 1 items",
+        "b: keep 1 items",
+        "t: would have said give up 1 items (shadow)",
     ];
     assert_eq!(notes(&judgement.notes), expected);
 }
