@@ -40,9 +40,12 @@ fn inputs(state: Lifecycle) -> Inputs {
     }
 }
 
+fn by() -> PluginId {
+    "p".parse().expect("a name")
+}
+
 fn verdict(action: Action) -> Verdict {
-    let by = Some("p".parse().expect("a name"));
-    Verdict { action: Some(action), by, ..Verdict::default() }
+    Verdict { action: Some(action), by: Some(by()), ..Verdict::default() }
 }
 
 fn every_action() -> Vec<Action> {
@@ -135,6 +138,27 @@ fn c16_a_node_of_another_site_is_claimed_and_a_policy_can_only_hold_it_back() {
             let decision = concluded(&inputs, action.clone());
             assert_eq!(decision.effects, built_in.effects, "{action}");
             assert_eq!(decision.boot != built_in.boot, is_harmless(&action), "{boots:?}: {action}");
+fn the_node_of_another_site_can_be_held_back_by_a_policy_and_what_is_to_be_told_of_it_still_is() {
+    for boots in [ForeignBoot::Pending, ForeignBoot::Normal, ForeignBoot::Refuse] {
+        let foreign = ForeignNode { boots, claim_id: None };
+        let found = Found::Elsewhere { foreign, freshness: Freshness::Asked };
+        let inputs = Inputs { found, autonomy: Autonomy::Full, ..inputs(Lifecycle::Pending) };
+        let built_in = decide(&inputs.facts());
+        for action in every_action() {
+            let decision = concluded(&inputs, action.clone());
+            let expected = match &action {
+                Action::LocalDisk => Boot::LocalDisk,
+                Action::Hold(seconds) => Boot::Hold { by: by(), seconds: *seconds },
+                Action::Refuse(reason) => Boot::Refused { by: by(), reason: reason.clone() },
+                _ => built_in.boot.clone(),
+            };
+            assert_eq!(
+                (decision.boot, &decision.effects),
+                (expected, &built_in.effects),
+                "{action}"
+            );
+            let last = decision.reasons.last().expect("a reason").to_string();
+            assert!(last.starts_with("site policy p says"), "{last}");
         }
     }
 }
