@@ -1,11 +1,14 @@
 //! The running agent: binds, opens, puts the parts together, and waits for the end.
 
+mod content;
+
 use std::cell::{Cell, RefCell};
 use std::collections::BTreeMap;
 use std::net::SocketAddr;
 use std::rc::Rc;
 use std::sync::Arc;
 
+use self::content::Content;
 use anyhow::{Context as _, anyhow};
 use async_signal::{Signal, Signals};
 use pureboot_protocol::Mac;
@@ -44,14 +47,7 @@ use crate::session::journal::Journal;
 use crate::session::recall;
 use crate::session::recorder::Recorder;
 use crate::store::{Quota, Store, StoreOptions};
-use crate::sync::demand::Demand;
-use crate::sync::flights::Flights;
-use crate::sync::housekeeper::Housekeeper;
 use crate::sync::keeper::Keeper;
-use crate::sync::line::Line;
-use crate::sync::pinned::Pinned;
-use crate::sync::run::{Sync, Wishes};
-use crate::sync::through::Bypass;
 use crate::tftp::refusals::Refusals;
 use crate::uplink::controller::{Controller, Trust};
 use crate::uplink::floor::Floor;
@@ -135,67 +131,6 @@ struct Shared {
     floor: Arc<Floor>,
 }
 
-/// The parts that bring content.
-struct Content {
-    keeper: Rc<Keeper>,
-    demand: Rc<Demand>,
-    sync: Rc<Sync>,
-    housekeeper: Rc<Housekeeper>,
-    pinned: Rc<Pinned>,
-}
-
-impl Content {
-    fn assemble(
-        executor: &Rc<LocalExecutor<'static>>,
-        config: &Config,
-        data_dir: &DataDir,
-        cache: &Cache,
-        controller: &Rc<Controller>,
-        standing: &Rc<Standing>,
-    ) -> anyhow::Result<Self> {
-        let pinned = Rc::new(Pinned::load(data_dir)?);
-        let keeper = Rc::new(Keeper::load(
-            data_dir,
-            config.site_id,
-            Rc::clone(controller),
-            Rc::clone(standing),
-        ));
-        let housekeeper = Rc::new(Housekeeper::new(
-            cache.clone(),
-            Rc::clone(&keeper),
-            Rc::clone(standing),
-            Rc::clone(&pinned),
-        ));
-        let line = Rc::new(Line::new(&config.sync));
-        let flights = Flights::new(
-            Rc::clone(executor),
-            cache.clone(),
-            Rc::clone(controller),
-            Rc::clone(&housekeeper),
-            Rc::clone(&line),
-        );
-        let (flights, wishes) = (Rc::new(flights), Wishes::default());
-        let demand = Demand::new(
-            cache.clone(),
-            Rc::clone(&keeper),
-            Rc::clone(&flights),
-            Bypass::new(cache.clone(), Rc::clone(controller), line),
-            Rc::clone(standing),
-            wishes.clone(),
-        );
-        let sync = Sync::new(
-            cache.clone(),
-            Rc::clone(&keeper),
-            flights,
-            Rc::clone(&housekeeper),
-            Rc::clone(&pinned),
-            wishes,
-        );
-        let (demand, sync) = (Rc::new(demand), Rc::new(sync));
-        Ok(Self { keeper, demand, sync, housekeeper, pinned })
-    }
-}
-
 impl Agent {
     async fn assemble(
         executor: &Rc<LocalExecutor<'static>>,
@@ -217,8 +152,30 @@ impl Agent {
             Rc::new(Controller::new(Rc::clone(executor), config.central_url.clone(), tls));
         let remembered = store.load_line().await.context("cannot read how the line was")?;
         let standing = Rc::new(Standing::new(identity).resuming(remembered));
-        let content =
-            Content::assemble(executor, &config, &data_dir, &cache, &controller, &standing)?;
+        let keeper = Rc::new(Keeper::load(
+            &data_dir,
+            config.site_id,
+            Rc::clone(&controller),
+            Rc::clone(&standing),
+        ));
+        let policies = Rc::new(SitePolicies::new(site::Parts {
+            data_dir: data_dir.clone(),
+            site_id: config.site_id,
+            content: Some(site::Content { cache: cache.clone(), manifest: Rc::clone(&keeper) }),
+            store: store.clone(),
+            standing: Rc::clone(&standing),
+        }));
+        let content = Content::assemble(content::Parts {
+            executor,
+            config: &config,
+            data_dir: &data_dir,
+            cache: &cache,
+            store: &store,
+            controller: &controller,
+            standing: &standing,
+            keeper,
+            policies: &policies,
+        })?;
         if let Some(key) = data_dir::signing_key(&data_dir)? {
             controller.trust(Trust { site_id: config.site_id, key });
         }
@@ -250,16 +207,6 @@ impl Agent {
         let (keeper, line, changes) = (store.clone(), Rc::clone(&standing), standing.listen());
         let keeping = async move { memory::keep(&keeper, &line, changes, remembered).await };
         executor.spawn(keeping).detach();
-        let policies = SitePolicies::new(site::Parts {
-            data_dir: data_dir.clone(),
-            site_id: config.site_id,
-            content: Some(site::Content {
-                cache: cache.clone(),
-                manifest: Rc::clone(&content.keeper),
-            }),
-            store: store.clone(),
-            standing: Rc::clone(&standing),
-        });
         // Before a machine is answered: what a policy refuses must not pass because the agent has just been started.
         policies.apply().await;
         let shared = Shared {
@@ -281,6 +228,7 @@ impl Agent {
             confinement,
             policies: Rc::new(policies),
             floor,
+            policies,
         };
         let renderer = Renderer::new().context("the templates do not compile")?;
         Ok(Self { shared, sockets, flusher, renderer, rng: Rng::from_seed(seed) })
@@ -324,9 +272,11 @@ impl Agent {
         shared.recover_cache();
         let policies = Rc::clone(&shared.policies);
         shared.spawn(policies.records().clone().keep());
+        shared.spawn(policies.judgements().clone().keep());
         shared.spawn(async move { policies.run().await });
         let sync = Rc::clone(&shared.content.sync);
         shared.spawn(async move { sync.mend().await });
+        shared.renew_judgements();
         shared.spawn(Rc::clone(&shared.recorder).keep(Journal::new(&shared.data_dir)));
         shared.serve_management(sockets.management, sockets.http_address, &vitals, &booter);
         if let Some(notes) = notes {
@@ -362,6 +312,17 @@ impl Shared {
         let is_on = !sockets.dhcp.is_empty();
         let load = || scribe::load(&self.data_dir.lessons_file());
         is_on.then(|| Rc::new(RefCell::new(Notes { lessons: load(), ..Notes::default() })))
+    }
+
+    /// What policies want kept counts as soon as they have come or changed.
+    fn renew_judgements(&self) {
+        let (policies, sync) = (Rc::clone(&self.policies), Rc::clone(&self.content.sync));
+        self.spawn(async move {
+            loop {
+                policies.stock_changed().await;
+                sync.wish();
+            }
+        });
     }
 
     fn vitals(&self, sockets: &Watched, dhcp: Option<Rc<RefCell<Notes>>>) -> Vitals {

@@ -54,6 +54,7 @@ use store::Store;
 pub use arrival::{Arrival, Failure};
 pub use chunks::{Chunk, ChunkList, LIST_LEN_MAX};
 pub use fill::{Added, Expected, FillError};
+pub use index::Used;
 pub use lent::{LENT_LEN_MAX, Lent};
 pub use object::{Object, Reading};
 pub use part::{Part, Wanted};
@@ -268,7 +269,6 @@ impl Cache {
 
     async fn open_object(&self, found: Option<(ContentHash, Row)>) -> io::Result<Option<Object>> {
         let Some((hash, row)) = found else { return Ok(None) };
-        self.shared.index().note_use(hash, clock::now());
         let held =
             |content| Object::new(hash, row.size_bytes, row.modified, content, &self.readers);
         let object = |file| Ok(Some(held(Content::File(file))));
@@ -304,9 +304,25 @@ impl Cache {
     }
 
     fn count(&self, found: Option<Object>) -> Option<Object> {
-        let counter = if found.is_some() { &self.shared.hits } else { &self.shared.misses };
+        let counter = match &found {
+            Some(object) => {
+                self.note_asked(object.sha256);
+                &self.shared.hits
+            }
+            None => &self.shared.misses,
+        };
         counter.fetch_add(1, Ordering::Relaxed);
         found
+    }
+
+    /// Somebody whom the cache is for has asked for an object, which is held.
+    pub fn note_asked(&self, hash: ContentHash) {
+        self.shared.index().note_use(hash, clock::now());
+    }
+
+    /// How an object has been used.
+    pub fn used(&self, hash: &ContentHash) -> Used {
+        self.shared.index().used(hash)
     }
 
     /// Every name, in order.

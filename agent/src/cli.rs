@@ -69,6 +69,9 @@ enum Command {
 
 /// Reads the arguments and does what they say; what goes wrong has been printed when this returns.
 pub fn run() -> ExitCode {
+    if let Some(compiled) = compiled_as_child() {
+        return compiled;
+    }
     let arguments: Arguments = argh::from_env();
     let done = match arguments.command {
         _ if arguments.version => print(&format!("pureboot-agent {}\n", env!("CARGO_PKG_VERSION"))),
@@ -96,6 +99,19 @@ pub fn run() -> ExitCode {
     done.unwrap_or_else(|error| {
         complain(&format!("{error:#}"));
         ExitCode::FAILURE
+    })
+}
+
+/// Does what a child does that compiles a policy, if this process is one.
+fn compiled_as_child() -> Option<ExitCode> {
+    let arguments: Vec<String> = std::env::args().skip(1).collect();
+    let done = pureboot_plugin_author::cli::local::child(&arguments)?;
+    Some(match done {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
+            complain(&format!("{error:#}"));
+            ExitCode::FAILURE
+        }
     })
 }
 

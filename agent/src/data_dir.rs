@@ -152,6 +152,16 @@ impl DataDir {
         self.root.join("policies.jsonl")
     }
 
+    /// Policies that were compiled on this host, sealed with its own key.
+    pub fn sealed_policies(&self) -> PathBuf {
+        self.root.join("plugins")
+    }
+
+    /// What policies were asked about content, and answered.
+    pub fn policy_judgements_file(&self) -> PathBuf {
+        self.root.join("judgements.jsonl")
+    }
+
     /// Content.
     pub fn cache(&self) -> PathBuf {
         self.root.join("cache")

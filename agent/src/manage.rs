@@ -157,7 +157,12 @@ impl Service for Management {
             }
             (&Method::GET, ["api", "v1", "agent", "policies"]) => success(self.policies.report()),
             (&Method::GET, ["api", "v1", "agent", "policies", "replay"]) => {
-                success(Box::pin(self.booter.replay_all()).await)
+                success(Box::pin(self.booter.replay_all(None)).await)
+            }
+            (&Method::POST, ["api", "v1", "agent", "policies", "replay"]) => {
+                let body = request.into_body();
+                Box::pin(policy_routes::replay_against(&self.booter, &self.policies, body, &id))
+                    .await
             }
             (&Method::POST, ["api", "v1", "agent", "policies", name, "reset"]) => {
                 policy_routes::reset(&self.policies, name, &id).await
@@ -165,8 +170,12 @@ impl Service for Management {
             (&Method::GET, ["metrics"]) => self.metrics().await,
             (&Method::GET, ["api", "v1", "agent", "cache"]) => self.cache(&id),
             (&Method::GET, ["api", "v1", "agent", "cache", "entries"]) => {
-                let why = |key: &ContentKey| self.housekeeper.kept(key);
+                let verdicts = self.housekeeper.verdicts();
+                let why = |key: &ContentKey| (self.housekeeper.kept(key), verdicts.told(key));
                 cache_routes::get_entries(&self.cache, why, &target, &id)
+            }
+            (&Method::GET, ["api", "v1", "agent", "cache", "given-up"]) => {
+                success(self.sync.given_up())
             }
             (&Method::GET, ["api", "v1", "agent", "cache", "nodes"]) => {
                 node_routes::get_nodes(&self.vitals.store, &self.follower, &target, &id)
@@ -293,7 +302,8 @@ impl Management {
     }
 
     async fn metrics(&self) -> Response {
-        let text = metrics::render(&self.vitals.report().await, &self.cache.stats());
+        let verdicts = self.housekeeper.verdicts().counts();
+        let text = metrics::render(&self.vitals.report().await, &self.cache.stats(), verdicts);
         http::text(StatusCode::OK, metrics::CONTENT_TYPE, text)
     }
 
@@ -341,7 +351,11 @@ impl Management {
 
     fn cache(&self, id: &CorrelationId) -> Response {
         match self.vitals.standing.site_config() {
-            Some(site) => cache_routes::get_cache(&self.cache, &site, self.vitals.node_cache()),
+            Some(site) => {
+                let verdicts = self.housekeeper.verdicts();
+                let node_cache = self.vitals.node_cache();
+                cache_routes::get_cache(&self.cache, &site, node_cache, verdicts.counts())
+            }
             None => not_joined("the site's cache policy is not known", id),
         }
     }

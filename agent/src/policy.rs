@@ -6,6 +6,8 @@
 //! | [`ground`] | what an answer has to agree with | what an answer leads to |
 //! | [`fold`] | the built-in decision and the policies' verdict made one. Pure | the engine, I/O |
 //! | [`attempts`] | how often a machine has asked lately. Pure | clocks |
+//! | [`stock`] | what policies are asked about content. Pure | the cache, clocks |
+//! | [`judge`] | the shell that asks them what the site keeps | what comes of it: `sync/verdicts` |
 //! | [`kept`] | what of their fate survives a restart | how it is found out |
 //! | [`record`] | what was asked, answered and burnt, in a file that does not grow | what it is read for |
 //! | [`site`] | the shell: loads what the manifest assigns, asks, remembers, reports | |
@@ -19,8 +21,10 @@ pub mod explain;
 pub mod facts;
 pub mod fold;
 pub mod ground;
+pub mod judge;
 pub mod kept;
 pub mod record;
 pub mod replay;
 pub mod route;
 pub mod site;
+pub mod stock;

@@ -396,6 +396,7 @@ mod tests {
                 manifest_expired: false,
                 names_wanted: 6,
                 names_missing: 0,
+                names_left_out: 0,
                 received_bytes: 0,
                 reused_bytes: 0,
                 progress: None,

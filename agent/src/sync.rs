@@ -5,6 +5,7 @@ pub mod demand;
 pub mod fetch;
 pub mod flights;
 pub mod housekeeper;
+pub mod jury;
 pub mod keeper;
 pub mod line;
 pub mod manifest;
@@ -22,3 +23,5 @@ mod testing;
 #[cfg(test)]
 mod tests;
 pub mod through;
+pub mod verdicts;
+pub mod wishes;

@@ -1,7 +1,8 @@
 //! What may leave the cache, and what leaves first. Values in, values out.
 //!
 //! Boot loaders, what is pinned, what a person put there by hand and what somebody reads are no candidates. Of the rest, what
-//! the manifest no longer names goes before what it names, and what was used longest ago goes first.
+//! the manifest no longer names goes before what it names, then what the site's policies want to go first, and what was used
+//! longest ago.
 
 use pureboot_protocol::{Category, ContentHash, Timestamp};
 
@@ -18,6 +19,26 @@ pub struct Candidate {
     pub is_wanted: bool,
     /// What it is for; of several uses, the one that is kept longest.
     pub category: Category,
+    /// Of two that might go, the one with the lower number goes.
+    pub priority: u8,
+    /// How long it stays.
+    pub lifetime: Lifetime,
+}
+
+/// The [`Candidate::priority`] of what no policy has an opinion on.
+pub const PRIORITY: u8 = 128;
+
+/// How long an object stays that the manifest does not name, after it was last used.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Lifetime {
+    /// As long as others of its category.
+    Usual,
+    /// So many seconds.
+    Seconds(u32),
+    /// Until room is needed.
+    Endless,
+    /// It is given up.
+    Over,
 }
 
 /// For whose sake room is made.
@@ -61,7 +82,9 @@ pub fn make_room(
     need: Need,
 ) -> Option<Vec<Candidate>> {
     candidates.retain(|candidate| !candidate.is_wanted || need == Need::Machine);
-    candidates.sort_by_key(|candidate| (candidate.is_wanted, candidate.used_at, candidate.sha256));
+    candidates.sort_by_key(|candidate| {
+        (candidate.is_wanted, candidate.priority, candidate.used_at, candidate.sha256)
+    });
     let lacking = room.lacks(size_bytes);
     let mut freed = 0;
     let mut leaving = Vec::new();
@@ -75,15 +98,23 @@ pub fn make_room(
     (freed >= lacking || need == Need::Tidiness).then_some(leaving)
 }
 
-/// What leaves because the manifest does not name it and nobody has asked for it since `since`, which depends on what it is for.
-pub fn unused_since(
+/// What leaves because the manifest does not name it and its lifetime is over at `now`; `since` says since when the usual one is, which
+/// depends on what it is for.
+pub fn outlived(
     candidates: &[Candidate],
+    now: Timestamp,
     since: impl Fn(Category) -> Timestamp,
 ) -> Vec<Candidate> {
-    let is_unused = |candidate: &&Candidate| {
-        !candidate.is_wanted && candidate.used_at < since(candidate.category)
+    let is_over = |candidate: &&Candidate| {
+        let has_passed = match candidate.lifetime {
+            Lifetime::Usual => candidate.used_at < since(candidate.category),
+            Lifetime::Seconds(seconds) => candidate.used_at < now.plus_seconds(-i64::from(seconds)),
+            Lifetime::Endless => false,
+            Lifetime::Over => true,
+        };
+        !candidate.is_wanted && has_passed
     };
-    candidates.iter().filter(is_unused).copied().collect()
+    candidates.iter().filter(is_over).copied().collect()
 }
 
 #[cfg(test)]
@@ -99,6 +130,8 @@ mod tests {
                 used_at: Timestamp::from_unix_ms(*used_ms),
                 is_wanted,
                 category: Category::Images,
+                priority: PRIORITY,
+                lifetime: Lifetime::Usual,
             }
         };
         let wanted = wanted.iter().map(candidate(true));
@@ -147,11 +180,32 @@ mod tests {
     #[test]
     fn what_is_unused_for_long_goes_unless_the_manifest_names_it() {
         let all = candidates(&[(1, 1)], &[(2, 1), (3, 10)]);
-        assert_eq!(numbers(unused_since(&all, |_| Timestamp::from_unix_ms(10))), [2]);
+        let now = Timestamp::from_unix_ms(10);
+        assert_eq!(numbers(outlived(&all, now, |_| now)), [2]);
         let never = |category| match category {
             Category::Images => Timestamp::from_unix_ms(0),
             _ => Timestamp::from_unix_ms(10),
         };
-        assert_eq!(numbers(unused_since(&all, never)), Vec::<u8>::new());
+        assert_eq!(numbers(outlived(&all, now, never)), Vec::<u8>::new());
+    }
+
+    #[test]
+    fn a_policy_s_order_and_time_count_for_what_the_manifest_does_not_name() {
+        let now = Timestamp::from_unix_ms(100_000);
+        let all = candidates(&[(1, 0), (2, 0)], &[(3, 0), (4, 39_999), (5, 40_000), (6, 0)]);
+        let lifetime = |number| match number {
+            3 => Lifetime::Endless,
+            4 | 5 => Lifetime::Seconds(60),
+            6 => Lifetime::Over,
+            _ => Lifetime::Usual,
+        };
+        let candidate = |candidate: &Candidate| {
+            let number = candidate.sha256.as_bytes()[0];
+            Candidate { lifetime: lifetime(number), priority: 9 - number, ..*candidate }
+        };
+        let all: Vec<_> = all.iter().map(candidate).collect();
+        assert_eq!(numbers(outlived(&all, now, |_| now)), [4, 6]);
+        let leaving = make_room(all, &FULL, 40, Need::Machine).map(numbers);
+        assert_eq!(leaving, Some(vec![6, 5, 4, 3]), "what is wanted stays while others can go");
     }
 }

@@ -23,12 +23,23 @@ pub(super) struct Index {
     uses: HashMap<ContentHash, Use>,
 }
 
+/// How an object has been used by those whom the cache is for.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct Used {
+    /// How often since the start.
+    pub hits: u32,
+    /// When last, also before the start; none: never.
+    pub at: Option<Timestamp>,
+}
+
 /// When an object was last used.
 #[derive(Debug, Clone, Copy)]
 struct Use {
     at: Timestamp,
     /// As the disk remembers it.
     saved_at: Option<Timestamp>,
+    /// How often since the start.
+    hits: u32,
 }
 
 /// How much older than the truth what the disk remembers of a use may be, in seconds.
@@ -122,14 +133,19 @@ impl Index {
         self.managed = managed;
     }
 
-    /// An object has been asked for.
+    /// An object has been asked for. One that has just left is not remembered.
     pub(super) fn note_use(&mut self, hash: ContentHash, at: Timestamp) {
-        self.uses.entry(hash).or_insert(Use { at, saved_at: None }).at = at;
+        if !self.objects.contains_key(&hash) {
+            return;
+        }
+        let used = self.uses.entry(hash).or_insert(Use { at, saved_at: None, hits: 0 });
+        used.at = at;
+        used.hits = used.hits.saturating_add(1);
     }
 
     /// The disk remembers this use.
     pub(super) fn note_saved_use(&mut self, hash: ContentHash, at: Timestamp) {
-        let used = self.uses.entry(hash).or_insert(Use { at, saved_at: None });
+        let used = self.uses.entry(hash).or_insert(Use { at, saved_at: None, hits: 0 });
         used.saved_at = Some(at);
     }
 
@@ -145,6 +161,13 @@ impl Index {
     /// When an object was last asked for, or else came.
     pub(super) fn used_at(&self, hash: &ContentHash, row: &Row) -> Timestamp {
         self.uses.get(hash).map_or(row.modified, |used| used.at.max(row.modified))
+    }
+
+    /// How an object has been used.
+    pub(super) fn used(&self, hash: &ContentHash) -> Used {
+        self.uses
+            .get(hash)
+            .map_or(Used::default(), |used| Used { hits: used.hits, at: Some(used.at) })
     }
 
     /// Lets `key` stand for nothing.

@@ -13,6 +13,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::clock;
 use crate::http::{CorrelationId, Response, Target, chunks, json, problem, success};
+use crate::sync::verdicts::{Opinion, VerdictCounts};
 
 use super::{Cache, ContentHash, Entry, Expected, FillError};
 
@@ -39,6 +40,9 @@ pub struct EntryView {
     pub updated_at: Timestamp,
     /// Why it does not leave by itself.
     pub kept: Kept,
+    /// What the site's policies say of it.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub policy: Option<Opinion>,
 }
 
 /// Why content stays, the strongest reason.
@@ -55,6 +59,8 @@ pub enum Kept {
     Retention,
     /// A person has put it there.
     ByHand,
+    /// A policy of the site pins it.
+    Policy,
 }
 
 impl Kept {
@@ -66,6 +72,7 @@ impl Kept {
             Self::Manifest => "manifest",
             Self::Retention => "until unused for long",
             Self::ByHand => "added by hand",
+            Self::Policy => "pinned by policy",
         }
     }
 }
@@ -114,6 +121,7 @@ impl EntryView {
             sha256: entry.sha256.to_string(),
             updated_at: entry.modified,
             kept,
+            policy: None,
         }
     }
 }
@@ -127,6 +135,7 @@ struct CacheView<'a> {
     patterns: &'a [String],
     categories: BTreeMap<Category, CategoryView>,
     node_cache: NodeCache,
+    policies: Option<VerdictCounts>,
 }
 
 /// What of [`get_cache`]'s answer a person is shown.
@@ -146,6 +155,9 @@ pub struct StatsView {
     pub categories: BTreeMap<Category, CategoryView>,
     /// What is known of nodes.
     pub node_cache: NodeCache,
+    /// What the site's policies want of content; none where none is asked.
+    #[serde(default)]
+    pub policies: Option<VerdictCounts>,
 }
 
 /// What one category holds, as the API writes it.
@@ -167,7 +179,12 @@ pub struct NodeCache {
 }
 
 /// `GET /api/v1/agent/cache`.
-pub fn get_cache(cache: &Cache, site: &SiteConfig, node_cache: NodeCache) -> Response {
+pub fn get_cache(
+    cache: &Cache,
+    site: &SiteConfig,
+    node_cache: NodeCache,
+    policies: Option<VerdictCounts>,
+) -> Response {
     let stats = cache.stats();
     let max_size_bytes = site.cache_max_size_gb.map(|gb| u64::from(gb) * 1_000_000_000);
     let percent = |max: u64| 100.0 * stats.size_bytes as f64 / max as f64;
@@ -182,13 +199,14 @@ pub fn get_cache(cache: &Cache, site: &SiteConfig, node_cache: NodeCache) -> Res
         patterns: &site.cache_patterns,
         categories: categories.collect(),
         node_cache,
+        policies,
     })
 }
 
 /// `GET /api/v1/agent/cache/entries?category=&limit=&cursor=`; the cursor is the last name of the page before.
 pub fn get_entries(
     cache: &Cache,
-    why: impl Fn(&ContentKey) -> Kept,
+    why: impl Fn(&ContentKey) -> (Kept, Option<Opinion>),
     target: &Target,
     id: &CorrelationId,
 ) -> Response {
@@ -213,8 +231,8 @@ pub fn get_entries(
         data: entries
             .into_iter()
             .map(|entry| {
-                let kept = why(&entry.key);
-                EntryView::of(entry, kept)
+                let (kept, policy) = why(&entry.key);
+                EntryView { policy, ..EntryView::of(entry, kept) }
             })
             .collect(),
         total,
@@ -303,6 +321,7 @@ pub async fn put_entry(
                 sha256: added.sha256.to_string(),
                 updated_at: clock::now(),
                 kept: why(&key),
+                policy: None,
             })
         }
         Err(error) => {

@@ -9,7 +9,7 @@ use std::sync::atomic::Ordering;
 use anyhow::Result;
 use pureboot_protocol::{Category, ContentHash, ContentKey};
 
-use super::evict::{Candidate, Room};
+use super::evict::{Candidate, Lifetime, PRIORITY, Room};
 use super::sound::{Damage, Identity, Soundness};
 use super::{Cache, ChunkList, is_exhausted, lock, pins};
 
@@ -241,6 +241,8 @@ impl Cache {
                 is_wanted: standing.is_some(),
                 // What has no name is an image that waits for the rest of its directory.
                 category: categories.get(&sha256).copied().unwrap_or(Category::Images),
+                priority: PRIORITY,
+                lifetime: Lifetime::Usual,
             });
         }
         Ok((candidates, room))

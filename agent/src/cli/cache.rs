@@ -25,7 +25,9 @@ use crate::clock;
 use crate::data_dir::DataDir;
 use crate::manage::client::{ask, send};
 use crate::status::{size, span};
-use crate::sync::report::PinState;
+use crate::sync::housekeeper::Gone;
+use crate::sync::report::{GivenUp, LeftOut, PinState};
+use crate::sync::verdicts::{Opinion, VerdictCounts};
 
 /// A copy that moves is not hurried; one that stands still is ended by the agent.
 const PATIENCE: Duration = Duration::from_secs(24 * 3_600);
@@ -33,6 +35,7 @@ const PATIENCE: Duration = Duration::from_secs(24 * 3_600);
 const CACHE: &str = "/api/v1/agent/cache";
 const ENTRIES: &str = "/api/v1/agent/cache/entries";
 const PINS: &str = "/api/v1/agent/cache/pins";
+const GIVEN_UP: &str = "/api/v1/agent/cache/given-up";
 
 const CHUNK_LEN: usize = 256 * 1024;
 
@@ -211,7 +214,7 @@ fn describe_stats(stats: &StatsView, now: Timestamp) -> String {
         format!(", the oldest record learnt {} ago", span(age))
     });
     _ = writeln!(text, "remembered: {}{oldest}", counted(count, "machine"));
-    text
+    text + &stats.policies.map_or(String::new(), |verdicts| describe_verdicts(&verdicts, now))
 }
 
 /// So many of what is called `noun`.
@@ -335,10 +338,17 @@ impl Ls {
         if self.json {
             return super::print(&format!("{}\n", serde_json::to_string_pretty(&entries)?));
         }
+        let is_shown =
+            |key: &ContentKey| self.category.is_none_or(|category| key.category() == category);
         let pins: Success<BTreeSet<ContentKey>> = ask(&socket, PINS)?;
         let mut pins = pins.data;
-        pins.retain(|key| self.category.is_none_or(|category| key.category() == category));
-        super::print(&table(&entries, &pins, self.category))
+        pins.retain(is_shown);
+        let given_up: Success<GivenUp> = ask(&socket, GIVEN_UP)?;
+        let mut given_up = given_up.data;
+        given_up.left_out.retain(|left_out| is_shown(&left_out.name));
+        given_up.gone.retain(|gone| is_shown(&gone.name));
+        let listed = table(&entries, &pins, self.category);
+        super::print(&(listed + &describe_given_up(&given_up, clock::now())))
     }
 }
 
@@ -373,17 +383,52 @@ fn table(entries: &[EntryView], pins: &BTreeSet<ContentKey>, category: Option<Ca
         }
         _ => format!("{:<width$}  {:>10}  {:<21}  SHA-256\n", "NAME", "SIZE", "KEPT"),
     };
+    let mut said = String::new();
     let mut missing = pins.clone();
     for entry in entries {
         let (name, size) = (name(entry), size(entry.size_bytes));
         let (kept, sha256) = (entry.kept.words(), &entry.sha256);
         _ = writeln!(text, "{name:<width$}  {size:>10}  {kept:<21}  {sha256}");
         missing.retain(|key| key.to_string() != name);
+        if let Some(opinion) = &entry.policy {
+            _ = writeln!(said, "{name}: {}", Opinion::words(opinion));
+        }
     }
+    text += &said;
     for key in missing {
         _ = writeln!(text, "{key} is pinned and not here");
     }
     text
+}
+
+/// What is not here because policies give it up, and what has left for that.
+fn describe_given_up(given_up: &GivenUp, now: Timestamp) -> String {
+    let mut text = String::new();
+    for left_out in &given_up.left_out {
+        let LeftOut { name, by } = left_out;
+        _ = writeln!(text, "{name} is left out until a machine asks: {by} gives it up");
+    }
+    for Gone { name, by, at } in &given_up.gone {
+        let ago = span(u64::try_from(now.seconds_since(*at)).unwrap_or(0));
+        _ = writeln!(text, "{name} left {ago} ago: {by} gave it up");
+    }
+    text
+}
+
+/// What comes of the words of policies, in one line.
+fn describe_verdicts(verdicts: &VerdictCounts, now: Timestamp) -> String {
+    let VerdictCounts { pinned_count, given_up_count, beyond_budget_count, .. } = *verdicts;
+    let (pinned, most) = (size(verdicts.pinned_bytes), size(verdicts.pinned_bytes_max));
+    let beyond = match beyond_budget_count {
+        0 => String::new(),
+        count => format!(", {} more would be", counted(count, "name")),
+    };
+    let ago = span(u64::try_from(now.seconds_since(verdicts.given_at)).unwrap_or(0));
+    format!(
+        "policies: {} pinned ({pinned} of at most {most}){beyond}, {} given up, asked {ago} ago\n",
+        counted(pinned_count, "name"),
+        counted(given_up_count, "name")
+    )
 }
 
 #[cfg(test)]
@@ -400,6 +445,7 @@ mod tests {
             sha256: "ab12".to_owned(),
             updated_at: Timestamp::from_unix_ms(0),
             kept,
+            policy: None,
         }
     }
 

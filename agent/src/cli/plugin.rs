@@ -1,19 +1,24 @@
 //! `pureboot-agent plugin`: the site's policies, and what their authors do with them.
 
+use std::fmt::Write as _;
+use std::fs;
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 use std::time::Duration;
 
+use anyhow::Context as _;
 use argh::FromArgs;
-use http_body_util::Empty;
+use http_body_util::{Empty, Full};
 use hyper::Request;
 use hyper::body::Bytes;
 use pureboot_plugin_author::cli as author;
+use pureboot_plugin_host::package::DOMAIN;
+use pureboot_plugin_host::seal::{KEY_LEN, SealedFiles};
 use pureboot_protocol::{PluginId, PoliciesReport, PolicyReport, Success};
 
 use crate::data_dir::DataDir;
 use crate::manage::client::{ask, ask_within, send};
-use crate::policy::explain::Replayed;
+use crate::policy::explain::AllReplayed;
 
 const POLICIES: &str = "/api/v1/agent/policies";
 
@@ -71,14 +76,18 @@ struct Stats {
     data_dir: PathBuf,
 }
 
-/// play the boots that are written down again with the policies that run now, and show those that differ
+/// play boots and calls about content that are written down again, with the policies that run now or another version, and show those that differ
 #[derive(FromArgs, Debug)]
 #[argh(
     subcommand,
     name = "replay",
-    note = "About 1 MiB of boots is kept; the exit code is 1 if one of them differs."
+    note = "About 1 MiB of each is kept; the exit code is 1 if one of them differs.",
+    note = "Policies that were not asked then are not asked now."
 )]
 struct Replay {
+    /// a policy to be asked in place of the one of its name: a package that the controller has signed, or, with a program that compiles, a plugin's directory, a bundle or WebAssembly
+    #[argh(option)]
+    against: Option<PathBuf>,
     /// print JSON for programs, with the boots that do not differ
     #[argh(switch)]
     json: bool,
@@ -171,22 +180,70 @@ impl Replay {
     fn run(self) -> anyhow::Result<ExitCode> {
         let socket = DataDir::open(&self.data_dir)?.socket();
         let path = format!("{POLICIES}/replay");
-        let replayed: Success<Vec<Replayed>> = ask_within(&socket, &path, REPLAY_PATIENCE)?;
-        let replayed = replayed.data;
-        let differing: Vec<_> = replayed.iter().filter(|boot| !boot.replay.is_same).collect();
-        if self.json {
-            super::print(&format!("{}\n", serde_json::to_string_pretty(&replayed)?))?;
-        } else {
-            for boot in &differing {
-                let header = format!("{} {} session {}\n", boot.at, boot.mac, boot.session);
-                let lines = boot.replay.differences.iter().map(|line| format!("  {line}\n"));
-                super::print(&(header + &lines.collect::<String>()))?;
+        let replayed: Success<AllReplayed> = match &self.against {
+            None => ask_within(&socket, &path, REPLAY_PATIENCE)?,
+            Some(policy) => {
+                let body = Full::new(Bytes::from(candidate(policy, &self.data_dir)?));
+                let request = Request::post(path).body(body).context("cannot ask the agent")?;
+                send(&socket, request, REPLAY_PATIENCE)?
             }
-            let (all, differing) = (replayed.len(), differing.len());
-            super::print(&format!("{all} boots played again, {differing} differ\n"))?;
-        }
-        Ok(if differing.is_empty() { ExitCode::SUCCESS } else { ExitCode::FAILURE })
+        };
+        let replayed = replayed.data;
+        super::print(&match self.json {
+            true => format!("{}\n", serde_json::to_string_pretty(&replayed)?),
+            false => describe_replay(&replayed),
+        })?;
+        Ok(if differing(&replayed) == (0, 0) { ExitCode::SUCCESS } else { ExitCode::FAILURE })
     }
+}
+
+/// What the agent is given of a policy: a signed package as it is, or the header of what was compiled and sealed here.
+fn candidate(path: &Path, data_dir: &Path) -> anyhow::Result<Vec<u8>> {
+    if path.is_file() {
+        let bytes = fs::read(path).with_context(|| format!("cannot read {}", path.display()))?;
+        if bytes.starts_with(DOMAIN) {
+            return Ok(bytes);
+        }
+    }
+    let (header, code) = author::local::compiled_here(path)?;
+    let mut random = [0; KEY_LEN];
+    getrandom::fill(&mut random).context("the system has no random numbers")?;
+    let dir = DataDir::open(data_dir)?.sealed_policies();
+    let kept = SealedFiles::open(&dir, random).and_then(|files| files.keep(header.wasm, &code));
+    kept.with_context(|| format!("cannot keep what was compiled in {}", dir.display()))?;
+    Ok(serde_json::to_vec(&header)?)
+}
+
+/// How many boots and how many calls about content differ.
+fn differing(replayed: &AllReplayed) -> (usize, usize) {
+    let boots = replayed.boots.iter().filter(|boot| !boot.replay.is_same).count();
+    let judgements = replayed.judgements.iter().filter(|call| !call.replay.is_same).count();
+    (boots, judgements)
+}
+
+fn describe_replay(replayed: &AllReplayed) -> String {
+    let boots = replayed
+        .boots
+        .iter()
+        .map(|boot| (format!("{} {} session {}", boot.at, boot.mac, boot.session), &boot.replay));
+    let judgements = replayed
+        .judgements
+        .iter()
+        .map(|call| (format!("{} a call about content", call.at), &call.replay));
+    let mut text = String::new();
+    for (header, replay) in boots.chain(judgements).filter(|(_, replay)| !replay.is_same) {
+        _ = writeln!(text, "{header}");
+        for line in &replay.differences {
+            _ = writeln!(text, "  {line}");
+        }
+    }
+    let (boots, judgements) = differing(replayed);
+    let (all_boots, all_judgements) = (replayed.boots.len(), replayed.judgements.len());
+    _ = writeln!(text, "{all_boots} boots played again, {boots} differ");
+    if all_judgements > 0 {
+        _ = writeln!(text, "{all_judgements} calls about content repeated, {judgements} differ");
+    }
+    text
 }
 
 impl Reset {
@@ -197,5 +254,42 @@ impl Reset {
         let request = request.expect("a path that the program has made");
         let report: Success<PoliciesReport> = send(&socket, request, RESET_PATIENCE)?;
         super::print(&listed(&report.data))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use pureboot_protocol::{BootId, Timestamp};
+
+    use super::*;
+    use crate::policy::explain::{JudgementReplayed, Replay, Replayed};
+
+    #[test]
+    fn a_person_reads_what_would_differ_and_how_much_is_the_same() {
+        let at = Timestamp::from_unix_ms(0);
+        let replay = |differences: &[&str]| Replay {
+            is_same: differences.is_empty(),
+            differences: differences.iter().map(|line| (*line).to_owned()).collect(),
+        };
+        let boot = |differences: &[&str]| Replayed {
+            session: BootId::from_random([1; 16]),
+            mac: "52:54:00:12:34:56".parse().expect("an address"),
+            at,
+            replay: replay(differences),
+        };
+        let differs = "images/a: give it up; now: pin it";
+        let replayed = AllReplayed {
+            boots: vec![boot(&[]), boot(&["the machine booted refused; now local_disk"])],
+            judgements: vec![JudgementReplayed { at, replay: replay(&[differs]) }],
+        };
+        expect_test::expect![[r#"
+            1970-01-01T00:00:00.000Z 52:54:00:12:34:56 session 01010101-0101-4101-8101-010101010101
+              the machine booted refused; now local_disk
+            1970-01-01T00:00:00.000Z a call about content
+              images/a: give it up; now: pin it
+            2 boots played again, 1 differ
+            1 calls about content repeated, 1 differ
+        "#]]
+        .assert_eq(&describe_replay(&replayed));
     }
 }

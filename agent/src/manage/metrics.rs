@@ -7,12 +7,13 @@ use pureboot_protocol::{PolicyReport, PolicyState};
 use crate::cache::Stats;
 use crate::status::Report;
 use crate::sync::report::Status;
+use crate::sync::verdicts::VerdictCounts;
 
 /// How Prometheus calls the text.
 pub(super) const CONTENT_TYPE: &str = "text/plain; version=0.0.4; charset=utf-8";
 
 /// Everything that is measured. No label is anything that a machine or a name of content could choose.
-pub(super) fn render(report: &Report, stats: &Stats) -> String {
+pub(super) fn render(report: &Report, stats: &Stats, verdicts: Option<VerdictCounts>) -> String {
     let mut page = Page::default();
     page.gauge("up_seconds", "Time since the agent's start.", report.uptime_seconds);
     let is_connected = u8::from(report.line.offline_since().is_none());
@@ -53,7 +54,20 @@ pub(super) fn render(report: &Report, stats: &Stats) -> String {
         page.gauge("sync_last_success", "Whether all was here then.", is_good);
     }
     policies(&mut page, &report.policies);
+    if let Some(verdicts) = verdicts {
+        content_policies(&mut page, &verdicts);
+    }
     page.text
+}
+
+/// What the site's policies want of content.
+fn content_policies(page: &mut Page, verdicts: &VerdictCounts) {
+    let VerdictCounts { pinned_count, pinned_bytes, given_up_count, .. } = verdicts;
+    page.gauge("policy_pinned_names", "Names that policies pin.", pinned_count);
+    page.gauge("policy_pinned_bytes", "Bytes of what they stand for.", pinned_bytes);
+    page.gauge("policy_given_up_names", "Names that policies give up.", given_up_count);
+    let seconds = verdicts.given_at.unix_ms() / 1_000;
+    page.gauge("policy_judged_timestamp_seconds", "When they were last asked.", seconds);
 }
 
 /// The site's policies: as many rows as there are policies, which are few.

@@ -77,6 +77,33 @@ pub struct Replay {
     pub differences: Vec<String>,
 }
 
+/// Everything that is written down, played again.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct AllReplayed {
+    /// Boots.
+    pub boots: Vec<Replayed>,
+    /// Calls about content.
+    pub judgements: Vec<JudgementReplayed>,
+}
+
+/// A call about content that was repeated.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct JudgementReplayed {
+    /// When it was.
+    pub at: Timestamp,
+    /// What came of it.
+    pub replay: Replay,
+}
+
+/// What has to be the same for a past boot to be the same.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Likeness {
+    /// Everything, fuel too.
+    Exact,
+    /// What machines get; another version of a policy may burn what it likes.
+    InEffect,
+}
+
 /// A boot that was played again.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Replayed {
@@ -146,24 +173,11 @@ impl<'a> Outcome<'a> {
     }
 
     /// What differs between this, which was recorded, and what it comes to now.
-    pub fn differences(&self, now: &Self) -> Replay {
+    pub fn differences(&self, now: &Self, likeness: Likeness) -> Replay {
         let mut differences = Vec::new();
         let pairs = [(self.decided, now.decided), (self.patched, now.patched)];
         for (then, now) in pairs {
-            if then.len() != now.len() {
-                let (then, now) = (then.len(), now.len());
-                differences.push(format!("{then} policies were asked, and now {now}"));
-            }
-            for (then, now) in then.iter().zip(now) {
-                let plugin = &then.plugin;
-                if then.said != now.said {
-                    let (then, now) = (&then.said, &now.said);
-                    differences.push(format!("{plugin} said: {then}; now: {now}"));
-                } else if then.fuel != now.fuel && then.unheard.is_none() {
-                    let (then, now) = (then.fuel, now.fuel);
-                    differences.push(format!("{plugin} burnt {then} fuel; now {now}"));
-                }
-            }
+            compare_calls(then, now, likeness, &mut differences);
         }
         if self.boot != now.boot {
             differences.push(format!("the machine booted {}; now {}", self.boot, now.boot));
@@ -173,6 +187,29 @@ impl<'a> Outcome<'a> {
                 .push(format!("the script was {}; now {}", self.script_sha256, now.script_sha256));
         }
         Replay { is_same: differences.is_empty(), differences }
+    }
+}
+
+/// What differs between the same questions then and now.
+pub(super) fn compare_calls(
+    then: &[CallRecorded],
+    now: &[CallRecorded],
+    likeness: Likeness,
+    differences: &mut Vec<String>,
+) {
+    if then.len() != now.len() {
+        let (then, now) = (then.len(), now.len());
+        differences.push(format!("{then} policies were asked, and now {now}"));
+    }
+    for (then, now) in then.iter().zip(now) {
+        let plugin = &then.plugin;
+        if then.said != now.said {
+            let (then, now) = (&then.said, &now.said);
+            differences.push(format!("{plugin} said: {then}; now: {now}"));
+        } else if then.fuel != now.fuel && then.unheard.is_none() && likeness == Likeness::Exact {
+            let (then, now) = (then.fuel, now.fuel);
+            differences.push(format!("{plugin} burnt {then} fuel; now {now}"));
+        }
     }
 }
 
@@ -329,7 +366,8 @@ mod tests {
         let mut explained = past.explain(Timestamp::from_unix_ms(0), None);
         let now = [call("would have said hold for 90 s (shadow)", 17_001)];
         let other = outcome(&inputs, &facts, &now);
-        explained.replay = Some(outcome(&inputs, &facts, &then).differences(&other));
+        explained.replay =
+            Some(outcome(&inputs, &facts, &then).differences(&other, Likeness::Exact));
         expect_test::expect![[r#"
             52:54:00:12:34:56 would boot now, at 1970-01-01T00:00:00.000Z
             facts       mode: online
@@ -347,6 +385,8 @@ mod tests {
         .assert_eq(&explained.render());
         let same = outcome(&inputs, &facts, &then);
         let again = outcome(&inputs, &facts, &then);
-        assert_eq!(same.differences(&again), Replay { is_same: true, differences: Vec::new() });
+        let none = Replay { is_same: true, differences: Vec::new() };
+        assert_eq!(same.differences(&again, Likeness::Exact), none);
+        assert_eq!(same.differences(&other, Likeness::InEffect), none, "only the fuel is another");
     }
 }

@@ -1,17 +1,20 @@
-//! What policies were asked, what they answered and what it cost: one line of JSON for each boot, in two files that take turns.
+//! What policies were asked, what they answered and what it cost: one line of JSON for each boot, or for each call about content, in
+//! two files that take turns.
 //!
 //! Nobody waits for it, and none of it is needed to boot. The files are open to the agent's user alone: a question may hold what an
 //! installer is told.
 
 use std::fs::{self, OpenOptions};
 use std::io::{self, BufRead as _, BufReader, Write as _};
+use std::marker::PhantomData;
 use std::os::unix::fs::OpenOptionsExt as _;
 use std::path::{Path, PathBuf};
 
-use pureboot_plugin_host::chain::{Mode as PolicyMode, Note, OnFailure, Outcome, Silence};
-use pureboot_plugin_host::facts::{BootFacts, NodesSaid, Vars};
+use pureboot_plugin_host::chain::{Mode as PolicyMode, Note, OnFailure, Outcome, Silence, Word};
+use pureboot_plugin_host::facts::{BootFacts, CacheContext, CacheItem, NodesSaid, Vars};
 use pureboot_plugin_host::plugin::Failure;
 use pureboot_protocol::{BootId, ContentHash, PluginId, PluginVersion, Timestamp};
+use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
 use smol::channel::{Receiver, Sender, bounded};
 
@@ -49,6 +52,23 @@ pub struct BootRecorded {
     pub reasons: Vec<String>,
     /// The SHA-256 of the script that it got.
     pub script_sha256: ContentHash,
+}
+
+/// One call about content that has changed what is to be kept, or has failed.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct JudgementRecorded {
+    /// When.
+    pub at: Timestamp,
+    /// How full the cache was.
+    pub context: CacheContext,
+    /// What policies were asked about.
+    pub items: Vec<CacheItem>,
+    /// The policies that were asked, in order.
+    pub called: Vec<CallRecorded>,
+    /// The word that counts for each item.
+    pub words: Vec<Option<Word>>,
+    /// What a shadow would have said of each.
+    pub shadows: Vec<Option<Word>>,
 }
 
 /// One policy's part.
@@ -130,24 +150,25 @@ impl CallRecorded {
     }
 }
 
-/// Takes records; clones write to the same files.
+/// Takes records of one kind; clones write to the same files.
 #[derive(Debug, Clone)]
-pub struct Records {
+pub struct Records<T> {
     path: PathBuf,
     lines: (Sender<String>, Receiver<String>),
+    kind: PhantomData<T>,
 }
 
-impl Records {
+impl<T: Serialize + DeserializeOwned + Send + 'static> Records<T> {
     /// Writes to `path`, and to the one beside it that ends in `.old`.
     pub fn new(path: PathBuf) -> Self {
-        Self { path, lines: bounded(WAITING_MAX) }
+        Self { path, lines: bounded(WAITING_MAX), kind: PhantomData }
     }
 
-    /// Has a boot written down soon.
-    pub fn note(&self, record: &BootRecorded) {
+    /// Has something written down soon.
+    pub fn note(&self, record: &T) {
         match serde_json::to_string(record) {
             Ok(line) => _ = self.lines.0.try_send(line),
-            Err(error) => log::debug!("a boot's policies cannot be written down: {error}"),
+            Err(error) => log::debug!("what policies answered cannot be written down: {error}"),
         }
     }
 
@@ -162,8 +183,8 @@ impl Records {
         }
     }
 
-    /// All boots that are still written down, the oldest first.
-    pub async fn load(&self) -> Vec<BootRecorded> {
+    /// All that is still written down, the oldest first.
+    pub async fn load(&self) -> Vec<T> {
         let path = self.path.clone();
         smol::unblock(move || load(&path)).await
     }
@@ -188,7 +209,7 @@ fn append(path: &Path, line: &str, len_max: u64) -> io::Result<()> {
 }
 
 /// Every line of both files that is whole; a power cut may have torn one.
-fn load(path: &Path) -> Vec<BootRecorded> {
+fn load<T: DeserializeOwned>(path: &Path) -> Vec<T> {
     let files =
         [old(path), path.to_owned()].into_iter().filter_map(|path| fs::File::open(path).ok());
     let lines = files.flat_map(|file| BufReader::new(file).lines().map_while(Result::ok));
@@ -214,6 +235,6 @@ mod tests {
         let text = fs::read_to_string(&path).expect("read");
         assert!(text.ends_with("{\"number\":999}\n"), "{text}");
         assert!(append(&path, &"x".repeat(500), 500).is_err());
-        assert_eq!(load(&path), [], "what is no record is passed over");
+        assert_eq!(load::<BootRecorded>(&path), [], "what is no record is passed over");
     }
 }

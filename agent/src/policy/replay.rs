@@ -4,19 +4,21 @@
 use std::rc::Rc;
 
 use pureboot_plugin_host::answer::Ground;
-use pureboot_plugin_host::chain::{Call, Note, Patch, Silence, Speaker, Verdict};
+use pureboot_plugin_host::chain::{Call, Judgement, Note, Patch, Silence, Speaker, Verdict, Word};
 use pureboot_plugin_host::facts::{
     BootFacts, Node, NodeCache, NodesAsked, NodesSaid, Purpose, Vars,
 };
 use pureboot_plugin_host::plugin::{Called, Plugin};
 use pureboot_protocol::{Mac, Workflow};
 
+use super::explain::{Likeness, Replay, compare_calls};
 use super::facts::purpose;
 use super::fold::{conclude, instead};
-use super::record::Unheard;
+use super::record::{CallRecorded, JudgementRecorded, Unheard};
 use crate::boot::decide::Decision;
 use crate::boot::inputs::Inputs;
 use crate::boot::render::{Renderer, Scene};
+use crate::sync::verdicts::wish;
 
 /// A policy that is asked.
 pub struct Part {
@@ -132,6 +134,39 @@ fn note_call(notes: &mut [Note], call: Option<Call>) {
     if let Some(note) = notes.last_mut() {
         note.call = call;
     }
+}
+
+/// Has policies judge content again as they did.
+pub async fn judge(record: &JudgementRecorded, parts: &[Part]) -> Judgement {
+    let mut judgement = Judgement::new(record.items.len());
+    for part in parts {
+        let call = part.plugin.judge(&record.context, &part.settings, &record.items);
+        if let Some((answer, call)) = part.hear(call).await {
+            judgement.offer(&part.speaker, answer);
+            note_call(&mut judgement.notes, call);
+        }
+    }
+    judgement
+}
+
+/// What differs between a judgement and the same one now.
+pub fn differences(
+    then: &JudgementRecorded,
+    now: &Judgement,
+    called: &[CallRecorded],
+    likeness: Likeness,
+) -> Replay {
+    let mut differences = Vec::new();
+    compare_calls(&then.called, called, likeness, &mut differences);
+    let words = then.words.iter().zip(&then.shadows).zip(now.words.iter().zip(&now.shadows));
+    for (item, (then, now)) in then.items.iter().zip(words).filter(|(_, (then, now))| then != now) {
+        let told = |(word, shadow): (&Option<Word>, &Option<Word>)| {
+            let word = word.as_ref().or(shadow.as_ref());
+            word.map_or("no word on it".to_owned(), |word| wish(&word.verdict))
+        };
+        differences.push(format!("{}: {}; now: {}", item.key, told(then), told(now)));
+    }
+    Replay { is_same: differences.is_empty(), differences }
 }
 
 /// What a policy was told of nodes in a boot of the past.

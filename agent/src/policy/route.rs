@@ -1,12 +1,23 @@
 //! `/api/v1/agent/policies` and `/api/v1/agent/explain` on the management listener.
 
+use std::time::Duration;
+
 use hyper::StatusCode;
+use hyper::body::Incoming;
+use pureboot_plugin_host::package::{CODE_LEN_MAX, HEADER_LEN_MAX};
 use pureboot_protocol::{BootId, Mac, PluginId};
 use pureboot_templates::BaseUrl;
 
 use super::site::SitePolicies;
 use crate::boot::booter::Booter;
-use crate::http::{CorrelationId, Response, Target, problem, success};
+use crate::clock;
+use crate::http::{CorrelationId, Response, Target, problem, read_body, success};
+
+/// The longest package that is taken, in bytes.
+const PACKAGE_LEN_MAX: usize = HEADER_LEN_MAX + CODE_LEN_MAX + 1_024;
+
+/// How long a package may take to come in.
+const UPLOAD_TIME: Duration = Duration::from_secs(60);
 
 /// `GET /explain?mac=`, or `?session=` for a boot of the past.
 pub async fn get_explanation(
@@ -34,6 +45,24 @@ pub async fn get_explanation(
         Some((Ok(mac), _)) => success(Box::pin(booter.explain(mac, base.clone())).await),
         Some((Err(_), text)) => bad(format!("mac is '{text}': give a MAC address")),
         None => bad("say which machine: mac=52:54:00:12:34:56, or session=ID".to_owned()),
+    }
+}
+
+/// `POST /policies/replay`: everything that is written down, with the policy of the body in place of the one of its name.
+pub async fn replay_against(
+    booter: &Booter,
+    policies: &SitePolicies,
+    body: Incoming,
+    id: &CorrelationId,
+) -> Response {
+    let deadline = clock::monotonic() + UPLOAD_TIME;
+    let bytes = match read_body(body, PACKAGE_LEN_MAX, deadline).await {
+        Ok(bytes) => bytes,
+        Err(error) => return error.answer(id),
+    };
+    match policies.candidate(&bytes).await {
+        Ok(candidate) => success(Box::pin(booter.replay_all(Some(&candidate))).await),
+        Err(why) => problem(StatusCode::UNPROCESSABLE_ENTITY, "policy_refused", why, id),
     }
 }
 

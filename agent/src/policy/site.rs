@@ -1,5 +1,6 @@
 //! The shell: keeps the policies loaded that the manifest assigns, asks them, remembers their fate and tells of it.
 
+mod candidate;
 mod load;
 mod report;
 
@@ -9,9 +10,9 @@ use std::net::IpAddr;
 use std::rc::Rc;
 use std::time::{Duration, Instant};
 
-use pureboot_plugin_host::chain::{Note, Verdict};
+use pureboot_plugin_host::chain::{Judgement, Note, Verdict};
 use pureboot_plugin_host::engine::Engine;
-use pureboot_plugin_host::facts::{Action, BootFacts, Site, Vars};
+use pureboot_plugin_host::facts::{Action, BootFacts, CacheContext, CacheItem, Site, Vars};
 use pureboot_plugin_host::package::Hook;
 use pureboot_plugin_host::policies::Policies;
 use pureboot_plugin_host::state::Severity;
@@ -28,7 +29,7 @@ use super::facts::{Circumstances, boot_facts, purpose};
 use super::fold::{conclude, instead};
 use super::ground::{Heard, Holdings, SiteGround};
 use super::kept::Kept;
-use super::record::{BootRecorded, CallRecorded, Records};
+use super::record::{BootRecorded, CallRecorded, JudgementRecorded, Records};
 use crate::boot::decide::{Decision, decide};
 use crate::boot::inputs::Inputs;
 use crate::boot::render::Scene;
@@ -87,10 +88,13 @@ pub struct SitePolicies {
     troubles: RefCell<BTreeMap<PluginId, Trouble>>,
     kept: RefCell<Kept>,
     attempts: RefCell<Attempts>,
-    records: Records,
+    records: Records<BootRecorded>,
+    judgements: Records<JudgementRecorded>,
     /// The manifest of which all is done.
     applied: RefCell<Option<Rc<Catalog>>>,
     news: (Sender<()>, Receiver<()>),
+    /// Says that policies which are asked about content have come, gone or changed.
+    stock_news: (Sender<()>, Receiver<()>),
 }
 
 /// What policies had to do with a boot, until it is written down.
@@ -115,6 +119,7 @@ impl SitePolicies {
     /// None is loaded yet.
     pub fn new(parts: Parts) -> Self {
         let records = Records::new(parts.data_dir.policy_records_file());
+        let judgements = Records::new(parts.data_dir.policy_judgements_file());
         let kept = RefCell::new(Kept::load(&parts.data_dir));
         Self {
             parts,
@@ -136,9 +141,11 @@ impl SitePolicies {
             kept,
             attempts: RefCell::default(),
             records,
+            judgements,
             applied: RefCell::default(),
             // One word that waits is as good as many.
             news: bounded(1),
+            stock_news: bounded(1),
         }
     }
 
@@ -153,8 +160,30 @@ impl SitePolicies {
     }
 
     /// Takes what policies answer to be written down.
-    pub fn records(&self) -> &Records {
+    pub fn records(&self) -> &Records<BootRecorded> {
         &self.records
+    }
+
+    /// Takes what they answer about content.
+    pub fn judgements(&self) -> &Records<JudgementRecorded> {
+        &self.judgements
+    }
+
+    /// Returns when what policies say about content may have changed.
+    pub async fn stock_changed(&self) {
+        _ = self.stock_news.1.recv().await;
+    }
+
+    /// What the site keeps, by its policies; no machine waits for it.
+    pub(super) async fn judge(
+        &self,
+        context: &CacheContext,
+        items: &[CacheItem],
+        deadline: Instant,
+    ) -> Judgement {
+        let judgement = self.policies.judge(context, items, deadline).await;
+        self.hear_of_failures(&judgement.notes);
+        judgement
     }
 
     fn catalog(&self) -> Option<Rc<Catalog>> {
@@ -262,7 +291,7 @@ impl SitePolicies {
         });
     }
 
-    fn recorded(&self, notes: &[Note]) -> Vec<CallRecorded> {
+    pub(super) fn recorded(&self, notes: &[Note]) -> Vec<CallRecorded> {
         let assigned = self.assigned();
         let recorded = |note: &Note| {
             let used = assigned.iter().find(|policy| policy.plugin == note.id);
@@ -291,7 +320,7 @@ impl SitePolicies {
         Circumstances { address, site: self.site(clock::now()), now: clock::now(), attempt }
     }
 
-    fn site(&self, now: Timestamp) -> Site {
+    pub(super) fn site(&self, now: Timestamp) -> Site {
         let since = self.parts.standing.line_report().offline_since();
         let seconds = since.map(|since| now.seconds_since(since));
         let ahead_s = chrono::Local::now().offset().local_minus_utc();

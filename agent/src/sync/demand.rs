@@ -12,8 +12,8 @@ use crate::uplink::standing::Standing;
 
 use super::flights::Flights;
 use super::keeper::Keeper;
-use super::run::Wishes;
 use super::through::{Bypass, Through};
+use super::wishes::Wishes;
 
 /// Content of up to this length is given when all of it is here and verified, in bytes. Loaders, kernels and scripts are.
 const WHOLE_LEN_MAX: u64 = 8 << 20;

@@ -114,7 +114,12 @@ impl Flights {
         let bringing = async move {
             let outcome = flights.bring(&entry, &flight).await;
             match &outcome {
-                Ok(_) => log::info!(bytes = entry.size_bytes; "{} is here", entry.key),
+                Ok(_) => {
+                    if flight.need.get() == Need::Machine {
+                        flights.cache.note_asked(entry.sha256);
+                    }
+                    log::info!(bytes = entry.size_bytes; "{} is here", entry.key);
+                }
                 Err(failure) => log::warn!("{} did not come: {failure}", entry.key),
             }
             // Before those who wait are told: who asks anew from then on begins anew.

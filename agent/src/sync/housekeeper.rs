@@ -1,15 +1,16 @@
 //! Room in the cache: what leaves it for what comes, and what leaves it with time.
 
 use std::cell::RefCell;
-use std::collections::{BTreeSet, HashMap};
+use std::collections::{BTreeSet, HashMap, VecDeque};
 use std::ops::Bound;
 use std::rc::Rc;
 use std::time::{Duration, Instant};
 
 use anyhow::Result;
-use pureboot_protocol::{Category, ContentHash, ContentKey, Timestamp};
+use pureboot_protocol::{Category, ContentHash, ContentKey, PluginId, Timestamp};
+use serde::{Deserialize, Serialize};
 
-use crate::cache::evict::{Candidate, Need, Room, make_room, unused_since};
+use crate::cache::evict::{Candidate, Lifetime, Need, Room, make_room, outlived};
 use crate::cache::manage::Kept;
 use crate::cache::{Cache, Failure, Standing as Wish};
 use crate::clock;
@@ -19,6 +20,7 @@ use crate::uplink::standing::Standing;
 use super::keeper::Keeper;
 use super::pinned::Pinned;
 use super::report::{Evicted, Eviction, EvictionOrder};
+use super::verdicts::Verdicts;
 
 /// From the beginning of one round of reading everything again to that of the next, at the least.
 const SCRUB_PERIOD: Duration = Duration::from_secs(7 * 24 * 3_600);
@@ -27,6 +29,9 @@ const DAY_S: i64 = 24 * 3_600;
 
 /// The days that unused content stays before the controller has said anything.
 const RETENTION_DAYS: u32 = 30;
+
+/// Names that policies have given up and that are remembered.
+const GONE_MAX: usize = 256;
 
 /// The days that unused content of a category stays at most, where that is less than the site's retention: it is soon fetched again.
 fn retention_days(category: Category) -> Option<u32> {
@@ -44,6 +49,19 @@ pub struct Housekeeper {
     standing: Rc<Standing>,
     pinned: Rc<Pinned>,
     scrub: RefCell<Scrub>,
+    verdicts: RefCell<Rc<Verdicts>>,
+    gone: RefCell<VecDeque<Gone>>,
+}
+
+/// A name that has left the cache because a policy gave it up.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Gone {
+    /// The name.
+    pub name: ContentKey,
+    /// Whose word it was.
+    pub by: PluginId,
+    /// When it left.
+    pub at: Timestamp,
 }
 
 /// How far the cache has been read again since the start.
@@ -82,11 +100,53 @@ impl Housekeeper {
         standing: Rc<Standing>,
         pinned: Rc<Pinned>,
     ) -> Self {
-        Self { cache, keeper, standing, pinned, scrub: RefCell::default() }
+        Self {
+            cache,
+            keeper,
+            standing,
+            pinned,
+            scrub: RefCell::default(),
+            verdicts: RefCell::default(),
+            gone: RefCell::default(),
+        }
+    }
+
+    /// What the site's policies want, until they say something else.
+    pub fn obey(&self, verdicts: Verdicts) {
+        *self.verdicts.borrow_mut() = Rc::new(verdicts);
+    }
+
+    /// What the site's policies want.
+    pub fn verdicts(&self) -> Rc<Verdicts> {
+        Rc::clone(&self.verdicts.borrow())
+    }
+
+    /// What has left because of it since the start, the latest last.
+    pub fn gone(&self) -> Vec<Gone> {
+        self.gone.borrow().iter().cloned().collect()
     }
 
     /// Why a name that is held does not leave.
     pub fn kept(&self, key: &ContentKey) -> Kept {
+        match self.kept_by_rule(key) {
+            Kept::Manifest | Kept::Retention if self.verdicts().is_pinned(key) => Kept::Policy,
+            kept => kept,
+        }
+    }
+
+    /// Whether a name stays whatever the site's policies want.
+    pub fn is_required(&self, key: &ContentKey) -> bool {
+        match self.kept_by_rule(key) {
+            Kept::Pinned | Kept::Loader | Kept::ByHand => true,
+            Kept::Manifest | Kept::Retention | Kept::Policy => {
+                let catalog = self.keeper.catalog();
+                let entry = catalog.as_ref().and_then(|catalog| catalog.entry(key));
+                entry.is_some_and(|entry| entry.pinned)
+            }
+        }
+    }
+
+    fn kept_by_rule(&self, key: &ContentKey) -> Kept {
         if self.pinned.contains(key) {
             Kept::Pinned
         } else if key.category() == Category::Bootloaders {
@@ -138,9 +198,13 @@ impl Housekeeper {
             .manage(catalog.entries().iter().map(|entry| entry.key.clone()).collect())
             .await?;
         let (mut candidates, mut room) = self.survey().await?;
-        let unused = unused_since(&candidates, self.retained_since());
+        let now = clock::now();
+        let unused = outlived(&candidates, now, self.retained_since(now));
         room.held_bytes -= unused.iter().map(|candidate| candidate.size_bytes).sum::<u64>();
         candidates.retain(|candidate| !unused.contains(candidate));
+        let (given_up, unused): (Vec<_>, Vec<_>) =
+            unused.into_iter().partition(|candidate| candidate.lifetime == Lifetime::Over);
+        self.give_up(given_up).await?;
         self.drop_all(unused, "unused for long").await?;
         let over = make_room(candidates, &room, 0, Need::Tidiness).unwrap_or_default();
         self.drop_all(over, "over the limit").await
@@ -161,7 +225,10 @@ impl Housekeeper {
         }
         let required_count = (all_count - candidates.len()) as u64;
         let mut leaving = match order.policy {
-            Eviction::Expired => unused_since(&candidates, self.retained_since()),
+            Eviction::Expired => {
+                let now = clock::now();
+                outlived(&candidates, now, self.retained_since(now))
+            }
             Eviction::Lru => make_room(candidates, &room, 0, Need::Tidiness).unwrap_or_default(),
             Eviction::All => {
                 candidates.sort_by_key(|candidate| (candidate.is_wanted, candidate.used_at));
@@ -196,6 +263,20 @@ impl Housekeeper {
         }
     }
 
+    /// How full the cache is.
+    ///
+    /// # Errors
+    /// The disk's.
+    pub async fn room(&self) -> Result<Room> {
+        Ok(self.cache.room(self.held_bytes_max(), |_| None).await?.1)
+    }
+
+    fn held_bytes_max(&self) -> Option<u64> {
+        let config = self.standing.site_config();
+        let most = config.and_then(|config| config.cache_max_size_gb);
+        most.map(|gb| u64::from(gb) * 1_000_000_000)
+    }
+
     async fn survey(&self) -> Result<(Vec<Candidate>, Room)> {
         let mut wishes: HashMap<ContentHash, Wish> = HashMap::new();
         if let Some(catalog) = self.keeper.catalog() {
@@ -213,21 +294,61 @@ impl Housekeeper {
                 wishes.insert(hash, Wish::Pinned);
             }
         }
-        let config = self.standing.site_config();
-        let held_bytes_max = config.and_then(|config| config.cache_max_size_gb);
-        let held_bytes_max = held_bytes_max.map(|gb| u64::from(gb) * 1_000_000_000);
-        self.cache.room(held_bytes_max, |hash| wishes.get(hash).copied()).await
+        let held_bytes_max = self.held_bytes_max();
+        let room = self.cache.room(held_bytes_max, |hash| wishes.get(hash).copied());
+        let (candidates, room) = room.await?;
+        let verdicts = self.verdicts();
+        if verdicts.is_empty() {
+            return Ok((candidates, room));
+        }
+        Ok((verdicts.heed(candidates, &self.names(), self.is_cut_off()), room))
     }
 
-    /// Since when content of a category has to have been unused to leave.
-    fn retained_since(&self) -> impl Fn(Category) -> Timestamp {
+    /// Every name by what it stands for, or is to stand for.
+    fn names(&self) -> HashMap<ContentHash, Vec<ContentKey>> {
+        let held = self.cache.entries().into_iter().map(|entry| (entry.sha256, entry.key));
+        let catalog = self.keeper.catalog();
+        let wanted = catalog.iter().flat_map(|catalog| catalog.entries());
+        let wanted = wanted.map(|entry| (entry.sha256, entry.key.clone()));
+        let mut names: HashMap<_, Vec<_>> = HashMap::new();
+        for (hash, key) in held.chain(wanted) {
+            names.entry(hash).or_default().push(key);
+        }
+        names
+    }
+
+    /// Since when content of a category has to have been unused at `now` to leave.
+    fn retained_since(&self, now: Timestamp) -> impl Fn(Category) -> Timestamp {
         let config = self.standing.site_config();
         let days = config.map_or(RETENTION_DAYS, |config| config.cache_retention_days);
-        let now = clock::now();
         move |category| {
             let days = retention_days(category).map_or(days, |most| days.min(most));
             now.plus_seconds(-DAY_S * i64::from(days))
         }
+    }
+
+    async fn give_up(&self, leaving: Vec<Candidate>) -> Result<()> {
+        if leaving.is_empty() {
+            return Ok(());
+        }
+        let (verdicts, now) = (self.verdicts(), clock::now());
+        let leaves: BTreeSet<_> = leaving.iter().map(|candidate| candidate.sha256).collect();
+        let entries = self.cache.entries().into_iter();
+        let by = |key: &ContentKey| verdicts.told(key).map(|opinion| opinion.word.by);
+        let gone: Vec<_> = entries
+            .filter(|entry| leaves.contains(&entry.sha256))
+            .filter_map(|entry| Some(Gone { by: by(&entry.key)?, name: entry.key, at: now }))
+            .collect();
+        self.drop_all(leaving, "given up by the site's policies").await?;
+        let mut remembered = self.gone.borrow_mut();
+        for gone in gone {
+            log::info!(policy:% = gone.by; "{} has left the cache: policy {} gives it up", gone.name, gone.by);
+            if remembered.len() == GONE_MAX {
+                remembered.pop_front();
+            }
+            remembered.push_back(gone);
+        }
+        Ok(())
     }
 
     async fn drop_all(&self, leaving: Vec<Candidate>, why: &str) -> Result<()> {

@@ -58,7 +58,7 @@ pub fn plan(
 }
 
 /// What of a name others share with it that belong to it: its directory. A name without one stands alone.
-fn unit(key: &ContentKey) -> &str {
+pub(super) fn unit(key: &ContentKey) -> &str {
     key.path().rsplit_once('/').map_or(key.path(), |(directory, _)| directory)
 }
 

@@ -1,7 +1,9 @@
 //! What a sync is asked for and what it tells, as the management API writes it (API.md §5).
 
-use pureboot_protocol::{Category, ContentKey, Timestamp};
+use pureboot_protocol::{Category, ContentKey, PluginId, Timestamp};
 use serde::{Deserialize, Serialize};
+
+use super::housekeeper::Gone;
 
 /// Errors that one outcome tells; what is more is counted only.
 pub const ERRORS_MAX: usize = 20;
@@ -130,6 +132,27 @@ pub struct Progress {
     pub current: Option<String>,
 }
 
+/// The most names that [`GivenUp::left_out`] lists.
+pub const LEFT_OUT_MAX: usize = 500;
+
+/// What has left the cache, or is not fetched ahead, because a policy of the site gives it up.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct GivenUp {
+    /// Names that the manifest has and that are not here, with whose word that is; the first of them.
+    pub left_out: Vec<LeftOut>,
+    /// Names that have left since the start, the latest last.
+    pub gone: Vec<Gone>,
+}
+
+/// A name that is not fetched ahead.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct LeftOut {
+    /// The name.
+    pub name: ContentKey,
+    /// Whose word it is.
+    pub by: PluginId,
+}
+
 /// How the site's content is.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct State {
@@ -143,6 +166,9 @@ pub struct State {
     pub names_wanted: u64,
     /// Names of it that do not stand for what they should.
     pub names_missing: u64,
+    /// Names of it that are not here because a policy of the site gives them up; they come when a machine asks.
+    #[serde(default)]
+    pub names_left_out: u64,
     /// Bytes of content that have come over the line since the start.
     #[serde(default)]
     pub received_bytes: u64,
@@ -168,11 +194,13 @@ impl State {
         };
         let expired = if self.manifest_expired { " (EXPIRED)" } else { "" };
         let wanted = self.names_wanted;
-        let here = match self.names_missing {
-            0 => format!("all {wanted} names of manifest {version}{expired} are here"),
-            missing => {
-                format!("{missing} of {wanted} names of manifest {version}{expired} are missing")
+        let manifest = format!("{wanted} names of manifest {version}{expired}");
+        let here = match (self.names_missing, self.names_left_out) {
+            (0, 0) => format!("all {manifest} are here"),
+            (0, left_out) => {
+                format!("all {manifest} are here but {left_out}, which policies give up")
             }
+            (missing, _) => format!("{missing} of {manifest} are missing"),
         };
         let asked = match self.manifest_confirmed_at {
             Some(at) => format!("asked {} ago", ago(at)),
@@ -219,6 +247,7 @@ mod tests {
             manifest_expired: false,
             names_wanted: 2,
             names_missing: 2 - files_done,
+            names_left_out: 0,
             received_bytes: 0,
             reused_bytes: 0,
             progress: Some(Progress {

@@ -7,7 +7,6 @@ use std::time::{Duration, Instant};
 
 use pureboot_protocol::{Category, ContentHash, ContentKey, ManifestEntry, Timestamp};
 use smol::Timer;
-use smol::channel::{Receiver, Sender, bounded};
 
 use crate::cache::evict::Need;
 use crate::cache::{Arrival, Cache, Failure};
@@ -16,52 +15,22 @@ use crate::rng::Rng;
 
 use super::flights::Flights;
 use super::housekeeper::Housekeeper;
+use super::jury::Jury;
 use super::keeper::{Keeper, Stale};
 use super::manifest::Catalog;
 use super::pinned::Pinned;
 use super::plan::{Group, plan};
-use super::report::{ERRORS_MAX, Order, Outcome, PinState, Progress, State, Status};
+use super::report::{
+    ERRORS_MAX, GivenUp, LEFT_OUT_MAX, LeftOut, Order, Outcome, PinState, Progress, State, Status,
+};
 use super::rhythm::{Reach, Rhythm};
+use super::wishes::Wishes;
 
 /// Callers that wait for their turn; more are told that theirs is skipped.
 const WAITING_MAX: usize = 8;
 
-/// Objects that are remembered because a machine asked for them, until they are here.
-const ASKED_FOR_MAX: usize = 256;
-
 /// How often a sync that takes long looks whether its manifest is still the newest.
 const RECHECK: Duration = Duration::from_secs(60);
-
-/// Says that a sync would be of use. Its clones wish for the same.
-#[derive(Clone)]
-pub struct Wishes {
-    sender: Sender<()>,
-    receiver: Receiver<()>,
-    asked_for: Rc<RefCell<BTreeSet<ContentHash>>>,
-}
-
-impl Default for Wishes {
-    fn default() -> Self {
-        // One wish that waits is as good as many.
-        let (sender, receiver) = bounded(1);
-        Self { sender, receiver, asked_for: Rc::default() }
-    }
-}
-
-impl Wishes {
-    /// This object soon, please, and what belongs to it. Nobody waits for it.
-    pub fn wish_for(&self, sha256: ContentHash) {
-        let mut asked_for = self.asked_for.borrow_mut();
-        if asked_for.len() < ASKED_FOR_MAX {
-            asked_for.insert(sha256);
-        }
-        self.wake();
-    }
-
-    fn wake(&self) {
-        _ = self.sender.try_send(());
-    }
-}
 
 /// What is known of the manifest before a sync.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -80,6 +49,7 @@ pub struct Sync {
     housekeeper: Rc<Housekeeper>,
     pinned: Rc<Pinned>,
     wishes: Wishes,
+    jury: Option<Rc<dyn Jury>>,
     turn: smol::lock::Mutex<()>,
     waiting: Cell<usize>,
     progress: RefCell<Option<(Progress, Option<Arrival>)>>,
@@ -87,16 +57,28 @@ pub struct Sync {
     next_at: Cell<Option<Timestamp>>,
 }
 
+/// What syncs rest on.
+pub struct Parts {
+    /// Takes content.
+    pub cache: Cache,
+    /// Knows what the site is to hold.
+    pub keeper: Rc<Keeper>,
+    /// Bring it.
+    pub flights: Rc<Flights>,
+    /// Makes room.
+    pub housekeeper: Rc<Housekeeper>,
+    /// What persons want held.
+    pub pinned: Rc<Pinned>,
+    /// Say when.
+    pub wishes: Wishes,
+    /// May have a word on what is held.
+    pub jury: Option<Rc<dyn Jury>>,
+}
+
 impl Sync {
-    /// Brings what `keeper` knows by `flights` into `cache`, where `housekeeper` makes room.
-    pub fn new(
-        cache: Cache,
-        keeper: Rc<Keeper>,
-        flights: Rc<Flights>,
-        housekeeper: Rc<Housekeeper>,
-        pinned: Rc<Pinned>,
-        wishes: Wishes,
-    ) -> Self {
+    /// Syncs by `parts`.
+    pub fn new(parts: Parts) -> Self {
+        let Parts { cache, keeper, flights, housekeeper, pinned, wishes, jury } = parts;
         Self {
             cache,
             keeper,
@@ -104,6 +86,7 @@ impl Sync {
             housekeeper,
             pinned,
             wishes,
+            jury,
             turn: smol::lock::Mutex::new(()),
             waiting: Cell::new(0),
             progress: RefCell::default(),
@@ -133,7 +116,7 @@ impl Sync {
             }
             let pause = rhythm.pause(clock::now(), rng);
             let rest = async { _ = Timer::after(pause).await };
-            let wish = async { _ = self.wishes.receiver.recv().await };
+            let wish = async { self.wishes.heard().await };
             smol::future::or(rest, wish).await;
         }
     }
@@ -165,6 +148,11 @@ impl Sync {
         if self.keeper.hear(version, now) {
             self.wishes.wake();
         }
+    }
+
+    /// A sync soon, please: what is to be held may have changed.
+    pub fn wish(&self) {
+        self.wishes.wake();
     }
 
     async fn take_turn(&self, order: &Order, reach: Reach, news: News) -> Ended {
@@ -228,12 +216,16 @@ impl Sync {
         let catalog = self.keeper.catalog();
         let entries = catalog.as_ref().map_or(&[][..], |catalog| catalog.entries());
         let last = self.last.borrow().clone();
+        let count = |is: &dyn Fn(&ManifestEntry) -> bool| {
+            entries.iter().filter(|entry| is(entry)).count() as u64
+        };
         State {
             manifest_version: catalog.as_ref().map(|catalog| catalog.version()),
             manifest_confirmed_at: self.keeper.confirmed_at(),
             manifest_expired: catalog.as_ref().is_some_and(|held| held.is_expired(clock::now())),
             names_wanted: entries.len() as u64,
-            names_missing: entries.iter().filter(|entry| self.is_missing(entry)).count() as u64,
+            names_missing: count(&|entry| self.is_missing(entry)),
+            names_left_out: count(&|entry| self.is_left_out(entry)),
             received_bytes: self.flights.received_bytes(),
             reused_bytes: self.flights.reused_bytes(),
             progress: self.progress(),
@@ -241,6 +233,19 @@ impl Sync {
             last: last.map(|(_, outcome)| outcome),
             next_sync_at: self.next_at.get(),
         }
+    }
+
+    /// What is not here because the site's policies give it up.
+    pub fn given_up(&self) -> GivenUp {
+        let (verdicts, catalog) = (self.housekeeper.verdicts(), self.keeper.catalog());
+        let is_left_out = |key: &ContentKey| {
+            let entry = catalog.as_ref().and_then(|catalog| catalog.entry(key));
+            entry.is_some_and(|entry| self.is_left_out(entry))
+        };
+        let left_out = verdicts.given_up().filter(|(key, _)| is_left_out(key));
+        let left_out =
+            left_out.map(|(key, word)| LeftOut { name: key.clone(), by: word.by.clone() });
+        GivenUp { left_out: left_out.take(LEFT_OUT_MAX).collect(), gone: self.housekeeper.gone() }
     }
 
     fn progress(&self) -> Option<Progress> {
@@ -256,8 +261,21 @@ impl Sync {
         })
     }
 
+    fn is_here(&self, entry: &ManifestEntry) -> bool {
+        self.cache.named(&entry.key) == Some(entry.sha256)
+    }
+
     fn is_missing(&self, entry: &ManifestEntry) -> bool {
-        self.cache.named(&entry.key) != Some(entry.sha256)
+        !self.is_here(entry) && !self.is_given_up(&entry.key)
+    }
+
+    fn is_left_out(&self, entry: &ManifestEntry) -> bool {
+        !self.is_here(entry) && self.is_given_up(&entry.key)
+    }
+
+    /// Whether the site's policies do not want a name fetched ahead that no person wants either.
+    fn is_given_up(&self, key: &ContentKey) -> bool {
+        self.housekeeper.verdicts().is_given_up(key) && !self.pinned.contains(key)
     }
 
     async fn carry_out(&self, order: &Order, reach: Reach, news: News) -> Ended {
@@ -290,6 +308,7 @@ impl Sync {
             self.read_again(&catalog, order, run).await;
         }
         loop {
+            self.ask_jury().await;
             let groups = self.plan(&catalog, order, reach);
             self.begin_progress(run, &groups);
             match self.bring(groups, &catalog, run).await {
@@ -300,13 +319,14 @@ impl Sync {
         if !run.errors.is_empty() {
             return;
         }
-        let missing = catalog.entries().iter().filter(|entry| self.is_missing(entry));
-        let missing: HashSet<ContentHash> = missing.map(|entry| entry.sha256).collect();
+        let absent = catalog.entries().iter().filter(|entry| !self.is_here(entry));
+        let absent: HashSet<ContentHash> = absent.map(|entry| entry.sha256).collect();
         // An object that is here waits for the rest of its directory, as long as its name does not stand for it.
-        self.wishes.asked_for.borrow_mut().retain(|hash| missing.contains(hash));
+        self.wishes.asked_for.borrow_mut().retain(|hash| absent.contains(hash));
         self.sweep(&catalog).await;
+        let is_missing = catalog.entries().iter().any(|entry| self.is_missing(entry));
         // Only when nothing is missing: what is wanted no more may be what is served until its successor is here.
-        if (reach == Reach::All || missing.is_empty())
+        if (reach == Reach::All || !is_missing)
             && let Err(error) = self.housekeeper.tidy().await
         {
             run.note_error(format!("cannot tidy the cache: {error:#}"));
@@ -318,18 +338,32 @@ impl Sync {
             if order.categories.is_empty() { Category::ALL } else { &order.categories[..] };
         let named = |key: &ContentKey| self.cache.named(key);
         let mut groups = plan(catalog.entries(), categories, named, |hash| self.cache.holds(hash));
+        let (asked_for, verdicts) = (self.wishes.asked_for.borrow(), self.housekeeper.verdicts());
+        let is_asked_for = |(key, hash): &(ContentKey, ContentHash)| {
+            asked_for.contains(hash) || self.pinned.contains(key)
+        };
+        groups.retain(|group| {
+            let is_given_up = group.names.iter().all(|(key, _)| verdicts.is_given_up(key));
+            !is_given_up || group.names.iter().any(is_asked_for)
+        });
         if reach == Reach::Prompt {
-            let asked_for = self.wishes.asked_for.borrow();
-            let is_asked_for = |(key, hash): &(ContentKey, ContentHash)| {
-                asked_for.contains(hash) || self.pinned.contains(key)
-            };
             groups.retain(|group| {
                 group.category != Category::Images
                     || group.missing.is_empty()
                     || group.names.iter().any(is_asked_for)
+                    || group.names.iter().any(|(key, _)| verdicts.is_pinned(key))
             });
         }
         groups
+    }
+
+    /// Whoever has a word on what the site keeps is asked before anything is fetched or leaves.
+    async fn ask_jury(&self) {
+        if let Some(jury) = &self.jury
+            && let Some(verdicts) = jury.judge(&self.housekeeper).await
+        {
+            self.housekeeper.obey(verdicts);
+        }
     }
 
     fn begin_progress(&self, run: &Run, groups: &[Group]) {

@@ -33,8 +33,9 @@ use super::housekeeper::Housekeeper;
 use super::keeper::Keeper;
 use super::line::Line;
 use super::pinned::Pinned;
-use super::run::{Sync, Wishes};
+use super::run::{Parts, Sync};
 use super::through::Bypass;
+use super::wishes::Wishes;
 
 pub(super) fn hash_of(bytes: &[u8]) -> ContentHash {
     ContentHash::from_digest(Sha256::digest(bytes).into())
@@ -435,14 +436,15 @@ impl Site {
             Rc::clone(&standing),
             wishes.clone(),
         );
-        let sync = Sync::new(
-            cache.clone(),
-            Rc::clone(&keeper),
+        let sync = Sync::new(Parts {
+            cache: cache.clone(),
+            keeper: Rc::clone(&keeper),
             flights,
-            Rc::clone(&housekeeper),
-            Rc::clone(&pinned),
+            housekeeper: Rc::clone(&housekeeper),
+            pinned: Rc::clone(&pinned),
             wishes,
-        );
+            jury: None,
+        });
         Self {
             cache,
             keeper,

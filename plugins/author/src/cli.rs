@@ -3,6 +3,7 @@
 
 mod build;
 mod inspect;
+pub mod local;
 mod new;
 mod pack;
 mod source;

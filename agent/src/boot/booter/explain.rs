@@ -6,6 +6,7 @@ use std::sync::Arc;
 use pureboot_plugin_host::answer::Ground;
 use pureboot_plugin_host::chain::{Note, Speaker};
 use pureboot_plugin_host::package::Hook;
+use pureboot_plugin_host::plugin::Plugin;
 use pureboot_protocol::{BootId, BootRequest, ContentHash, Mac};
 use pureboot_templates::BaseUrl;
 use sha2::{Digest as _, Sha256};
@@ -15,11 +16,13 @@ use crate::boot::inputs::Inputs;
 use crate::boot::render::Scene;
 use crate::boot::values::Values;
 use crate::clock;
-use crate::policy::explain::{Explanation, Outcome, Replay, Replayed};
+use crate::policy::explain::{
+    AllReplayed, Explanation, JudgementReplayed, Likeness, Outcome, Replay, Replayed,
+};
 use crate::policy::facts::boot_facts;
 use crate::policy::ground::{Heard, PastGround, SiteGround};
-use crate::policy::record::{BootRecorded, CallRecorded, Unheard};
-use crate::policy::replay::{Part, PastNodes, Play, Played};
+use crate::policy::record::{BootRecorded, CallRecorded, JudgementRecorded, Unheard};
+use crate::policy::replay::{self, Part, PastNodes, Play, Played};
 use crate::policy::site::chosen;
 
 /// A session that nobody has: scripts of an explanation name it.
@@ -65,28 +68,49 @@ impl Booter {
         let records = self.policies.records().load().await;
         let record = records.into_iter().rev().find(|record| record.session == session)?;
         let mut explanation = Outcome::past(&record).explain(record.at, Some(session));
-        explanation.replay = Some(Box::pin(self.replay(&record)).await);
+        explanation.replay = Some(Box::pin(self.replay(&record, None)).await);
         Some(explanation)
     }
 
-    /// Plays all boots again that are written down.
-    pub async fn replay_all(&self) -> Vec<Replayed> {
-        let mut replayed = Vec::new();
+    /// Plays everything again that is written down; with `candidate` in place of the policy of its name, if there is one.
+    pub async fn replay_all(&self, candidate: Option<&Rc<Plugin>>) -> AllReplayed {
+        let (mut boots, mut judgements) = (Vec::new(), Vec::new());
         for record in self.policies.records().load().await {
-            let replay = Box::pin(self.replay(&record)).await;
+            let replay = Box::pin(self.replay(&record, candidate)).await;
             let BootRecorded { session, at, .. } = record;
-            replayed.push(Replayed { session, mac: record.inputs.request.mac, at, replay });
+            boots.push(Replayed { session, mac: record.inputs.request.mac, at, replay });
         }
-        replayed
+        for record in self.policies.judgements().load().await {
+            let replay = Box::pin(self.judge_again(&record, candidate)).await;
+            judgements.push(JudgementReplayed { at: record.at, replay });
+        }
+        AllReplayed { boots, judgements }
     }
 
-    async fn replay(&self, record: &BootRecorded) -> Replay {
+    async fn judge_again(
+        &self,
+        record: &JudgementRecorded,
+        candidate: Option<&Rc<Plugin>>,
+    ) -> Replay {
+        let parts: Result<Vec<Part>, String> =
+            record.called.iter().map(|call| self.past_part(call, Hook::Cache, candidate)).collect();
+        match parts {
+            Ok(parts) => {
+                let judgement = replay::judge(record, &parts).await;
+                let called = recorded(&judgement.notes, &parts);
+                replay::differences(record, &judgement, &called, likeness(candidate))
+            }
+            Err(why) => Replay { is_same: false, differences: vec![why] },
+        }
+    }
+
+    async fn replay(&self, record: &BootRecorded, candidate: Option<&Rc<Plugin>>) -> Replay {
         let cannot = |why: String| Replay { is_same: false, differences: vec![why] };
         let Ok(base) = record.base.parse::<BaseUrl>() else {
             return cannot(format!("{} is not where an agent is reached", record.base));
         };
         let parts = |calls: &[CallRecorded], hook| -> Result<Vec<Part>, String> {
-            calls.iter().map(|call| self.past_part(call, hook)).collect()
+            calls.iter().map(|call| self.past_part(call, hook, candidate)).collect()
         };
         let (deciding, patching) =
             match (parts(&record.decided, Hook::Boot), parts(&record.patched, Hook::Script)) {
@@ -108,7 +132,7 @@ impl Booter {
         let (decided, patched) =
             (recorded(&played.decided, &deciding), recorded(&played.patched, &patching));
         let now = outcome(&record.inputs, &record.facts, &decided, &patched, &played);
-        Outcome::past(record).differences(&now)
+        Outcome::past(record).differences(&now, likeness(candidate))
     }
 
     /// The policies as they would be asked now.
@@ -131,8 +155,25 @@ impl Booter {
         part.collect()
     }
 
-    /// The policy of a past call, with what it was told then.
-    fn past_part(&self, call: &CallRecorded, hook: Hook) -> Result<Part, String> {
+    /// The policy of a past call, with what it was told then; `candidate` in its place if it has the same name.
+    fn past_part(
+        &self,
+        call: &CallRecorded,
+        hook: Hook,
+        candidate: Option<&Rc<Plugin>>,
+    ) -> Result<Part, String> {
+        let nodes = Arc::new(PastNodes(call.nodes.clone()));
+        let speaker =
+            Speaker { id: call.plugin.clone(), mode: call.mode, on_failure: call.on_failure };
+        let candidate = candidate.filter(|candidate| candidate.header().id == call.plugin);
+        if let Some(candidate) = candidate {
+            return Ok(Part {
+                speaker,
+                plugin: Rc::new(candidate.with_nodes(nodes)),
+                settings: candidate.settings(&call.settings),
+                unheard: None,
+            });
+        }
         let members = self.policies.running().members(hook);
         let same = members.into_iter().find(|member| {
             let version = member.plugin.header().version;
@@ -142,18 +183,18 @@ impl Booter {
             let version = call.version.map_or(String::new(), |version| format!(" {version}"));
             format!("{}{version} does not run here any more", call.plugin)
         })?;
-        let nodes = Arc::new(PastNodes(call.nodes.clone()));
         Ok(Part {
-            speaker: Speaker {
-                id: call.plugin.clone(),
-                mode: call.mode,
-                on_failure: call.on_failure,
-            },
+            speaker,
             plugin: Rc::new(member.plugin.with_nodes(nodes)),
             settings: call.settings.clone(),
             unheard: call.unheard,
         })
     }
+}
+
+/// What another version burns is no difference.
+fn likeness(candidate: Option<&Rc<Plugin>>) -> Likeness {
+    if candidate.is_some() { Likeness::InEffect } else { Likeness::Exact }
 }
 
 fn scene(inputs: &Inputs, base: BaseUrl, session: BootId) -> Scene {

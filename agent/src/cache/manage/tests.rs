@@ -20,9 +20,12 @@ impl Service for TestService {
         match (request.method().as_str(), target.segments().as_slice()) {
             ("GET", ["cache"]) => {
                 let node_cache = NodeCache { count: 3, oldest_entry: None };
-                get_cache(&self.0, &site(), node_cache)
+                get_cache(&self.0, &site(), node_cache, None)
             }
-            ("GET", ["cache", "entries"]) => get_entries(&self.0, by_hand, &target, &id),
+            ("GET", ["cache", "entries"]) => {
+                let why = |key: &ContentKey| (by_hand(key), None);
+                get_entries(&self.0, why, &target, &id)
+            }
             ("PUT", _) => put_entry(&self.0, by_hand, &name, request, &id).await,
             ("POST", ["cache", "verify"]) => {
                 verify_entries(&self.0, |key| key.path() == "managed", &target, &id).await

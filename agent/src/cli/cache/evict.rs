@@ -154,6 +154,7 @@ mod tests {
                 sha256: "ab12".to_owned(),
                 updated_at: Timestamp::from_unix_ms(0),
                 kept: Kept::Manifest,
+                policy: None,
             },
             freed_bytes,
             in_manifest,

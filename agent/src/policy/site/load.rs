@@ -1,6 +1,5 @@
 //! From the manifest's word to policies that run: packages are read once, checked, and loaded from the bytes that were checked.
 
-use std::sync::Arc;
 use std::time::Duration;
 
 use pureboot_plugin_host::engine::{ENGINE_ID, Engine};
@@ -18,6 +17,7 @@ use super::SitePolicies;
 use crate::clock;
 use crate::nodes::fresh;
 use crate::policy::facts;
+use crate::policy::judge::asked;
 use crate::policy::kept::{Aside, RolledBack};
 use crate::store::{CachedNode, Store};
 use crate::sync::keeper::pinned_key;
@@ -54,7 +54,7 @@ pub(super) fn engine_id() -> EngineId {
 }
 
 /// The site's nodes, from memory, for policies that may read them.
-struct SiteNodes(Store);
+pub(super) struct SiteNodes(pub(super) Store);
 
 impl SiteNodes {
     fn node(cached: &CachedNode) -> Option<Node> {
@@ -92,6 +92,7 @@ impl SitePolicies {
         };
         self.kept.borrow_mut().retain(assigned);
         self.troubles.borrow_mut().retain(|id, _| assigned(id).is_some());
+        let asked_before = asked(&self.policies);
         let mut is_waiting = false;
         for policy in catalog.policies() {
             match self.bring(policy, &catalog).await {
@@ -104,6 +105,9 @@ impl SitePolicies {
         }
         let order: Vec<_> = catalog.policies().iter().map(|policy| policy.plugin.clone()).collect();
         self.policies.arrange(&order);
+        if asked(&self.policies) != asked_before {
+            _ = self.stock_news.0.try_send(());
+        }
         if !is_waiting {
             *self.applied.borrow_mut() = Some(catalog);
         }
@@ -207,10 +211,7 @@ impl SitePolicies {
                 header.id, header.version, header.wasm
             )));
         }
-        let nodes = policy.grants.contains(&Capability::Nodes).then(|| {
-            let nodes: Arc<dyn NodeCache> = Arc::new(SiteNodes(self.parts.store.clone()));
-            nodes
-        });
+        let nodes = policy.grants.contains(&Capability::Nodes).then(|| self.nodes());
         let engine = self.engine().map_err(|error| refused(error.to_string()))?;
         Plugin::load(engine, &signed, nodes).await.map_err(|error| refused(error.to_string()))
     }
@@ -239,7 +240,7 @@ impl SitePolicies {
         }
     }
 
-    fn engine(&self) -> Result<&Engine, pureboot_plugin_host::engine::EngineError> {
+    pub(super) fn engine(&self) -> Result<&Engine, pureboot_plugin_host::engine::EngineError> {
         if let Some(engine) = self.engine.get() {
             return Ok(engine);
         }

@@ -1,5 +1,7 @@
 //! Hostile and honest policies in the boots of a site (FAULTS §9), from a signed manifest to the script.
 
+mod content;
+
 use std::fs;
 use std::path::Path;
 use std::sync::LazyLock;
@@ -8,6 +10,7 @@ use hyper::body::Bytes;
 use pureboot_plugin_host::compile;
 use pureboot_plugin_host::engine::ENGINE_ID;
 use pureboot_plugin_host::package::{self, Header};
+use pureboot_plugin_host::seal::SealedFiles;
 use pureboot_protocol::{
     BootId, BootRecord, BootRequest, Capability, Lifecycle, Mac, Manifest, ManifestEntry, NodeId,
     OnFailure, PluginMode, PluginVersion, PolicyReport, PolicyState, PublicKey, Signature,
@@ -72,6 +75,8 @@ struct Guest {
     plugin: PluginId,
     version: PluginVersion,
     wasm: ContentHash,
+    header: Header,
+    code: Vec<u8>,
     package: Vec<u8>,
 }
 
@@ -87,17 +92,17 @@ impl Guest {
         let mut resolve = Resolve::default();
         let contract = plugins.join("wit/since-0.1");
         let (contract, _) = resolve.push_path(contract).expect("the contract");
-        let is_whole = world == "site-policy";
+        let hooks = match world {
+            "site-policy" => [Hook::Boot, Hook::Script, Hook::Cache].into(),
+            "cache-policy" => [Hook::Cache].into(),
+            _ => [Hook::Boot].into(),
+        };
         let world = format!("pureboot:policy/{world}");
         let world = resolve.select_world(&[contract], Some(&world)).expect("a world of it");
         embed_component_metadata(&mut module, &resolve, world, StringEncoding::UTF8)
             .expect("the module fits the world");
         let component = compile::componentize(&module).expect("a component");
         let code = compile::compile(&ENGINE, &component).expect("code");
-        let hooks = match is_whole {
-            true => [Hook::Boot, Hook::Script, Hook::Cache].into(),
-            false => [Hook::Boot].into(),
-        };
         let header = Header {
             id: "p".parse().expect("a name"),
             version: version(number),
@@ -109,7 +114,8 @@ impl Guest {
             settings: [].into(),
         };
         let package = package::emit(&header, &code, |bytes| sign(signer, bytes)).expect("packed");
-        Self { plugin: header.id, version: header.version, wasm: header.wasm, package }
+        let (plugin, version, wasm) = (header.id.clone(), header.version, header.wasm);
+        Self { plugin, version, wasm, header, code, package }
     }
 
     fn assigned(&self, on_failure: OnFailure) -> PolicyAssignment {
@@ -160,6 +166,17 @@ impl Disk {
 
     /// The manifest that the site goes by from its next start on.
     fn assign(&self, number: u64, guests: &[&Guest], policies: Vec<PolicyAssignment>) {
+        self.assign_beside(&[], number, guests, policies);
+    }
+
+    /// As [`Self::assign`], with other content beside the packages.
+    fn assign_beside(
+        &self,
+        content: &[ManifestEntry],
+        number: u64,
+        guests: &[&Guest],
+        policies: Vec<PolicyAssignment>,
+    ) {
         let entry = |guest: &&Guest| ManifestEntry {
             key: guest.key(),
             size_bytes: guest.package.len() as u64,
@@ -172,7 +189,7 @@ impl Disk {
             version: number,
             issued_at: Timestamp::from_unix_ms(1_000),
             expires_at: Timestamp::from_unix_ms(4_000_000_000_000),
-            entries: guests.iter().map(entry).collect(),
+            entries: guests.iter().map(entry).chain(content.iter().cloned()).collect(),
             policies,
         };
         let payload = serde_json::to_string(&manifest).expect("JSON");
@@ -283,6 +300,7 @@ fn inputs() -> Inputs {
 
 const GOLDEN: (&str, &str) = ("golden/since-0.1", "site-policy");
 const LOOP: (&str, &str) = ("hostile/p1-loop", "boot-policy");
+const QUIET: (&str, &str) = ("hostile/p9-log-many", "boot-policy");
 const TRAP: (&str, &str) = ("hostile/p5-unreachable", "boot-policy");
 
 fn guest((case, world): (&str, &str), number: &str) -> Guest {
@@ -438,7 +456,8 @@ fn a_policy_sees_the_sites_nodes_where_it_was_granted_to_and_is_refused_where_it
 #[test]
 fn a_boot_of_the_past_is_played_again_to_the_byte() {
     // Before the test's own stack is full of futures: compilers go deep.
-    let guest = guest(GOLDEN, "1.0.0");
+    let (guest, quiet) = (guest(GOLDEN, "1.0.0"), guest(QUIET, "2.0.0"));
+    let forged = Guest::signed(QUIET.0, QUIET.1, "2.0.0", &pair(9));
     run(async |executor| {
         let disk = Disk::new().await;
         disk.assign(1, &[&guest], vec![guest.assigned(OnFailure::Builtin)]);
@@ -467,7 +486,26 @@ fn a_boot_of_the_past_is_played_again_to_the_byte() {
         let now = Box::pin(booter.explain(mac(), base())).await;
         assert_eq!((now.decision.as_str(), now.policies.len()), ("refused", 2));
         assert_eq!(site.report().answers, 2, "an explanation is no boot");
-        let all = Box::pin(booter.replay_all()).await;
+        let all = Box::pin(booter.replay_all(None)).await.boots;
         assert!(all.len() == 1 && all[0].replay.is_same);
+        // Another version that has no opinion, once signed and once compiled here.
+        let signed = site.policies.candidate(&quiet.package).await.expect("the controller's");
+        let forged = site.policies.candidate(&forged.package).await.err().expect("nobody's");
+        assert!(forged.contains("not signed by a key that this site trusts"), "{forged}");
+        let files = SealedFiles::open(&disk.data_dir().sealed_policies(), [7; 32]).expect("files");
+        files.keep(quiet.wasm, &quiet.code).expect("kept");
+        let header = serde_json::to_vec(&quiet.header).expect("JSON");
+        let sealed = site.policies.candidate(&header).await.expect("this host's");
+        for candidate in [signed, sealed] {
+            let all = Box::pin(booter.replay_all(Some(&candidate))).await.boots;
+            let differences = &all[0].replay.differences;
+            assert_eq!(differences[0], format!("p said: refuse: {}; now: no opinion", mac()));
+            let boots = "the machine booted refused; now local_disk".to_owned();
+            assert!(differences.contains(&boots), "{differences:?}");
+        }
+        let path = disk.data_dir().sealed_policies().join(format!("{}.sealed", quiet.wasm));
+        fs::write(&path, b"somebody else's").expect("changed");
+        let refused = site.policies.candidate(&header).await.err().expect("not this host's");
+        assert!(refused.contains("is deleted") && !path.exists(), "{refused}");
     });
 }
