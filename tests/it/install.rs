@@ -56,7 +56,10 @@ fn run(arguments: &[&str], root: &Path) -> Result<String> {
     process::succeed(command)
 }
 
-/// Every file of a tree with its rights.
+/// Where programs lock the files of users; it is the system's and stays.
+const LOCK: &str = "etc/.pwd.lock";
+
+/// Every file of a tree with its rights, but for the lock.
 fn files(root: &Path) -> Result<Vec<(PathBuf, u32)>> {
     let (mut found, mut dirs) = (Vec::new(), vec![root.to_owned()]);
     while let Some(dir) = dirs.pop() {
@@ -67,7 +70,7 @@ fn files(root: &Path) -> Result<Vec<(PathBuf, u32)>> {
             };
             if metadata.is_dir() {
                 dirs.push(path);
-            } else {
+            } else if path != root.join(LOCK) {
                 found.push((path.strip_prefix(root)?.to_owned(), metadata.mode() & 0o7777));
             }
         }

@@ -10,6 +10,7 @@ use std::process::Command;
 
 use anyhow::Context as _;
 
+use super::lock::{self, Lock};
 use super::plan::{Step, System, USER, under};
 use super::users;
 
@@ -115,6 +116,7 @@ impl Machine {
     }
 
     fn make_user(&self, home: &str) -> anyhow::Result<Outcome> {
+        let _lock = self.lock_users()?;
         let (passwd_path, group_path) = (self.place("/etc/passwd"), self.place("/etc/group"));
         let passwd = read_or_empty(&passwd_path)?;
         if users::number_of(USER, &passwd).is_some() {
@@ -144,7 +146,15 @@ impl Machine {
         Ok(Outcome::Done)
     }
 
+    /// While this is held nobody else changes users and groups there.
+    fn lock_users(&self) -> anyhow::Result<Lock> {
+        let place = self.place(lock::PATH);
+        make_parent(&place)?;
+        lock::take(&place)
+    }
+
     fn remove_user(&self) -> anyhow::Result<Outcome> {
+        let _lock = self.lock_users()?;
         let mut outcome = Outcome::WasSo;
         for (path, mode) in [("/etc/passwd", 0o644), ("/etc/shadow", 0o640), ("/etc/group", 0o644)]
         {
