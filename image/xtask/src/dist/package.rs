@@ -8,6 +8,7 @@ use flate2::write::GzEncoder;
 use flate2::{Compression, GzBuilder};
 use tar::{Builder, EntryType, Header};
 
+use super::apk;
 use super::target::{Program, Target};
 
 /// The time of everything that is packed, in seconds since 1970: the same content makes the same package.
@@ -18,6 +19,10 @@ const CONTAINER_USER: u64 = 10_064;
 
 const VERSION: &str = env!("CARGO_PKG_VERSION");
 const DESCRIPTION: &str = "boots the machines of a site: ProxyDHCP, TFTP, HTTP, verified copies, a line to the controller";
+const MAINTAINER: &str = "PureBoot <pureboot@example.org>";
+const LICENSE: &str = "MIT OR Apache-2.0";
+/// What of a router's files a person changes.
+const CONFFILES: &[u8] = b"/etc/pureboot-agent.conf\n";
 const UNIT: &str = include_str!("../../../systemd/pureboot-agent.service");
 const SYSUSERS: &str = include_str!("../../../systemd/pureboot.sysusers");
 const INIT: &str = include_str!("../../../openwrt/pureboot-agent.init");
@@ -37,6 +42,7 @@ pub(crate) fn of_agent(target: Target, program: &[u8]) -> Result<Vec<(String, Ve
     Ok(vec![
         (format!("pureboot-agent_{VERSION}_{debian}.deb"), deb(target, program)?),
         (format!("pureboot-agent_{VERSION}_{}.ipk", target.word()), ipk(program)?),
+        (format!("pureboot-agent-{VERSION}_{}.apk", target.word()), apk(program)?),
     ])
 }
 
@@ -45,14 +51,14 @@ pub(crate) fn of_agent(target: Target, program: &[u8]) -> Result<Vec<(String, Ve
 /// # Errors
 /// It cannot be packed.
 pub(crate) fn rootfs(program: Program, bytes: &[u8]) -> Result<Vec<u8>> {
-    let (data_dir, name) = match program {
-        Program::Agent => ("var/lib/pureboot/", program.name()),
-        Program::Controller => ("var/lib/pureboot-controller/", program.name()),
+    let data_dir = match program {
+        Program::Agent | Program::AuthorsAgent => "var/lib/pureboot/",
+        Program::Controller => "var/lib/pureboot-controller/",
     };
     let passwd = format!("pureboot:x:{CONTAINER_USER}:{CONTAINER_USER}::/{data_dir}:\n");
     let group = format!("pureboot:x:{CONTAINER_USER}:\n");
     let mut archive = Archive::new(Vec::new());
-    archive.file(&format!("usr/bin/{name}"), 0o755, bytes)?;
+    archive.file(&format!("usr/bin/{}", program.package()), 0o755, bytes)?;
     archive.file("etc/passwd", 0o644, passwd.as_bytes())?;
     archive.file("etc/group", 0o644, group.as_bytes())?;
     archive.dirs_to(data_dir.trim_end_matches('/'))?;
@@ -68,7 +74,7 @@ fn deb(target: Target, program: &[u8]) -> Result<Vec<u8>> {
         ("./usr/lib/sysusers.d/pureboot.conf", 0o644, SYSUSERS.as_bytes()),
     ])?;
     let control = format!(
-        "Package: pureboot-agent\nVersion: {VERSION}\nArchitecture: {}\nMaintainer: PureBoot <pureboot@example.org>\nSection: admin\n\
+        "Package: pureboot-agent\nVersion: {VERSION}\nArchitecture: {}\nMaintainer: {MAINTAINER}\nSection: admin\n\
          Priority: optional\nInstalled-Size: {}\nDepends: systemd\nDescription: {DESCRIPTION}\n",
         target.debian(),
         program.len().div_ceil(1_024),
@@ -94,24 +100,54 @@ fn deb(target: Target, program: &[u8]) -> Result<Vec<u8>> {
     Ok(archive)
 }
 
+/// What lies where on a router.
+fn of_router(program: &[u8]) -> [Entry<'_>; 5] {
+    [
+        ("usr/sbin/pureboot-agent", 0o755, program),
+        ("etc/init.d/pureboot-agent", 0o755, INIT.as_bytes()),
+        ("etc/pureboot-agent.conf", 0o644, CONF.as_bytes()),
+        ("etc/profile.d/pureboot-agent.sh", 0o644, PROFILE.as_bytes()),
+        ("lib/upgrade/keep.d/pureboot-agent", 0o644, KEEP.as_bytes()),
+    ]
+}
+
+/// A package for apk, for every board of its processor as the one for opkg is.
+fn apk(program: &[u8]) -> Result<Vec<u8>> {
+    let about = apk::About {
+        name: "pureboot-agent",
+        version: &format!("{VERSION}-r1"),
+        description: DESCRIPTION,
+        license: LICENSE,
+        maintainer: MAINTAINER,
+        epoch: EPOCH,
+        post_install: OPENWRT_POSTINST,
+        pre_deinstall: OPENWRT_PRERM,
+        post_upgrade: OPENWRT_POSTINST,
+    };
+    let mut files = of_router(program).to_vec();
+    files.push(("lib/apk/packages/pureboot-agent.conffiles", 0o644, CONFFILES));
+    apk::pack(&about, &files)
+}
+
 /// A package for opkg: the same three in an archive of `tar`. The program is static, so it is for every board of its processor,
 /// whatever name OpenWrt gives that; the script that runs after it was unpacked finds out.
 fn ipk(program: &[u8]) -> Result<Vec<u8>> {
-    let data = tar_gz(&[
-        ("./usr/sbin/pureboot-agent", 0o755, program),
-        ("./etc/init.d/pureboot-agent", 0o755, INIT.as_bytes()),
-        ("./etc/pureboot-agent.conf", 0o644, CONF.as_bytes()),
-        ("./etc/profile.d/pureboot-agent.sh", 0o644, PROFILE.as_bytes()),
-        ("./lib/upgrade/keep.d/pureboot-agent", 0o644, KEEP.as_bytes()),
-    ])?;
+    let files = of_router(program);
+    let paths = files.map(|(path, ..)| format!("./{path}"));
+    let files: Vec<_> = paths
+        .iter()
+        .zip(files)
+        .map(|(path, (_, mode, text))| (path.as_str(), mode, text))
+        .collect();
+    let data = tar_gz(&files)?;
     let control = format!(
-        "Package: pureboot-agent\nVersion: {VERSION}-1\nArchitecture: all\nMaintainer: PureBoot <pureboot@example.org>\nSection: net\n\
-         Priority: optional\nLicense: MIT OR Apache-2.0\nInstalled-Size: {}\nDescription: {DESCRIPTION}\n",
+        "Package: pureboot-agent\nVersion: {VERSION}-1\nArchitecture: all\nMaintainer: {MAINTAINER}\nSection: net\n\
+         Priority: optional\nLicense: {LICENSE}\nInstalled-Size: {}\nDescription: {DESCRIPTION}\n",
         program.len(),
     );
     let control = tar_gz(&[
         ("./control", 0o644, control.as_bytes()),
-        ("./conffiles", 0o644, b"/etc/pureboot-agent.conf\n"),
+        ("./conffiles", 0o644, CONFFILES),
         ("./postinst", 0o755, OPENWRT_POSTINST.as_bytes()),
         ("./prerm", 0o755, OPENWRT_PRERM.as_bytes()),
     ])?;
@@ -145,12 +181,15 @@ fi
 ";
 // The user and the directory are made by the program itself, as `install` makes them.
 const OPENWRT_POSTINST: &str = "#!/bin/sh
-root=\"${IPKG_INSTROOT:-/}\"
-if [ -z \"$IPKG_INSTROOT\" ] && ! /usr/sbin/pureboot-agent --version >/dev/null 2>&1; then
+[ -n \"$IPKG_INSTROOT\" ] && exit 0
+if ! /usr/sbin/pureboot-agent --version >/dev/null 2>&1; then
 	echo 'this package is for another processor: remove it and install the one for this board' >&2
 	exit 1
 fi
-[ -n \"$IPKG_INSTROOT\" ] || /usr/sbin/pureboot-agent install --root \"$root\" --system procd --yes
+/usr/sbin/pureboot-agent install --system procd --yes || exit 1
+DATA_DIR=/srv/pureboot
+. /etc/pureboot-agent.conf
+[ ! -f \"$DATA_DIR/agent.toml\" ] || /etc/init.d/pureboot-agent restart
 ";
 const OPENWRT_PRERM: &str = "#!/bin/sh
 [ -n \"$IPKG_INSTROOT\" ] && exit 0

@@ -20,7 +20,7 @@ type Crate = (String, String);
 pub(crate) fn of(program: Program, target: Target, bytes: &[u8]) -> Result<String> {
     let linked = linked(program, target)?;
     let known = known()?;
-    let root = linked.iter().find(|(name, _)| name == program.name());
+    let root = linked.iter().find(|(name, _)| name == program.package());
     let (name, version) = root.context("cargo does not name the program itself")?;
     let components: Vec<_> =
         linked.iter().filter(|it| it.0 != *name).map(|it| component(it, known.get(it))).collect();
@@ -72,7 +72,8 @@ fn uuid(digest: &str) -> String {
 fn linked(program: Program, target: Target) -> Result<BTreeSet<Crate>> {
     let mut command =
         cargo::command(&["tree", "--locked", "--edges", "normal", "--prefix", "none"])?;
-    command.args(["--format", "{p}", "--package", program.name(), "--target", target.triple()]);
+    command.args(["--format", "{p}", "--package", program.package(), "--target", target.triple()]);
+    command.args(program.features());
     let tree = process::succeed(command)?;
     let found: BTreeSet<_> =
         tree.lines().filter(|line| !line.contains("(proc-macro)")).filter_map(crate_of).collect();

@@ -13,17 +13,20 @@ pub(crate) enum Target {
     Armv7,
 }
 
-/// One of the two programs.
+/// One of the programs that ship.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Program {
     /// `pureboot-agent`.
     Agent,
+    /// `pureboot-agent` for authors of policies: it compiles them.
+    AuthorsAgent,
     /// `pureboot-controller`.
     Controller,
 }
 
 pub(crate) const TARGETS: [Target; 3] = [Target::X86_64, Target::Aarch64, Target::Armv7];
-pub(crate) const PROGRAMS: [Program; 2] = [Program::Agent, Program::Controller];
+pub(crate) const PROGRAMS: [Program; 3] =
+    [Program::Agent, Program::AuthorsAgent, Program::Controller];
 
 impl Target {
     /// Its name in what is built.
@@ -73,11 +76,36 @@ impl FromStr for Target {
 }
 
 impl Program {
-    /// The name of the program and of its package.
+    /// Its name among what ships.
     pub(crate) fn name(self) -> &'static str {
         match self {
             Self::Agent => "pureboot-agent",
+            Self::AuthorsAgent => "pureboot-agent-compile",
             Self::Controller => "pureboot-controller",
+        }
+    }
+
+    /// The package of the workspace that it is built from, and the name that cargo gives it.
+    pub(crate) fn package(self) -> &'static str {
+        match self {
+            Self::Agent | Self::AuthorsAgent => "pureboot-agent",
+            Self::Controller => "pureboot-controller",
+        }
+    }
+
+    /// What cargo is told to build, beside the package.
+    pub(crate) fn features(self) -> &'static [&'static str] {
+        match self {
+            Self::Agent | Self::Controller => &[],
+            Self::AuthorsAgent => &["--features=compile"],
+        }
+    }
+
+    /// The profile of `Cargo.toml` that it is built by: an agent is to be small, a controller fast.
+    pub(crate) fn profile(self) -> &'static str {
+        match self {
+            Self::Agent | Self::AuthorsAgent => "small",
+            Self::Controller => "release",
         }
     }
 
@@ -85,11 +113,12 @@ impl Program {
     pub(crate) fn len_max(self) -> usize {
         match self {
             Self::Agent => 6_000_000,
+            Self::AuthorsAgent => 12_000_000,
             Self::Controller => 30_000_000,
         }
     }
 
-    /// Whether it is built for such machines: there is no controller on a small router.
+    /// Whether it is built for such machines: on a small router there is neither controller nor author.
     pub(crate) fn runs_on(self, target: Target) -> bool {
         self == Self::Agent || target != Target::Armv7
     }
@@ -101,8 +130,9 @@ impl FromStr for Program {
     fn from_str(word: &str) -> Result<Self, String> {
         match word {
             "agent" => Ok(Self::Agent),
+            "agent-compile" => Ok(Self::AuthorsAgent),
             "controller" => Ok(Self::Controller),
-            other => Err(format!("'{other}' is neither agent nor controller")),
+            other => Err(format!("'{other}' is none of agent, agent-compile, controller")),
         }
     }
 }

@@ -20,6 +20,13 @@ const DEBIAN_LIBRARY: &str = "/usr/lib/rustlib/src/rust/library";
 /// The releases that were tried together.
 const ZIG: [&str; 2] = ["ziglang==0.17.1", "cargo-zigbuild==0.24.0"];
 
+/// A program without symbols could name no function of a backtrace: it needs nothing that reads them.
+const STD_FEATURES: &str = "-Zbuild-std-features=backtrace-trace-only";
+
+/// What SQLite is built without in the agent, which asks for none of it.
+const AGENTS_SQLITE: &str = "-USQLITE_ENABLE_DBSTAT_VTAB -USQLITE_ENABLE_FTS3 -USQLITE_ENABLE_FTS3_PARENTHESIS -USQLITE_ENABLE_FTS5 \
+    -USQLITE_ENABLE_RTREE -USQLITE_ENABLE_STAT4 -USQLITE_SOUNDEX -DSQLITE_OMIT_JSON -DSQLITE_OMIT_LOAD_EXTENSION";
+
 /// What is to be done where no compiler is there.
 const CURE: &str = "rustup target add TARGET (and a C compiler for it), or: apt-get install rustc-web cargo-web rust-web-src python3-venv";
 
@@ -99,7 +106,7 @@ impl Toolchain {
             Self::Debian { bin } => {
                 let mut command = Command::new(bin.join("cargo-zigbuild"));
                 command
-                    .args(["zigbuild", "-Zbuild-std=std,panic_abort"])
+                    .args(["zigbuild", "-Zbuild-std=std,panic_abort", STD_FEATURES])
                     .current_dir(cargo::root()?);
                 command.env("RUSTC", DEBIAN_RUSTC).env("RUSTC_BOOTSTRAP", "1");
                 command.env("CARGO", DEBIAN_CARGO);
@@ -112,21 +119,31 @@ impl Toolchain {
                 command
             }
         };
-        command.args(["--locked", "--release", "--package", program.name(), "--target", triple]);
+        command.args(["--locked", "--package", program.package(), "--target", triple]);
+        command.args(["--profile", program.profile()]).args(program.features());
         command.arg("--target-dir").arg(dir);
+        if program != Program::Controller {
+            command.env("LIBSQLITE3_FLAGS", AGENTS_SQLITE);
+        }
         command.args(jobs.map(|jobs| format!("--jobs={jobs}")));
         command.env("RUSTFLAGS", self.flags(dir)?.join(" "));
         command.env(format!("CFLAGS_{variable}"), c_flags(dir)?.join(" "));
         command.env("SOURCE_DATE_EPOCH", super::package::EPOCH.to_string());
         let status = command.status().context("cargo cannot be run")?;
         ensure!(status.success(), "building {} for {triple} ended with {status}", program.name());
-        Ok(dir.join(triple).join("release").join(program.name()))
+        Ok(dir.join(triple).join(program.profile()).join(program.package()))
     }
 
     /// A program that needs nothing of the machine, and that tells nothing of the one that it was built on.
     fn flags(&self, dir: &Path) -> Result<Vec<String>> {
-        let mut flags: Vec<_> =
-            ["-Ctarget-feature=+crt-static", "-Crelocation-model=static"].map(String::from).into();
+        let mut flags: Vec<_> = [
+            "-Ctarget-feature=+crt-static",
+            "-Crelocation-model=static",
+            // A panic ends the program with its message: nobody walks up the stack.
+            "-Cforce-unwind-tables=no",
+        ]
+        .map(String::from)
+        .into();
         if matches!(self, Self::Debian { .. }) {
             // Debian's has no start code of musl; Zig brings it.
             flags.push("-Clink-self-contained=no".to_owned());
@@ -143,7 +160,9 @@ impl Toolchain {
 fn c_flags(dir: &Path) -> Result<Vec<String>> {
     let flag =
         |(place, name): &(PathBuf, &str)| format!("-ffile-prefix-map={}={name}", place.display());
-    Ok(places(dir)?.iter().map(flag).collect())
+    let without_tables =
+        ["-fno-unwind-tables", "-fno-asynchronous-unwind-tables"].map(String::from);
+    Ok(without_tables.into_iter().chain(places(dir)?.iter().map(flag)).collect())
 }
 
 /// Directories of the machine that builds, and what they are called in what it builds.
