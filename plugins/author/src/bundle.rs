@@ -16,6 +16,9 @@ use tar::{Archive, EntryType, Header};
 
 use crate::description::{DESCRIPTION_LEN_MAX, Description, DescriptionError};
 
+/// The largest component that a controller takes if its operator has not said otherwise, and the largest that may be allowed, in MiB.
+pub const COMPONENT_MIB: (u32, u32) = (4, 32);
+
 /// The most fixtures of a policy.
 pub const FIXTURES_MAX: usize = 64;
 

@@ -4,6 +4,7 @@
 mod build;
 mod inspect;
 pub mod local;
+mod language;
 mod new;
 mod pack;
 mod source;
@@ -17,6 +18,9 @@ pub use inspect::Inspect;
 pub use new::New;
 pub use pack::Pack;
 pub use trial::{Check, Run, Test};
+
+/// The contract, as projects have it.
+const WIT: &str = include_str!("../../wit/since-0.1/policy.wit");
 
 /// What a command says where this program cannot compile.
 #[cfg(not(feature = "compile"))]

@@ -90,13 +90,17 @@ mod present {
     use std::fs;
 
     use anyhow::Context;
-    use pureboot_plugin_host::compile::COMPONENT_LEN_MAX;
     use pureboot_plugin_host::engine::ENGINE_ID;
+    use pureboot_plugin_host::package::CODE_LEN_MAX;
 
     use super::{Check, ExitCode, Run, Test};
+    use crate::bundle::COMPONENT_MIB;
     use crate::cli::{listed, print, size, source};
     use crate::fixture::{Asked, Fixture, Report};
     use crate::made::{self, block_on};
+
+    /// More code than an author of Rust or C sees, in bytes.
+    const LARGE_CODE_LEN: usize = 2 << 20;
 
     impl Check {
         /// Checks.
@@ -129,15 +133,48 @@ mod present {
             print(&text);
             let description = compiled.described(bundle.description)?;
             compiled.load(&description)?;
-            if compiled.component.len() > COMPONENT_LEN_MAX {
-                print(&format!(
-                    "note        it is larger than {}, which a site that compiles for itself takes; a controller takes 4 MiB, or what \
-                     its --plugin-max-mb says\n",
-                    size(u64::try_from(COMPONENT_LEN_MAX).unwrap_or(u64::MAX))
-                ));
+            let memory_mib = description.memory_mib;
+            for note in notes(compiled.component.len(), compiled.code.len(), memory_mib)? {
+                print(&format!("note        {note}\n"));
             }
             Ok(print("sites take it\n"))
         }
+    }
+
+    /// What controllers and sites have to be ready for, where a policy is larger than most.
+    ///
+    /// # Errors
+    /// None of them takes it.
+    fn notes(
+        component_len: usize,
+        code_len: usize,
+        memory_mib: u16,
+    ) -> anyhow::Result<Vec<String>> {
+        let (default, most) = COMPONENT_MIB;
+        let mib = u32::try_from(component_len.div_ceil(1 << 20)).unwrap_or(u32::MAX);
+        anyhow::ensure!(
+            mib <= most,
+            "no controller takes it: the component has {mib} MiB, and {most} are the most"
+        );
+        anyhow::ensure!(
+            code_len <= CODE_LEN_MAX,
+            "no site takes it: the code has {}, and {} are the most",
+            size(u64::try_from(code_len).unwrap_or(u64::MAX)),
+            size(u64::try_from(CODE_LEN_MAX).unwrap_or(u64::MAX))
+        );
+        let mut notes = Vec::new();
+        if mib > default {
+            notes.push(format!(
+                "a controller takes components of {default} MiB: this one has to be started with `serve --plugin-max-mb {mib}`"
+            ));
+        }
+        if code_len > LARGE_CODE_LEN {
+            notes.push(format!(
+                "each site keeps {} of code in memory for it, and a call takes up to {memory_mib} MiB more: not for routers with little",
+                size(u64::try_from(code_len).unwrap_or(u64::MAX))
+            ));
+        }
+        Ok(notes)
     }
 
     impl Test {
@@ -227,6 +264,25 @@ mod present {
             }
             _ = writeln!(text, "{}", cost(&asked));
             Ok(print(&text))
+        }
+    }
+
+    #[cfg(test)]
+    mod tests {
+        use super::*;
+
+        #[test]
+        fn a_large_policy_says_what_it_asks_of_controllers_and_sites() {
+            assert_eq!(notes(1 << 20, 200_000, 16).expect("taken"), [""; 0]);
+            let [controller, site] = &notes(18_319_252, 30_000_000, 32).expect("taken")[..] else {
+                panic!("two notes")
+            };
+            assert!(controller.contains("--plugin-max-mb 18"), "{controller}");
+            assert!(site.contains("30 MB of code") && site.contains("32 MiB"), "{site}");
+            let error = notes(33 << 20, 1, 16).expect_err("too large").to_string();
+            assert!(error.contains("33 MiB, and 32"), "{error}");
+            let error = notes(1, 49 << 20, 16).expect_err("too much code").to_string();
+            assert!(error.contains("no site takes it"), "{error}");
         }
     }
 }

@@ -1,8 +1,12 @@
-//! Bundles made here and by a child process; and the example policies, as `cargo xtask guests` builds them.
+//! Bundles made here and by a child process; the example policies, as `cargo xtask guests` builds them; and what authors do.
 #![expect(
+    clippy::indexing_slicing,
+    clippy::print_stdout,
     clippy::unwrap_used,
     reason = "all of this is tests, which end where something is not as it should be and say what calls cost"
 )]
+
+mod languages;
 
 use std::collections::BTreeMap;
 use std::fs;
@@ -10,7 +14,6 @@ use std::path::{Path, PathBuf};
 use std::process::{Command, ExitCode};
 
 use pureboot_plugin_author::bundle::Bundle;
-use pureboot_plugin_author::cli::{Build, Check, Inspect, New, Pack, Run, Test};
 use pureboot_plugin_author::description::Description;
 use pureboot_plugin_author::made::{self, Fault, Made};
 use pureboot_plugin_host::engine::COMPILED_FOR;
