@@ -11,6 +11,7 @@ use pureboot_tests::process;
 
 use crate::dist::{self, Dist};
 use crate::guests::{self, Built};
+use crate::languages::Languages;
 use crate::{cargo, packages, sim};
 
 /// Prove the tree: format, lints, build, tests, documents, dependencies. Installs what it needs where it may.
@@ -176,6 +177,19 @@ impl Gate {
             test.args(PLUGIN_HOST).arg("--");
             if has_guests {
                 test.arg("--include-ignored");
+                let languages = Languages::install(is_long)?;
+                test.env("PATH", languages.path);
+                for (module, why) in languages.missing {
+                    notes.push(format!("SKIPPED: policies of {module}: {why}"));
+                    test.args(["--skip", &format!("{module}::")]);
+                }
+            }
+            if is_long {
+                test.env(pureboot_tests::LONG, "1");
+            } else {
+                let long =
+                    "policies in JavaScript, TypeScript and Python, and a new project in Rust";
+                notes.push(format!("SKIPPED: {long}: test --long builds them"));
             }
             if has_guests && !is_long {
                 test.args(["--skip", AUTHORS_WAY]);

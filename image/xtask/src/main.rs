@@ -12,6 +12,7 @@ mod dist;
 mod gate;
 mod guests;
 mod interrupt;
+mod languages;
 mod packages;
 mod sim;
 mod story;

@@ -30,6 +30,8 @@ const NEEDED: &[Needed] = &[
     ("/boot/ipxe.efi", "ipxe"),
     ("/usr/lib/ipxe/undionly.kpxe", "ipxe"),
     ("/usr/lib/ipxe/qemu/pxe-virtio.rom", "ipxe-qemu"),
+    // Policies in C; the linker comes with the Rust toolchain.
+    ("clang", "clang"),
     // Policies in Rust are built by Debian's compiler where rustup's has no library for WebAssembly.
     ("/usr/bin/rustc", "rustc-web"),
     ("/usr/bin/cargo", "cargo-web"),
