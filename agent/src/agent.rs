@@ -226,7 +226,6 @@ impl Agent {
             follower,
             conflicts: Rc::new(conflicts),
             confinement,
-            policies: Rc::new(policies),
             floor,
             policies,
         };

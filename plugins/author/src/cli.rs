@@ -3,8 +3,8 @@
 
 mod build;
 mod inspect;
-pub mod local;
 mod language;
+pub mod local;
 mod new;
 mod pack;
 mod source;

@@ -129,18 +129,6 @@ fn while_site_and_controller_disagree_a_policy_can_only_hold_a_machine_back() {
 fn c16_a_node_of_another_site_is_claimed_and_a_policy_can_only_hold_it_back() {
     for boots in [ForeignBoot::Pending, ForeignBoot::Normal, ForeignBoot::Refuse] {
         let foreign = ForeignNode { boots, claim_id: None };
-        let inputs = Inputs {
-            found: Found::Elsewhere { foreign, freshness: Freshness::Asked },
-            ..inputs(Lifecycle::Pending)
-        };
-        let built_in = decide(&inputs.facts());
-        for action in every_action() {
-            let decision = concluded(&inputs, action.clone());
-            assert_eq!(decision.effects, built_in.effects, "{action}");
-            assert_eq!(decision.boot != built_in.boot, is_harmless(&action), "{boots:?}: {action}");
-fn the_node_of_another_site_can_be_held_back_by_a_policy_and_what_is_to_be_told_of_it_still_is() {
-    for boots in [ForeignBoot::Pending, ForeignBoot::Normal, ForeignBoot::Refuse] {
-        let foreign = ForeignNode { boots, claim_id: None };
         let found = Found::Elsewhere { foreign, freshness: Freshness::Asked };
         let inputs = Inputs { found, autonomy: Autonomy::Full, ..inputs(Lifecycle::Pending) };
         let built_in = decide(&inputs.facts());
