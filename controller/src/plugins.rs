@@ -5,7 +5,9 @@
 //! the child alone: whatever a component does to a compiler, the controller goes on.
 
 use std::collections::BTreeSet;
+#[cfg(feature = "compile")]
 use std::path::PathBuf;
+#[cfg(feature = "compile")]
 use std::sync::Arc;
 
 use axum::body::{Body, Bytes};
@@ -17,6 +19,7 @@ use pureboot_plugin_author::fixture::Report;
 use pureboot_plugin_author::made;
 use pureboot_plugin_host::package;
 use pureboot_protocol::{ContentHash, ContentKey, EngineId, package_key};
+#[cfg(feature = "compile")]
 use tokio::sync::Semaphore;
 
 use crate::content::{Condition, ObjectError, ReceiveError, Upload, receive};
@@ -38,6 +41,7 @@ pub(crate) enum PluginError {
     Fault(String),
     /// Another one is being compiled.
     #[error("another plugin is being compiled, try again")]
+    #[cfg_attr(not(feature = "compile"), expect(dead_code, reason = "this program compiles none"))]
     Busy,
     /// This program has no compiler.
     #[error(
@@ -63,24 +67,35 @@ pub(crate) enum PluginError {
 #[derive(Debug, Clone)]
 pub(crate) struct Workshop {
     /// One at a time: it is work for a processor.
+    #[cfg(feature = "compile")]
     place: Arc<Semaphore>,
     /// The largest component, in bytes.
     pub(crate) component_len_max: usize,
     /// The program that compiles; none: this process, which tests are.
+    #[cfg(feature = "compile")]
     program: Option<PathBuf>,
 }
 
 impl Workshop {
     /// One that compiles components of at most so many bytes in a process of this program.
     pub(crate) fn new(component_len_max: usize) -> Self {
-        let program = std::env::current_exe().unwrap_or_else(|_| "/proc/self/exe".into());
-        Self { place: Arc::new(Semaphore::new(1)), component_len_max, program: Some(program) }
+        Self {
+            #[cfg(feature = "compile")]
+            place: Arc::new(Semaphore::new(1)),
+            component_len_max,
+            #[cfg(feature = "compile")]
+            program: Some(std::env::current_exe().unwrap_or_else(|_| "/proc/self/exe".into())),
+        }
     }
 
     /// One that compiles within this process.
     #[cfg(test)]
     pub(crate) fn here() -> Self {
-        Self { program: None, ..Self::new(COMPONENT_LEN_MAX) }
+        Self {
+            #[cfg(feature = "compile")]
+            program: None,
+            ..Self::new(COMPONENT_LEN_MAX)
+        }
     }
 
     /// The most bytes of an upload.
