@@ -38,8 +38,8 @@ impl Languages {
             Err(why) => missing.push((module, format!("{why:#}"))),
         };
         found("lang_c", clang());
-        found("lang_js", from_npm().map(Some));
         if is_long {
+            found("lang_js", from_npm().map(Some));
             found("lang_python", from_pypi().map(Some));
         }
         let before = env::var_os("PATH").unwrap_or_default();

@@ -1,5 +1,5 @@
 //! Each language of authors: from nothing to a bundle that a controller takes, and the same policy with the same answers as in Rust.
-//! `cargo xtask test` leaves out a language, by the name of its module, whose compiler is not here, and says so.
+//! `cargo xtask test` leaves out a language, by the name of its module, whose compiler is not here, and all but C without `--long`, and says so.
 
 use std::collections::BTreeMap;
 use std::fs;
@@ -13,18 +13,7 @@ use serde_json::Value;
 
 use crate::{done, in_child, plugins};
 
-/// Asks for what takes minutes.
-const LONG: &str = "PUREBOOT_TESTS_LONG";
-
 const EXAMPLE: &str = "reboot-loop";
-
-fn is_long() -> bool {
-    let is_long = std::env::var_os(LONG).is_some();
-    if !is_long {
-        println!("not asked for: {LONG} is not set");
-    }
-    is_long
-}
 
 /// Goes the way of `plugins/README.md` with a new project; the language's tools are on the path, and not installed into it.
 fn from_nothing_to_a_bundle(lang: &str) {
@@ -119,9 +108,7 @@ mod lang_rust {
     #[test]
     #[ignore = "needs a compiler for WebAssembly, as cargo xtask guests does, and a registry"]
     fn an_author_goes_from_nothing_to_a_bundle() {
-        if super::is_long() {
-            super::from_nothing_to_a_bundle("rust");
-        }
+        super::from_nothing_to_a_bundle("rust");
     }
 }
 
@@ -143,18 +130,14 @@ mod lang_js {
     #[test]
     #[ignore = "needs esbuild and componentize-qjs from npm"]
     fn an_author_goes_from_nothing_to_a_bundle() {
-        if super::is_long() {
-            super::from_nothing_to_a_bundle("js");
-            super::from_nothing_to_a_bundle("ts");
-        }
+        super::from_nothing_to_a_bundle("js");
+        super::from_nothing_to_a_bundle("ts");
     }
 
     #[test]
     #[ignore = "needs esbuild and componentize-qjs from npm"]
     fn the_example_answers_as_in_rust() {
-        if super::is_long() {
-            super::the_example_answers("js");
-        }
+        super::the_example_answers("js");
     }
 }
 
@@ -162,16 +145,12 @@ mod lang_python {
     #[test]
     #[ignore = "needs componentize-py from PyPI"]
     fn an_author_goes_from_nothing_to_a_bundle() {
-        if super::is_long() {
-            super::from_nothing_to_a_bundle("python");
-        }
+        super::from_nothing_to_a_bundle("python");
     }
 
     #[test]
     #[ignore = "needs componentize-py from PyPI"]
     fn the_example_answers_as_in_rust() {
-        if super::is_long() {
-            super::the_example_answers("python");
-        }
+        super::the_example_answers("python");
     }
 }

@@ -114,21 +114,3 @@ fn done<T: argh::FromArgs>(arguments: &[&str], run: fn(T) -> anyhow::Result<Exit
     let ended = run(command).unwrap_or_else(|error| panic!("{arguments:?}: {error:#}"));
     assert_eq!(ended, ExitCode::SUCCESS, "{arguments:?}");
 }
-
-#[test]
-#[ignore = "needs a compiler for WebAssembly, as cargo xtask guests does, and a registry"]
-fn an_author_goes_from_nothing_to_a_bundle() {
-    let dir = tempfile::tempdir().unwrap();
-    let path = |name: &str| dir.path().join(name).to_str().unwrap().to_owned();
-    let (project, bundle) = (path("my-policy"), path("my-policy.tar"));
-    let question = format!("{project}/fixtures/a-virtual-machine.json");
-    done(&["my-policy", "--lang", "rust", "--dir", &project], New::run);
-    done(&[&project], Build::run);
-    done(&[&project], Check::run);
-    done(&[&project], Test::run);
-    done(&[&project, "--request", &question], Run::run);
-    done(&[&project, "--out", &bundle], Pack::run);
-    done(&[&bundle], Inspect::run);
-    let bundle = Bundle::parse(&fs::read(bundle).unwrap(), usize::MAX).unwrap();
-    in_child(&bundle, &COMPILED_FOR).unwrap();
-}
