@@ -14,6 +14,7 @@ pub mod http;
 pub mod line;
 pub mod machines;
 pub mod namespace;
+pub mod policy;
 pub mod postgres;
 pub mod process;
 pub mod qemu;

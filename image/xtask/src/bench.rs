@@ -11,6 +11,7 @@ mod idle;
 mod load;
 mod peers;
 mod place;
+mod policies;
 mod proc;
 mod tftp;
 
@@ -38,6 +39,7 @@ enum What {
     Drain(drain::Drain),
     Idle(idle::Idle),
     Boots(boots::Boots),
+    Policies(policies::Policies),
 }
 
 impl Bench {
@@ -57,6 +59,7 @@ impl Bench {
             What::Drain(bench) => bench.run(),
             What::Idle(bench) => bench.run(),
             What::Boots(bench) => bench.run(),
+            What::Policies(bench) => bench.run(),
         }?;
         Ok(ExitCode::SUCCESS)
     }
