@@ -160,6 +160,14 @@ impl Sink for Stream {
         Poll::Ready(Err(io::ErrorKind::Unsupported.into()))
     }
 
+    fn poll_write_ahead(
+        &self,
+        _: &[io::IoSlice<'_>],
+        _: &mut Context<'_>,
+    ) -> Poll<io::Result<usize>> {
+        Poll::Ready(Err(io::ErrorKind::Unsupported.into()))
+    }
+
     fn poll_readable(&self, _: &mut Context<'_>) -> Poll<io::Result<()>> {
         Poll::Ready(Ok(()))
     }

@@ -13,6 +13,8 @@ use std::sync::Arc;
 use std::task::{Context, Poll, ready};
 
 use hyper::body::{Buf, Bytes};
+use rustix::io::Errno;
+use rustix::net::{SendAncillaryBuffer, SendFlags, sendmsg};
 use smol::Async;
 use smol::net::TcpStream;
 use smol::net::unix::UnixStream;
@@ -152,6 +154,13 @@ pub trait Sink {
     /// Sends on of what is lent, as much as there is room for.
     fn poll_send(&self, lent: &mut Lent, context: &mut Context<'_>) -> Poll<io::Result<usize>>;
 
+    /// Writes bytes that something lent follows at once, so that the kernel lets them leave together.
+    fn poll_write_ahead(
+        &self,
+        slices: &[IoSlice<'_>],
+        context: &mut Context<'_>,
+    ) -> Poll<io::Result<usize>>;
+
     /// Waits until there is something to read, or the end.
     fn poll_readable(&self, context: &mut Context<'_>) -> Poll<io::Result<()>>;
 }
@@ -159,6 +168,14 @@ pub trait Sink {
 impl Sink for TcpStream {
     fn poll_send(&self, lent: &mut Lent, context: &mut Context<'_>) -> Poll<io::Result<usize>> {
         poll_send(&Arc::<Async<_>>::from(self.clone()), lent, context)
+    }
+
+    fn poll_write_ahead(
+        &self,
+        slices: &[IoSlice<'_>],
+        context: &mut Context<'_>,
+    ) -> Poll<io::Result<usize>> {
+        poll_write_ahead(&Arc::<Async<_>>::from(self.clone()), slices, context)
     }
 
     fn poll_readable(&self, context: &mut Context<'_>) -> Poll<io::Result<()>> {
@@ -169,6 +186,14 @@ impl Sink for TcpStream {
 impl Sink for UnixStream {
     fn poll_send(&self, lent: &mut Lent, context: &mut Context<'_>) -> Poll<io::Result<usize>> {
         poll_send(&Arc::<Async<_>>::from(self.clone()), lent, context)
+    }
+
+    fn poll_write_ahead(
+        &self,
+        slices: &[IoSlice<'_>],
+        context: &mut Context<'_>,
+    ) -> Poll<io::Result<usize>> {
+        poll_write_ahead(&Arc::<Async<_>>::from(self.clone()), slices, context)
     }
 
     fn poll_readable(&self, context: &mut Context<'_>) -> Poll<io::Result<()>> {
@@ -187,6 +212,22 @@ fn poll_send(
                 ready!(socket.poll_writable(context))?;
             }
             sent => return Poll::Ready(sent),
+        }
+    }
+}
+
+fn poll_write_ahead(
+    socket: &Async<impl AsFd>,
+    slices: &[IoSlice<'_>],
+    context: &mut Context<'_>,
+) -> Poll<io::Result<usize>> {
+    loop {
+        let mut nothing = SendAncillaryBuffer::default();
+        match sendmsg(socket.get_ref(), slices, &mut nothing, SendFlags::MORE | SendFlags::NOSIGNAL)
+        {
+            Err(Errno::INTR) => {}
+            Err(Errno::AGAIN) => ready!(socket.poll_writable(context))?,
+            written => return Poll::Ready(Ok(written?)),
         }
     }
 }

@@ -235,7 +235,10 @@ impl<T: AsyncWrite + Sink + Unpin> AsyncWrite for Wire<T> {
         if plain.is_empty() && !lent.is_empty() {
             return self.poll_send(context);
         }
-        let result = Pin::new(&mut self.stream).poll_write_vectored(context, plain);
+        let result = match lent {
+            [] => Pin::new(&mut self.stream).poll_write_vectored(context, plain),
+            _ => self.stream.poll_write_ahead(plain, context),
+        };
         self.written(result, context)
     }
 

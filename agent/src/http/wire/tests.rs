@@ -1,9 +1,12 @@
 //! What the wire asks of its socket.
 
-use std::cell::Cell;
+use std::cell::{Cell, RefCell};
+
+use hyper::body::Buf as _;
 
 use super::*;
 use crate::cache::Lent;
+use crate::http::loan::Piece;
 
 /// A socket in which bytes arrive when a test says so.
 #[derive(Default)]
@@ -12,6 +15,9 @@ struct Socket {
     arrived: Option<Vec<u8>>,
     reads: usize,
     waits: Cell<usize>,
+    /// What was written, and what was written ahead of something lent.
+    written: Vec<u8>,
+    ahead: RefCell<Vec<u8>>,
 }
 
 impl AsyncRead for Socket {
@@ -30,9 +36,38 @@ impl AsyncRead for Socket {
     }
 }
 
+impl AsyncWrite for Socket {
+    fn poll_write(
+        mut self: Pin<&mut Self>,
+        _: &mut Context<'_>,
+        bytes: &[u8],
+    ) -> Poll<io::Result<usize>> {
+        self.written.extend_from_slice(bytes);
+        Poll::Ready(Ok(bytes.len()))
+    }
+
+    fn poll_flush(self: Pin<&mut Self>, _: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Poll::Ready(Ok(()))
+    }
+
+    fn poll_close(self: Pin<&mut Self>, _: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Poll::Ready(Ok(()))
+    }
+}
+
 impl Sink for Socket {
     fn poll_send(&self, _: &mut Lent, _: &mut Context<'_>) -> Poll<io::Result<usize>> {
         panic!("nothing is lent here")
+    }
+
+    fn poll_write_ahead(
+        &self,
+        slices: &[io::IoSlice<'_>],
+        _: &mut Context<'_>,
+    ) -> Poll<io::Result<usize>> {
+        let bytes: Vec<u8> = slices.iter().flat_map(|slice| slice.to_vec()).collect();
+        self.ahead.borrow_mut().extend_from_slice(&bytes);
+        Poll::Ready(Ok(bytes.len()))
     }
 
     fn poll_readable(&self, _: &mut Context<'_>) -> Poll<io::Result<()>> {
@@ -75,4 +110,20 @@ fn a_read_that_fills_its_buffer_is_followed_by_another_at_once() {
     assert_eq!(read(&mut wire).as_deref(), Some(&b"GET /abc"[..]));
     assert_eq!(read(&mut wire).as_deref(), Some(&b"def"[..]));
     assert_eq!(counts(&wire), (2, 0));
+}
+
+#[test]
+fn a_head_leaves_with_what_is_lent_behind_it_and_at_once_where_nothing_is() {
+    let mut wire = Wire::new(Socket::default(), Exchange::new(Limits::default()));
+    wire.exchange.borrow_mut().handle_request(false);
+    let lent = Piece::StandIn(100_000);
+    for (body, waits) in [(b"body".as_slice(), false), (lent.chunk(), true)] {
+        let slices = [io::IoSlice::new(b"head "), io::IoSlice::new(body)];
+        let written = Pin::new(&mut wire)
+            .poll_write_vectored(&mut Context::from_waker(Waker::noop()), &slices);
+        assert!(matches!(written, Poll::Ready(Ok(1..))), "{written:?}");
+        assert_eq!(*wire.stream.ahead.borrow() == b"head ", waits);
+    }
+    assert!(wire.stream.written.starts_with(b"head "), "nothing was lent");
+    assert!(!wire.stream.written.contains(&b'?'), "a stand-in was written");
 }
