@@ -9,15 +9,16 @@ use pureboot_tests::process::{self, Program};
 use pureboot_tests::site::{ARRIVAL_LIMIT, Site, boot_of};
 use pureboot_tests::{http, is_long, noise, random_mac, wait};
 
-use crate::faults::FILL_LIMIT;
+use crate::faults::{FILL_LIMIT, boots_and_reports, file};
 use crate::need::Need;
-use crate::sync::assign;
+use crate::sync::{assign, sync};
 use crate::{Case, case};
 
 pub(crate) fn cases() -> Vec<Case> {
     vec![
         case!(d4_d5_a_disk_that_fails_in_flight_costs_no_boot_and_no_report, Need::Root, STRACE),
         case!(d6_a_fill_survives_every_call_that_fails, Need::Root, STRACE),
+        case!(d11_a_quota_that_is_used_up_is_served_past_and_recovers, Need::Root, STRACE),
         case!(d12_a_machine_that_asks_again_in_its_session_needs_no_disk, Need::Root, STRACE),
     ]
 }
@@ -204,6 +205,43 @@ impl Failing {
         })?;
         self.machine.check(&self.site.controller, self.taken, self.tried)
     }
+}
+
+fn d11_a_quota_that_is_used_up_is_served_past_and_recovers() -> Result<()> {
+    let mut site = Site::start()?;
+    let machine = Machine::boot(&site.agent)?;
+    site.controller.wait_for_state(machine.mac(), "discovered")?;
+    let content = noise(3_000_000);
+    site.controller.upload("images/one", &content)?;
+    let pid = site.agent.program()?.pid();
+    {
+        let failing = Injection::begin(pid, "/^pwrite", "error=EDQUOT:when=1+", &site)?;
+        assign(&site, &["images/one"])?;
+        ensure!(file(&site, "images/one")? == content, "another file is given past the cache");
+        ensure!(failing.has_struck()?, "nothing was written");
+        let answer = machine.try_report(site.agent.boot(), 1)?;
+        let (status, text) = (answer.status, answer.text());
+        ensure!(matches!(status, 503 | 507), "a report was answered {status}: {text}");
+        site.agent.script(machine.mac())?;
+    }
+    boots_and_reports(&site)?;
+    wait::until("a report is taken again", FILL_LIMIT, || {
+        Ok(machine.report(site.agent.boot(), 1).then_some(()))
+    })?;
+    wait::until("the file comes into the cache", FILL_LIMIT, || {
+        let outcome = sync(&site)?;
+        let is_complete = outcome.get("status").is_some_and(|status| status == "completed");
+        Ok(is_complete.then_some(()))
+    })?;
+    wait::until("all is handed over", FILL_LIMIT, || {
+        Ok((site.agent.pending()? == 0).then_some(()))
+    })?;
+    ensure!(site.agent.program()?.is_running()?, "the agent has ended");
+    machine.check(&site.controller, 1, 1)?;
+    // What is not on the disk cannot come from elsewhere.
+    site.controller.stop();
+    ensure!(file(&site, "images/one")? == content, "another file is held");
+    Ok(())
 }
 
 fn d12_a_machine_that_asks_again_in_its_session_needs_no_disk() -> Result<()> {

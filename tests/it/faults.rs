@@ -55,7 +55,7 @@ fn site_on_a_disk(mebibytes: u32) -> Result<(Site, SmallDisk)> {
 }
 
 /// A file from the agent, once it is neither on its way nor refused for the moment.
-fn file(site: &Site, name: &str) -> Result<Vec<u8>> {
+pub(crate) fn file(site: &Site, name: &str) -> Result<Vec<u8>> {
     let url = site.agent.url(&format!("/files/{name}"));
     wait::until(&format!("{name} is given"), FILL_LIMIT, || {
         let answer = http::get(&url)?;
