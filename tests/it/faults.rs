@@ -4,12 +4,13 @@ use std::fs::{self, File};
 use std::io::{Read, Write};
 use std::net::{Ipv4Addr, SocketAddr, TcpStream};
 use std::thread;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, ensure};
 use pureboot_tests::disk::SmallDisk;
 use pureboot_tests::line::{Line, Slowness};
 use pureboot_tests::machines::Machine;
+use pureboot_tests::namespace::Namespace;
 use pureboot_tests::process;
 use pureboot_tests::site::{ARRIVAL_LIMIT, Ports, Site, boot_of, text};
 use pureboot_tests::tftp::Client;
@@ -32,6 +33,12 @@ pub(crate) fn cases() -> Vec<Case> {
         case!(d18_a_lost_index_costs_no_content_and_loaders_come_first),
         case!(n10_the_first_byte_comes_before_the_last_and_reports_pass_a_line_full_of_content),
         case!(n10_heartbeats_and_reports_pass_a_line_of_a_kilobyte_a_second_and_five_seconds),
+        case!(
+            n10_what_crosses_a_line_of_five_seconds_that_loses_every_tenth_packet_arrives,
+            Need::Root,
+            Need::Namespaces,
+            Need::Program("iptables", "iptables")
+        ),
         case!(n9_a_path_that_swallows_long_requests_gets_shorter_ones),
         case!(h9_readers_that_stop_cost_nobody_else_a_script),
         case!(i7_memory_does_not_grow_with_the_size_of_an_image),
@@ -288,6 +295,68 @@ fn n10_heartbeats_and_reports_pass_a_line_of_a_kilobyte_a_second_and_five_second
     let current = status.pointer("/content/progress/current");
     ensure!(current == Some(&json!("images/cold")), "the line was not full: {status}");
     Ok(())
+}
+
+/// Has every tenth packet to and from the line's end at the agent lost, within the namespace that is entered.
+fn lose_packets(line: &Line) -> Result<()> {
+    let url = line.url();
+    let (_, port) = url.rsplit_once(':').context("a URL with a port")?;
+    for side in ["--dport", "--sport"] {
+        let mut command = process::system("iptables")?;
+        command.args(["-A", "INPUT", "-p", "tcp", side, port, "-m", "statistic"]);
+        command.args(["--mode", "nth", "--every", "10", "--packet", "0", "-j", "DROP"]);
+        process::succeed(command)?;
+    }
+    Ok(())
+}
+
+/// How many packets have been lost so.
+fn lost_packets() -> Result<u64> {
+    let mut command = process::system("iptables")?;
+    command.args(["-L", "INPUT", "-n", "-v", "-x"]);
+    let rules = process::succeed(command)?;
+    let drops = rules.lines().filter(|line| line.contains("DROP"));
+    drops.map(|line| Ok(line.split_whitespace().next().unwrap_or_default().parse::<u64>()?)).sum()
+}
+
+fn n10_what_crosses_a_line_of_five_seconds_that_loses_every_tenth_packet_arrives() -> Result<()> {
+    /// A boot's budget, and what a busy machine adds to it.
+    const BOOT_LIMIT: Duration = Duration::from_secs(4);
+    const REPORTS: usize = 10;
+    let namespace = Namespace::new()?;
+    namespace.enter(|| {
+        let (site, line) = site_on_a_line()?;
+        let machine = Machine::boot(&site.agent)?;
+        site.controller.wait_for_state(machine.mac(), "discovered")?;
+        lose_packets(&line)?;
+        line.slow_down(Some(Slowness {
+            bytes_per_s: 100_000,
+            delay: Duration::from_millis(2_500),
+        }));
+        let content = noise(300_000);
+        site.controller.upload("images/far", &content)?;
+        assign(&site, &["images/far"])?;
+        for number in 1..=REPORTS {
+            ensure!(machine.report(site.agent.boot(), number), "report {number} was not taken");
+        }
+        for _ in 0..3 {
+            let began = Instant::now();
+            let script = site.agent.script(machine.mac())?;
+            ensure!(began.elapsed() < BOOT_LIMIT, "a boot took {:?}", began.elapsed());
+            ensure!(script.contains("is listed as discovered"), "not by the record:\n{script}");
+        }
+        wait::until("all is handed over", FILL_LIMIT, || {
+            Ok((site.agent.pending()? == 0).then_some(()))
+        })?;
+        machine.check(&site.controller, REPORTS, REPORTS)?;
+        wait::until("the file has come", FILL_LIMIT, || {
+            let outcome = sync(&site)?;
+            Ok((outcome.get("status") == Some(&json!("completed"))).then_some(()))
+        })?;
+        ensure!(file(&site, "images/far")? == content, "another file came");
+        ensure!(lost_packets()? > 0, "no packet was lost");
+        Ok(())
+    })
 }
 
 fn n9_a_path_that_swallows_long_requests_gets_shorter_ones() -> Result<()> {
