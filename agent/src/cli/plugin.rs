@@ -82,7 +82,7 @@ struct Stats {
     subcommand,
     name = "replay",
     note = "About 1 MiB of each is kept; the exit code is 1 if one of them differs.",
-    note = "Policies that were not asked then are not asked now."
+    note = "Policies that were not asked then are not asked now, and a shadow of then is a shadow again."
 )]
 struct Replay {
     /// a policy to be asked in place of the one of its name: a package that the controller has signed, or, with a program that compiles, a plugin's directory, a bundle or WebAssembly

@@ -62,7 +62,7 @@ fn said(by: &PluginId, action: &Action, reason: Option<&str>) -> Reason {
 fn failure(note: &Note) -> Option<Reason> {
     match &note.outcome {
         Outcome::Silent(silence) => {
-            let text = format!("site policy {} did not answer - {silence}", note.id);
+            let text = format!("site policy {} did not answer - {silence}", note.speaker.id);
             Some(Reason::Policy(plain(&text)))
         }
         _ => None,

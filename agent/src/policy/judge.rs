@@ -14,7 +14,7 @@ use pureboot_plugin_host::plugin::JUDGE_ITEMS_MAX;
 use pureboot_plugin_host::policies::Policies;
 use pureboot_protocol::{Assignment, ContentKey, PluginVersion, Timestamp};
 
-use super::record::{JudgementRecorded, Records};
+use super::record::{CallRecorded, JudgementRecorded, Records};
 use super::site::SitePolicies;
 use super::stock::{Stock, stock};
 use crate::cache::Cache;
@@ -179,7 +179,7 @@ impl CacheJury {
             at,
             context: context.clone(),
             items,
-            called: policies.recorded(&judgement.notes),
+            called: CallRecorded::all(&judgement.notes),
             words: judgement.words.clone(),
             shadows: judgement.shadows.clone(),
         });

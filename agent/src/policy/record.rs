@@ -10,7 +10,9 @@ use std::marker::PhantomData;
 use std::os::unix::fs::OpenOptionsExt as _;
 use std::path::{Path, PathBuf};
 
-use pureboot_plugin_host::chain::{Mode as PolicyMode, Note, OnFailure, Outcome, Silence, Word};
+use pureboot_plugin_host::chain::{
+    Mode as PolicyMode, Note, OnFailure, Outcome, Silence, Speaker, Word,
+};
 use pureboot_plugin_host::facts::{BootFacts, CacheContext, CacheItem, NodesSaid, Vars};
 use pureboot_plugin_host::plugin::Failure;
 use pureboot_protocol::{BootId, ContentHash, PluginId, PluginVersion, Timestamp};
@@ -131,11 +133,16 @@ impl Unheard {
 }
 
 impl CallRecorded {
-    /// The part that `note` tells of, of a policy that is used so.
-    pub fn of(note: &Note, mode: PolicyMode, on_failure: OnFailure) -> Self {
+    /// The parts that `notes` tell of.
+    pub fn all(notes: &[Note]) -> Vec<Self> {
+        notes.iter().map(Self::of).collect()
+    }
+
+    fn of(note: &Note) -> Self {
+        let Speaker { id, mode, on_failure } = note.speaker.clone();
         let call = note.call.as_ref();
         Self {
-            plugin: note.id.clone(),
+            plugin: id,
             version: call.map(|call| call.version),
             mode,
             on_failure,

@@ -83,8 +83,8 @@ impl Play<'_> {
         self.scene.values.set(&verdict.set);
         let mut script = self.render(renderer, &decision);
         let patch = self.patch(purpose(&decision.boot), script).await;
-        if let Some((action, note)) = patch.instead.as_ref().zip(patch.notes.first()) {
-            decision = instead(decision.mac, action, &note.id, &decision);
+        if let Some((by, action)) = &patch.instead {
+            decision = instead(decision.mac, action, by, &decision);
             script = self.render(renderer, &decision);
         } else {
             script = patch.script;

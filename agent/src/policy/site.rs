@@ -232,7 +232,7 @@ impl SitePolicies {
         self.hear_of_failures(&verdict.notes);
         let heard = ground.into_heard();
         let decision = conclude(&inputs.facts(), &verdict, chosen(&verdict, &heard));
-        let decided = self.recorded(&verdict.notes);
+        let decided = CallRecorded::all(&verdict.notes);
         let trail = Trail { facts, heard, decided, patched: Vec::new(), set: verdict.set };
         (decision, trail)
     }
@@ -257,11 +257,9 @@ impl SitePolicies {
         let patch = self.policies.patch(&trail.facts, purpose, script, &ground, latest);
         let patch = Box::pin(patch).await;
         self.hear_of_failures(&patch.notes);
-        trail.patched = self.recorded(&patch.notes);
-        match patch.instead.as_ref().zip(patch.notes.iter().find(|note| is_silent(note))) {
-            Some((action, note)) => {
-                Patched::Instead(instead(decision.mac, action, &note.id, decision))
-            }
+        trail.patched = CallRecorded::all(&patch.notes);
+        match &patch.instead {
+            Some((by, action)) => Patched::Instead(instead(decision.mac, action, by, decision)),
             None => Patched::Script(patch.script),
         }
     }
@@ -289,17 +287,6 @@ impl SitePolicies {
             reasons: decision.reasons.iter().map(ToString::to_string).collect(),
             script_sha256,
         });
-    }
-
-    pub(super) fn recorded(&self, notes: &[Note]) -> Vec<CallRecorded> {
-        let assigned = self.assigned();
-        let recorded = |note: &Note| {
-            let used = assigned.iter().find(|policy| policy.plugin == note.id);
-            let (mode, on_failure) =
-                used.map(|policy| (policy.mode, policy.on_failure)).unwrap_or_default();
-            CallRecorded::of(note, mode, on_failure)
-        };
-        notes.iter().map(recorded).collect()
     }
 
     /// Whether a policy was set aside is looked at at once, so that a restart knows it.

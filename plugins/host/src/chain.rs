@@ -56,8 +56,8 @@ pub type Answer<T> = Result<Said<T>, Silence>;
 /// What is to be told of a policy's part in a decision.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Note {
-    /// The policy.
-    pub id: PluginId,
+    /// The policy, and how the site used it then.
+    pub speaker: Speaker,
     /// What it came to.
     pub outcome: Outcome,
     /// The call, if there was one.
@@ -96,7 +96,7 @@ pub enum Outcome {
 
 impl fmt::Display for Note {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "{}: {}", self.id, self.outcome)
+        write!(f, "{}: {}", self.speaker.id, self.outcome)
     }
 }
 
@@ -151,7 +151,7 @@ impl Verdict {
                 Outcome::Silent(silence)
             }
         };
-        self.notes.push(Note { id: speaker.id.clone(), outcome, call: None });
+        self.notes.push(Note { speaker: speaker.clone(), outcome, call: None });
     }
 
     fn take(&mut self, id: &PluginId, decision: Decision) -> Outcome {
@@ -187,8 +187,8 @@ impl Verdict {
 pub struct Patch {
     /// The script so far.
     pub script: String,
-    /// What the machine gets in place of it, if a policy failed whose failure is not to be passed over.
-    pub instead: Option<Action>,
+    /// What the machine gets in place of it, if a policy failed whose failure is not to be passed over; with that policy.
+    pub instead: Option<(PluginId, Action)>,
     /// What is to be told of each policy that was asked, in order.
     pub notes: Vec<Note>,
 }
@@ -218,12 +218,13 @@ impl Patch {
             (_, Ok(Said::Error(message))) => Outcome::Error(message),
             (mode, Err(silence)) => {
                 if let (Mode::On, None) = (mode, &self.instead) {
-                    self.instead = failure_action(speaker.on_failure, &speaker.id);
+                    let action = failure_action(speaker.on_failure, &speaker.id);
+                    self.instead = action.map(|action| (speaker.id.clone(), action));
                 }
                 Outcome::Silent(silence)
             }
         };
-        self.notes.push(Note { id: speaker.id.clone(), outcome, call: None });
+        self.notes.push(Note { speaker: speaker.clone(), outcome, call: None });
     }
 }
 
@@ -275,7 +276,7 @@ impl Judgement {
             (_, Ok(Said::Error(message))) => Outcome::Error(message),
             (_, Err(silence)) => Outcome::Silent(silence),
         };
-        self.notes.push(Note { id: speaker.id.clone(), outcome, call: None });
+        self.notes.push(Note { speaker: speaker.clone(), outcome, call: None });
     }
 
     /// Whether a policy did not answer.

@@ -4,7 +4,7 @@ use std::rc::Rc;
 use std::sync::Arc;
 
 use pureboot_plugin_host::answer::Ground;
-use pureboot_plugin_host::chain::{Note, Speaker};
+use pureboot_plugin_host::chain::Speaker;
 use pureboot_plugin_host::package::Hook;
 use pureboot_plugin_host::plugin::Plugin;
 use pureboot_protocol::{BootId, BootRequest, ContentHash, Mac};
@@ -58,7 +58,7 @@ impl Booter {
         });
         let played = Box::pin(played).await;
         let (decided, patched) =
-            (recorded(&played.decided, &deciding), recorded(&played.patched, &patching));
+            (CallRecorded::all(&played.decided), CallRecorded::all(&played.patched));
         outcome(&inputs, &facts, &decided, &patched, &played).explain(clock::now(), None)
     }
 
@@ -97,7 +97,7 @@ impl Booter {
         match parts {
             Ok(parts) => {
                 let judgement = replay::judge(record, &parts).await;
-                let called = recorded(&judgement.notes, &parts);
+                let called = CallRecorded::all(&judgement.notes);
                 replay::differences(record, &judgement, &called, likeness(candidate))
             }
             Err(why) => Replay { is_same: false, differences: vec![why] },
@@ -130,7 +130,7 @@ impl Booter {
         let played = play.run(&self.renderer, |verdict| chosen(verdict, heard).cloned());
         let played = Box::pin(played).await;
         let (decided, patched) =
-            (recorded(&played.decided, &deciding), recorded(&played.patched, &patching));
+            (CallRecorded::all(&played.decided), CallRecorded::all(&played.patched));
         let now = outcome(&record.inputs, &record.facts, &decided, &patched, &played);
         Outcome::past(record).differences(&now, likeness(candidate))
     }
@@ -200,16 +200,6 @@ fn likeness(candidate: Option<&Rc<Plugin>>) -> Likeness {
 fn scene(inputs: &Inputs, base: BaseUrl, session: BootId) -> Scene {
     let values = Values::of(&inputs.request, inputs.found.record());
     Scene { base, session, platform: inputs.request.platform, mode: inputs.mode, values }
-}
-
-fn recorded(notes: &[Note], parts: &[Part]) -> Vec<CallRecorded> {
-    let recorded = |note: &Note| {
-        let part = parts.iter().find(|part| part.speaker.id == note.id);
-        let (mode, on_failure) =
-            part.map(|part| (part.speaker.mode, part.speaker.on_failure)).unwrap_or_default();
-        CallRecorded::of(note, mode, on_failure)
-    };
-    notes.iter().map(recorded).collect()
 }
 
 fn outcome<'a>(

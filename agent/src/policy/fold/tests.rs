@@ -1,6 +1,6 @@
 use std::time::Duration;
 
-use pureboot_plugin_host::chain::Silence;
+use pureboot_plugin_host::chain::{self, OnFailure, Silence, Speaker};
 use pureboot_plugin_host::plugin::Failure;
 use pureboot_protocol::{
     Autonomy, BootMethod, BootRecord, BootRequest, ConflictId, ForeignBoot, ForeignNode, Lifecycle,
@@ -67,7 +67,12 @@ fn concluded(inputs: &Inputs, action: Action) -> Decision {
 
 fn failed() -> Verdict {
     let outcome = Outcome::Silent(Silence::Failed(Failure::Stack));
-    let note = Note { id: "p".parse().expect("a name"), outcome, call: None };
+    let speaker = Speaker {
+        id: "p".parse().expect("a name"),
+        mode: chain::Mode::On,
+        on_failure: OnFailure::Builtin,
+    };
+    let note = Note { speaker, outcome, call: None };
     Verdict { notes: vec![note], ..Verdict::default() }
 }
 

@@ -10,6 +10,7 @@ use hyper::body::Bytes;
 use pureboot_plugin_host::compile;
 use pureboot_plugin_host::engine::ENGINE_ID;
 use pureboot_plugin_host::package::{self, Header};
+use pureboot_plugin_host::policies;
 use pureboot_plugin_host::seal::SealedFiles;
 use pureboot_protocol::{
     BootId, BootRecord, BootRequest, Capability, Lifecycle, Mac, Manifest, ManifestEntry, NodeId,
@@ -508,4 +509,31 @@ fn a_boot_of_the_past_is_played_again_to_the_byte() {
         let refused = site.policies.candidate(&header).await.err().expect("not this host's");
         assert!(refused.contains("is deleted") && !path.exists(), "{refused}");
     });
+}
+
+#[test]
+fn a_boot_is_played_again_in_the_mode_it_had_also_where_the_manifest_was_ahead_of_it() {
+    let guests = [guest(GOLDEN, "1.0.0"), guest(QUIET, "1.0.0")];
+    for guest in guests {
+        run(async |executor| {
+            let disk = Disk::new().await;
+            disk.assign(1, &[&guest], vec![guest.assigned(OnFailure::Builtin)]);
+            let site = disk.start(&executor).await;
+            site.hold(&guest).await;
+            let shadow = policies::Assignment { mode: PluginMode::Shadow, ..Default::default() };
+            assert!(site.policies.running().assign(&guest.plugin, shadow));
+            executor.spawn(site.policies.records().clone().keep()).detach();
+            let recorder = Rc::new(Recorder::default());
+            let booter = site.booter(&recorder);
+            Box::pin(booter.script(BootRequest::new(mac()), None, None, base())).await;
+            let mut records = Vec::new();
+            while records.is_empty() {
+                smol::future::yield_now().await;
+                records = site.policies.records().load().await;
+            }
+            assert_eq!(records[0].decided[0].mode, PluginMode::Shadow);
+            let all = Box::pin(booter.replay_all(None)).await.boots;
+            assert!(all[0].replay.is_same, "{:?}", all[0].replay.differences);
+        });
+    }
 }

@@ -121,7 +121,8 @@ fn each_policy_sees_the_script_that_the_one_before_made() {
     ];
     assert_eq!(notes(&patch.notes), expected);
     patch.offer(&speaker("e", Mode::On, OnFailure::Hold), fails());
-    assert_eq!(patch.instead, Some(Action::Hold(FAILURE_HOLD_S)));
+    let by = "e".parse().unwrap();
+    assert_eq!(patch.instead, Some((by, Action::Hold(FAILURE_HOLD_S))));
 }
 
 #[test]
