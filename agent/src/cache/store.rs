@@ -249,9 +249,21 @@ fn open_database(path: &Path) -> rusqlite::Result<(Connection, Option<Index>)> {
         connection.pragma_update(None, "application_id", APPLICATION_ID)?;
     }
     connection.execute_batch(SCHEMA)?;
+    // A statement that is damaged and still is one passes every check of SQLite's own.
+    let expected = Connection::open_in_memory()?;
+    expected.execute_batch(SCHEMA)?;
+    if schema(&connection)? != schema(&expected)? {
+        return Err(rusqlite::Error::InvalidQuery);
+    }
     let version: i32 = connection.query_row("PRAGMA user_version", [], |row| row.get(0))?;
     let index = if version == VERSION { Some(load(&connection)?) } else { None };
     Ok((connection, index))
+}
+
+/// The statements that tables and indexes were made with, by their names.
+fn schema(connection: &Connection) -> rusqlite::Result<Vec<(String, Option<String>)>> {
+    let mut statement = connection.prepare("SELECT name, sql FROM sqlite_schema ORDER BY name")?;
+    statement.query_map([], |row| Ok((row.get(0)?, row.get(1)?)))?.collect()
 }
 
 fn load(connection: &Connection) -> rusqlite::Result<Index> {

@@ -53,3 +53,19 @@ fn d8_an_index_that_one_bit_has_made_unwritable_is_rebuilt() {
         add(&cache, "images/b", b"another image").await.unwrap();
     });
 }
+
+#[test]
+fn d8_an_index_whose_statements_one_bit_has_made_others_is_rebuilt() {
+    let site = Site::with(&[(LOADER, b"loader"), (IMAGE, b"image")]);
+    let index = site.path("index.db");
+    let mut bytes = fs::read(&index).unwrap();
+    let reference: &[u8] = b"REFERENCES object (sha256";
+    let at = bytes.windows(reference.len()).position(|window| window == reference).unwrap();
+    bytes[at + reference.len() - 1] ^= 1;
+    fs::write(&index, bytes).unwrap();
+    site.run(async |cache| {
+        _ = cache.recover().await;
+        assert_eq!(read(&cache, IMAGE).await.as_deref(), Some(&b"image"[..]));
+        add(&cache, "images/b", b"another image").await.unwrap();
+    });
+}
