@@ -98,7 +98,7 @@ impl<V: Measure, C: Content> Pulse<'_, V, C> {
                 }
                 self.tenure.hold().await;
                 self.standing.handle_heartbeat(answer.server_time, now);
-                self.floor.hear(answer.server_time, self.standing.clock(), now).await;
+                let server_time = answer.server_time;
                 self.follower.hear(answer.nodes_version, asked_at);
                 self.content.hear(answer.manifest_version, now);
                 let commands = std::mem::take(&mut answer.commands);
@@ -112,6 +112,8 @@ impl<V: Measure, C: Content> Pulse<'_, V, C> {
                     commands.iter().any(|it| it.order == Order::Known(SiteOrder::UpdateConfig {}));
                 let settings = adopt(answer, is_ordered, self.store, self.standing).await;
                 self.obeyer.handle_answer(&heartbeat.command_results, commands, settings);
+                // Last, because it may wait for the disk.
+                self.floor.hear(server_time, self.standing.clock(), now).await;
                 interval
             }
             Err(error) => {
