@@ -495,7 +495,7 @@ fn conflicts_are_shown_with_both_sides_and_ended() -> Result<()> {
     let state: Vec<_> =
         shown.lines().filter(|line| line.starts_with("state ")).map(str::to_owned).collect();
     let words: Vec<_> = state.iter().flat_map(|line| line.split_whitespace()).collect();
-    ensure!(words == ["state", "active", "discovered", "discovered"], "{shown}");
+    ensure!(words == ["state", "-", "active", "discovered", "discovered"], "{shown}");
     ensure!(shown.contains("cause") && shown.contains("THE NODE NOW"), "{shown}");
 
     let merge = ["conflict", "resolve", &id, "merge", "hostname=web2", "--comment", "seen"];

@@ -128,6 +128,7 @@ fn heartbeats_and_metrics_tell_what_is_on_the_disk() -> Result<()> {
         "max_size_bytes",
         "node_cache",
         "patterns",
+        "policies",
         "policy",
         "total_size_bytes",
         "usage_percent",
