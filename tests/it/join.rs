@@ -193,8 +193,11 @@ fn k9_a_token_that_is_refused_does_not_shut_out_an_agent_that_has_joined() -> Re
     let mut site = Site::start()?;
     let used = format!("{:012x}.{}", 7, "0".repeat(64));
     rejoin(&mut site, &used)?;
-    ensure!(site.agent.run(&["status"])?.status.success(), "the agent is not well");
-    Ok(())
+    wait::until("the agent is well", ARRIVAL_LIMIT, || {
+        let said = site.agent.run(&["status"])?;
+        ensure!(said.status.success(), "{}", String::from_utf8_lossy(&said.stdout));
+        Ok(Some(()))
+    })
 }
 
 fn sigterm_ends_the_agent_within_a_second() -> Result<()> {
