@@ -10,7 +10,7 @@ use pureboot_tests::process;
 use crate::cargo;
 
 /// How many node-years are simulated in every gate.
-const NODE_YEARS: u32 = 200;
+const NODE_YEARS: u32 = 100;
 
 /// How many in its long form.
 const NODE_YEARS_LONG: u32 = 5_000;
