@@ -27,6 +27,8 @@ pub(crate) enum Need {
     S3Server,
     /// The agent for another kind of machine, and what runs it here.
     Shipped(&'static str),
+    /// Several of these.
+    All(&'static [Self]),
     /// Time: a row of the firmware matrix that is not in the sample of every day.
     Long,
 }
@@ -74,6 +76,10 @@ impl Need {
             Self::Shipped(target) => shipped(target),
             Self::File(path, package) => (!Path::new(path).exists())
                 .then(|| format!("needs the file {path}: apt-get install {package}")),
+            Self::All(needs) => {
+                let missing: Vec<_> = needs.iter().filter_map(Self::missing).collect();
+                (!missing.is_empty()).then(|| missing.join("; "))
+            }
             Self::Long => (!pureboot_tests::is_long())
                 .then(|| "is a row of the firmware matrix: cargo xtask test --long".to_owned()),
         }

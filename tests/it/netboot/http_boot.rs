@@ -11,31 +11,7 @@ use crate::need::Need;
 use crate::{Case, case};
 
 pub(super) fn cases() -> Vec<Case> {
-    vec![
-        case!(
-            ovmf_boots_by_http,
-            Need::Root,
-            Need::Namespaces,
-            QEMU,
-            DNSMASQ,
-            AS,
-            OBJCOPY,
-            UEFI_LOADER,
-            OVMF,
-            OVMF_DELIVERED,
-        ),
-        case!(
-            aavmf_boots_by_http,
-            Need::Long,
-            Need::Root,
-            Need::Namespaces,
-            QEMU_ARM,
-            DNSMASQ,
-            AS_ARM,
-            AAVMF,
-            AAVMF_DELIVERED,
-        ),
-    ]
+    vec![case!(ovmf_boots_by_http, UEFI_PC), case!(aavmf_boots_by_http, Need::Long, ARM64)]
 }
 
 /// What BOOT §9 saw: the firmware asks for the head and then for the file on one connection, and nothing by TFTP.

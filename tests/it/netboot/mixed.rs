@@ -14,21 +14,13 @@ pub(super) fn cases() -> Vec<Case> {
     vec![case!(
         a_pc_a_uefi_pc_and_an_arm_machine_boot_at_once,
         Need::Long,
-        Need::Root,
-        Need::Namespaces,
-        QEMU,
+        UEFI_PC,
         QEMU_ARM,
-        DNSMASQ,
-        AS,
-        OBJCOPY,
         AS_ARM,
         ROM,
         BIOS_LOADER,
-        UEFI_LOADER,
-        OVMF,
-        OVMF_DELIVERED,
         AAVMF,
-        AAVMF_DELIVERED,
+        AAVMF_DELIVERED
     )]
 }
 

@@ -21,27 +21,13 @@ pub(super) fn cases() -> Vec<Case> {
     vec![
         case!(
             n1_seabios_installs_once_while_the_centre_is_away_and_the_agents_power_failed,
-            Need::Root,
-            Need::Namespaces,
-            QEMU,
-            DNSMASQ,
-            AS,
-            OBJCOPY,
-            ROM,
-            BIOS_LOADER,
+            PC,
+            BIOS_LOADER
         ),
         case!(
             n1_ovmf_boots_its_record_while_the_centre_is_away_and_the_agents_power_failed,
             Need::Long,
-            Need::Root,
-            Need::Namespaces,
-            QEMU,
-            DNSMASQ,
-            AS,
-            OBJCOPY,
-            UEFI_LOADER,
-            OVMF,
-            OVMF_DELIVERED,
+            UEFI_PC
         ),
     ]
 }

@@ -23,13 +23,7 @@ pub(super) fn cases() -> Vec<Case> {
     vec![case!(
         a_server_with_a_file_of_its_own_misleads_ipxe_and_is_named_by_the_doctor,
         Need::Long,
-        Need::Root,
-        Need::Namespaces,
-        QEMU,
-        DNSMASQ,
-        AS,
-        OBJCOPY,
-        ROM,
+        PC
     )]
 }
 

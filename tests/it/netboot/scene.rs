@@ -31,6 +31,25 @@ pub(super) const AAVMF_DELIVERED: Need = Need::File(AAVMF_VARS, "qemu-efi-aarch6
 pub(super) const BIOS_LOADER: Need = Need::File(UNDIONLY, "ipxe");
 pub(super) const UEFI_LOADER: Need = Need::File(IPXE_EFI, "ipxe");
 
+/// A PC with a network of its own, whose firmware is in QEMU and its card.
+pub(super) const PC: Need =
+    Need::All(&[Need::Root, Need::Namespaces, QEMU, DNSMASQ, AS, OBJCOPY, ROM]);
+/// The same by UEFI.
+pub(super) const UEFI_PC: Need = Need::All(&[
+    Need::Root,
+    Need::Namespaces,
+    QEMU,
+    DNSMASQ,
+    AS,
+    OBJCOPY,
+    UEFI_LOADER,
+    OVMF,
+    OVMF_DELIVERED,
+]);
+/// A machine with 64-bit ARM and UEFI.
+pub(super) const ARM64: Need =
+    Need::All(&[Need::Root, Need::Namespaces, QEMU_ARM, DNSMASQ, AS_ARM, AAVMF, AAVMF_DELIVERED]);
+
 /// Debian's boot loaders.
 pub(super) const UNDIONLY: &str = "/usr/lib/ipxe/undionly.kpxe";
 pub(super) const IPXE_EFI: &str = "/boot/ipxe.efi";

@@ -17,40 +17,9 @@ use crate::{Case, case};
 
 pub(super) fn cases() -> Vec<Case> {
     vec![
-        case!(
-            seabios_is_discovered_then_installs_then_boots_its_disk,
-            Need::Root,
-            Need::Namespaces,
-            QEMU,
-            DNSMASQ,
-            AS,
-            OBJCOPY,
-            ROM,
-            BIOS_LOADER,
-        ),
-        case!(
-            ovmf_boots_by_uefi_pxe_to_its_installer,
-            Need::Root,
-            Need::Namespaces,
-            QEMU,
-            DNSMASQ,
-            AS,
-            OBJCOPY,
-            UEFI_LOADER,
-            OVMF,
-            OVMF_DELIVERED,
-        ),
-        case!(
-            seabios_boots_by_the_companion_snippet_for_dnsmasq,
-            Need::Long,
-            Need::Root,
-            Need::Namespaces,
-            QEMU,
-            DNSMASQ,
-            AS,
-            OBJCOPY,
-            ROM,
-        ),
+        case!(seabios_is_discovered_then_installs_then_boots_its_disk, PC, BIOS_LOADER),
+        case!(ovmf_boots_by_uefi_pxe_to_its_installer, UEFI_PC),
+        case!(seabios_boots_by_the_companion_snippet_for_dnsmasq, Need::Long, PC),
     ]
 }
 
