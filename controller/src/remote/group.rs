@@ -4,8 +4,9 @@ use crate::remote::arguments::{asks, noun};
 use crate::remote::client::Query;
 use crate::remote::fields::Field;
 use crate::remote::meta::GroupMeta;
-use crate::remote::resolve::{GROUP, WORKFLOW};
+use crate::remote::resolve::{GROUP, Noun, WORKFLOW};
 use crate::remote::screen::Column;
+use crate::remote::session::Session;
 
 noun! {
     /// Look after groups: nodes kept together, and what they inherit. Sites are groups too.
@@ -60,9 +61,7 @@ asks! {
 impl Add {
     async fn run(self) -> anyhow::Result<()> {
         let session = self.session()?;
-        let body =
-            session.body(FIELDS, &self.fields, [("name", self.name.as_str().into())]).await?;
-        session.make(&GROUP, Query::new(), &body).await
+        session.make_named(&GROUP, Query::new(), &self.name, FIELDS, &self.fields).await
     }
 }
 
@@ -79,14 +78,27 @@ asks! {
 impl Ls {
     async fn run(self) -> anyhow::Result<()> {
         let session = self.session()?;
-        let mut query = Query::new();
-        if let Some(parent) = &self.parent {
-            query.push(("parent_id", session.id(&GROUP, parent).await?));
-        }
-        let mut rows = session.client.list(&[GROUP.path], query, None).await?;
-        session.name(&mut rows, &WORKFLOW, &[("default_workflow_id", "workflow")]).await?;
-        session.screen.rows(&rows, COLUMNS)
+        list_below(&session, &GROUP, self.parent.as_deref(), COLUMNS).await
     }
+}
+
+/// Lists groups or sites, with the names of their workflows; only those right below `parent` where one is named.
+///
+/// # Errors
+/// There is no such parent, or the controller refuses it.
+pub(super) async fn list_below(
+    session: &Session,
+    noun: &'static Noun,
+    parent: Option<&str>,
+    columns: &[Column],
+) -> anyhow::Result<()> {
+    let mut query = Query::new();
+    if let Some(parent) = parent {
+        query.push(("parent_id", session.id(noun, parent).await?));
+    }
+    let mut rows = session.client.list(&[noun.path], query, None).await?;
+    session.name(&mut rows, &WORKFLOW, &[("default_workflow_id", "workflow")]).await?;
+    session.screen.rows(&rows, columns)
 }
 
 asks! {

@@ -120,6 +120,22 @@ impl Session {
         self.screen.done(&made, &format!("made {what} {label} ({id})"))
     }
 
+    /// Makes a thing called `name` from an operator's `assignments` and says so.
+    ///
+    /// # Errors
+    /// An assignment is none or names nothing, or the controller refuses it.
+    pub(crate) async fn make_named(
+        &self,
+        noun: &'static Noun,
+        query: Query<'_>,
+        name: &str,
+        known: &'static [Field],
+        assignments: &[String],
+    ) -> anyhow::Result<()> {
+        let body = self.body(known, assignments, [("name", name.into())]).await?;
+        self.make(noun, query, &body).await
+    }
+
     /// Changes the thing that `word` names and says so.
     ///
     /// # Errors

@@ -17,6 +17,7 @@ use crate::remote::arguments::{asks, noun};
 use crate::remote::boots::SiteBoots;
 use crate::remote::client::Query;
 use crate::remote::fields::Field;
+use crate::remote::group::list_below;
 use crate::remote::meta::SiteMeta;
 use crate::remote::resolve::{SITE, WORKFLOW, label, text};
 use crate::remote::screen::Column;
@@ -101,9 +102,7 @@ asks! {
 impl Add {
     async fn run(self) -> anyhow::Result<()> {
         let session = self.session()?;
-        let body =
-            session.body(FIELDS, &self.fields, [("name", self.name.as_str().into())]).await?;
-        session.make(&SITE, Query::new(), &body).await
+        session.make_named(&SITE, Query::new(), &self.name, FIELDS, &self.fields).await
     }
 }
 
@@ -120,13 +119,7 @@ asks! {
 impl Ls {
     async fn run(self) -> anyhow::Result<()> {
         let session = self.session()?;
-        let mut query = Query::new();
-        if let Some(parent) = &self.parent {
-            query.push(("parent_id", session.id(&SITE, parent).await?));
-        }
-        let mut rows = session.client.list(&[SITE.path], query, None).await?;
-        session.name(&mut rows, &WORKFLOW, &[("default_workflow_id", "workflow")]).await?;
-        session.screen.rows(&rows, COLUMNS)
+        list_below(&session, &SITE, self.parent.as_deref(), COLUMNS).await
     }
 }
 

@@ -87,9 +87,9 @@ asks! {
 impl Add {
     async fn run(self) -> anyhow::Result<()> {
         let session = self.session()?;
-        let body =
-            session.body(FIELDS, &self.fields, [("name", self.name.as_str().into())]).await?;
-        session.make(&WORKFLOW, leniency(self.allow_missing), &body).await
+        session
+            .make_named(&WORKFLOW, leniency(self.allow_missing), &self.name, FIELDS, &self.fields)
+            .await
     }
 }
 
