@@ -34,7 +34,7 @@ pub use self::inline::{Fate, Judge};
 pub use self::lock::{DataDirLock, LockError, is_volatile, lock_data_dir};
 pub use self::nodes::{CachedNode, Elsewhere, InstallGiven, KnownRecord, UNKNOWN_NODES_MAX};
 pub(crate) use self::nodes::{load_all, load_by_id, save};
-pub use self::open::OpenError;
+pub use self::open::{OpenError, check_way_back};
 pub use self::sessions::{SESSIONS_MAX, SESSIONS_PER_MACHINE_MAX};
 
 /// How many jobs may wait for the thread before callers are told [`StoreError::Busy`].

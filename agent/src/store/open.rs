@@ -14,7 +14,7 @@ use pureboot_protocol::Epoch;
 use rusqlite::types::Value;
 use rusqlite::{Connection, ErrorCode, OpenFlags};
 
-use super::migrate::{APPLICATION_ID, migrate};
+use super::migrate::{self, APPLICATION_ID, migrate};
 use super::nodes::CachedNode;
 use super::salvage::{self, Salvage};
 use super::{StoreError, StoreOptions, Word};
@@ -146,6 +146,18 @@ pub(super) fn open(options: &StoreOptions, known: &[CachedNode]) -> Result<Conne
         }
         opened => opened,
     }
+}
+
+/// Whether a program of the version that has used the database last could use it again after this one has.
+///
+/// # Errors
+/// This one cannot use it, or the other could not any more.
+pub fn check_way_back(options: &StoreOptions) -> Result<(), OpenError> {
+    let files = Files::in_dir(&state_dir(&options.data_dir)?);
+    if !files.database.exists() {
+        return Ok(());
+    }
+    migrate::check_way_back(&mut configure(&files.database, options)?)
 }
 
 /// Sets the database aside and puts a new one in its place, which holds what can be read of the old one and all of `known`.
