@@ -5,7 +5,7 @@ use std::str::FromStr;
 
 use serde::{Deserialize, Serialize};
 
-use crate::command::known_order;
+use crate::apart::understood;
 use crate::site::words;
 use crate::{
     Assignment, ConflictId, FileName, GroupId, HardwareFact, Lifecycle, Mac, NodeId,
@@ -138,7 +138,7 @@ pub struct BootRecord {
     /// What it is to be installed with.
     pub workflow: Option<Assignment>,
     /// What its system is to be told to do; none too where this program does not know the order.
-    #[serde(default, deserialize_with = "known_order", skip_serializing_if = "Option::is_none")]
+    #[serde(default, deserialize_with = "understood", skip_serializing_if = "Option::is_none")]
     pub pending_command: Option<PendingCommand>,
     /// The node's version at the controller.
     pub version: u64,

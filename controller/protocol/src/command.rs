@@ -1,7 +1,6 @@
 //! What the centre orders: of a site's agent, with what becomes of it, and of a machine.
 
-use serde::de::IgnoredAny;
-use serde::{Deserialize, Deserializer, Serialize};
+use serde::{Deserialize, Serialize};
 
 use crate::site::words;
 use crate::{Category, CommandId, ConflictId, Mac, Resolution};
@@ -133,22 +132,6 @@ pub struct PendingCommand {
     pub id: CommandId,
     /// What is to be done.
     pub command: NodeOrder,
-}
-
-/// Reads an order that may be one of another version, which is none here.
-pub(crate) fn known_order<'de, D: Deserializer<'de>>(
-    deserializer: D,
-) -> Result<Option<PendingCommand>, D::Error> {
-    #[derive(Deserialize)]
-    #[serde(untagged)]
-    enum Said {
-        Known(PendingCommand),
-        Foreign(IgnoredAny),
-    }
-    Ok(Option::<Said>::deserialize(deserializer)?.and_then(|said| match said {
-        Said::Known(pending) => Some(pending),
-        Said::Foreign(_) => None,
-    }))
 }
 
 #[cfg(test)]

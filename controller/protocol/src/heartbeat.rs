@@ -71,7 +71,11 @@ pub struct Heartbeat {
     #[serde(default)]
     pub command_results: Vec<CommandResult>,
     /// The site's policies and the engine that runs them; none from an agent that runs no policies.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[serde(
+        default,
+        skip_serializing_if = "Option::is_none",
+        deserialize_with = "crate::apart::understood"
+    )]
     pub plugins: Option<PoliciesReport>,
 }
 
@@ -87,7 +91,11 @@ pub struct HeartbeatAnswer {
     #[serde(default)]
     pub commands: Vec<SiteCommand>,
     /// The site's settings, where the agent's version of them is not the newest.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[serde(
+        default,
+        skip_serializing_if = "Option::is_none",
+        deserialize_with = "crate::apart::understood"
+    )]
     pub config: Option<SiteConfig>,
     /// The newest version of the site's settings.
     pub config_version: u64,
@@ -98,4 +106,33 @@ pub struct HeartbeatAnswer {
     /// The version of the site's manifest; whoever holds that one need not ask for it. None where the controller does not tell.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub manifest_version: Option<u64>,
+}
+
+#[cfg(test)]
+mod tests {
+    use serde_json::json;
+
+    use super::*;
+    use crate::{Order, SiteOrder};
+
+    #[test]
+    fn u7_an_answer_of_a_controller_two_versions_ahead_counts_as_far_as_it_is_understood() {
+        let id = "0b8f5c1e-6f0e-4d52-9a55-0c8f3f1c2a77";
+        let answer = json!({
+            "acknowledged": true,
+            "server_time": "2031-01-01T00:00:00.000Z",
+            "weather": { "sun": true },
+            "commands": [
+                { "id": id, "command": "dance", "params": { "steps": 3 }, "urgent": true },
+                { "id": id, "command": "sync", "params": { "force": true, "quietly": true } },
+            ],
+            "config": { "autonomy_level": "of a kind that is not known" },
+            "config_version": 9,
+        });
+        let answer: HeartbeatAnswer = serde_json::from_value(answer).expect("an answer");
+        assert_eq!((answer.config, answer.config_version), (None, 9));
+        let orders: Vec<_> = answer.commands.into_iter().map(|command| command.order).collect();
+        let sync = SiteOrder::Sync { force: true, categories: Vec::new() };
+        assert_eq!(orders, [Order::Foreign { command: "dance".to_owned() }, Order::Known(sync)]);
+    }
 }

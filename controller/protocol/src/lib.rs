@@ -4,6 +4,7 @@
 //! JSON names of the HTTP surface, so changing one changes the wire.
 
 mod answer;
+mod apart;
 mod boot;
 mod change;
 mod command;
