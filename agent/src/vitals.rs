@@ -250,6 +250,7 @@ impl heartbeat::Measure for Vitals {
             config_version: self.standing.config_version(),
             command_results: Vec::new(),
             plugins: Some(self.policies.report()),
+            update: None,
         }
     }
 }

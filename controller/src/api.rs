@@ -17,6 +17,7 @@ pub(crate) mod meta;
 pub(crate) mod migrations;
 pub(crate) mod nodes;
 pub(crate) mod plugins;
+pub(crate) mod releases;
 pub(crate) mod secrets;
 pub(crate) mod session;
 pub(crate) mod sites;

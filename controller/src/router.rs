@@ -16,8 +16,8 @@ use tower_http::timeout::TimeoutLayer;
 
 use crate::api::{
     agents, answers, audit, boots, bulk, changes, commands, conflicts, content, custody, groups,
-    health, manifest, meta, migrations, nodes, plugins, secrets, session, sites, templates, tokens,
-    users, workflows,
+    health, manifest, meta, migrations, nodes, plugins, releases, secrets, session, sites,
+    templates, tokens, users, workflows,
 };
 use crate::audit::Refusals;
 use crate::auth::Role;
@@ -302,6 +302,10 @@ pub(crate) fn table() -> Vec<Route> {
         route(Operator, "/api/v1/secrets", get(secrets::list)),
         route(Operator, "/api/v1/secrets/{name}", put(secrets::put).delete(secrets::delete)),
         route(Operator, "/api/v1/agents", get(agents::list)),
+        route(Operator, "/api/v1/agents/releases", get(releases::list)),
+        streamed(Admin, "/api/v1/agents/releases", post(releases::upload)),
+        route(Admin, "/api/v1/agents/releases/{version}/{target}", delete(releases::delete)),
+        route(Operator, "/api/v1/sites/{id}/agent-update", post(releases::order)),
         route(Operator, "/api/v1/agents/{site_id}/status", get(agents::status)),
         route(Operator, "/api/v1/agents/{site_id}/heartbeats", get(agents::heartbeats)),
         route(Operator, "/api/v1/agents/{site_id}/revoke", post(agents::revoke)),

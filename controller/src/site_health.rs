@@ -2,7 +2,9 @@
 
 use std::collections::BTreeMap;
 
-use pureboot_protocol::{AgentStatus, Heartbeat, Service, SiteId, Timestamp};
+use pureboot_protocol::{
+    AgentStatus, Heartbeat, Service, SiteId, Timestamp, UpdateEnded, UpdateFate,
+};
 use schemars::JsonSchema;
 use serde::Serialize;
 
@@ -64,6 +66,7 @@ enum AlertCode {
     AgentDegraded,
     AgentOffline,
     ServiceDown,
+    UpdateFailed,
     DiskFull,
     ConflictsPending,
     ChangesParked,
@@ -115,6 +118,16 @@ fn alerts(known: &Knowledge, now: Timestamp) -> Vec<Alert> {
         for (name, service) in heartbeat.services.iter().filter(|(_, service)| !service.running) {
             let address = &service.address;
             alert(AlertCode::ServiceDown, format!("service '{name}' at {address} does not answer"));
+        }
+        let last = heartbeat.update.as_ref().and_then(|update| update.last.as_ref());
+        if let Some(UpdateEnded { version, why, .. }) =
+            last.filter(|last| last.fate != UpdateFate::Proven)
+        {
+            let message = format!(
+                "the agent does not run version {version}, which it was ordered to, but {}: {why}",
+                heartbeat.agent_version
+            );
+            alert(AlertCode::UpdateFailed, message);
         }
         let percent = heartbeat.disk_usage_percent;
         if percent >= DISK_USAGE_PERCENT_MAX {

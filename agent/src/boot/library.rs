@@ -120,9 +120,11 @@ impl BootLibrary {
 pub(super) fn role(key: &ContentKey) -> Role {
     match key.category() {
         Category::Bootloaders => Role::Loader,
-        Category::Scripts | Category::Templates | Category::Plugins | Category::Images => {
-            Role::Content
-        }
+        Category::Scripts
+        | Category::Templates
+        | Category::Plugins
+        | Category::Agents
+        | Category::Images => Role::Content,
     }
 }
 

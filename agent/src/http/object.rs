@@ -106,9 +106,11 @@ pub fn content_type(key: &ContentKey) -> &'static str {
 pub fn unread_status(key: &ContentKey) -> StatusCode {
     match key.category() {
         Category::Bootloaders => StatusCode::INTERNAL_SERVER_ERROR,
-        Category::Scripts | Category::Templates | Category::Plugins | Category::Images => {
-            StatusCode::SERVICE_UNAVAILABLE
-        }
+        Category::Scripts
+        | Category::Templates
+        | Category::Plugins
+        | Category::Agents
+        | Category::Images => StatusCode::SERVICE_UNAVAILABLE,
     }
 }
 

@@ -93,7 +93,8 @@ impl Ground for SiteGround<'_> {
     }
 
     fn holds(&self, key: &ContentKey) -> bool {
-        let is_here = key.category() != Category::Plugins && self.holdings.has(key);
+        let is_hidden = matches!(key.category(), Category::Plugins | Category::Agents);
+        let is_here = !is_hidden && self.holdings.has(key);
         self.heard.borrow_mut().content.insert(key.clone(), is_here);
         is_here
     }

@@ -184,9 +184,9 @@ impl Demand {
     }
 }
 
-/// Whether machines may have it. A site's policies are nobody's business but the agent's.
+/// Whether machines may have it. A site's policies, and other versions of the agent, are nobody's business but the agent's.
 fn is_for_machines(key: &ContentKey) -> bool {
-    key.category() != Category::Plugins
+    !matches!(key.category(), Category::Plugins | Category::Agents)
 }
 
 /// What `work` returns, unless it takes longer than `patience`.

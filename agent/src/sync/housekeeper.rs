@@ -38,7 +38,7 @@ fn retention_days(category: Category) -> Option<u32> {
     match category {
         Category::Scripts => Some(1),
         Category::Templates => Some(7),
-        Category::Bootloaders | Category::Plugins | Category::Images => None,
+        Category::Bootloaders | Category::Plugins | Category::Agents | Category::Images => None,
     }
 }
 

@@ -118,6 +118,10 @@ impl<'a, C: Content> Obeyer<'a, C> {
                 SiteOrder::RotateCredential {} => {
                     self.begin(&self.quick, id, Work::ChangeCredential)
                 }
+                SiteOrder::Update { .. } => {
+                    let words = "this agent cannot be brought to another version";
+                    self.finish(id, Ending::unsupported(words));
+                }
                 SiteOrder::Invalidate(Invalid::Node { mac })
                 | SiteOrder::ResolveConflict { mac, .. } => {
                     self.begin(&self.quick, id, Work::AskAbout(mac))

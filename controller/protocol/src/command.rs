@@ -3,7 +3,7 @@
 use serde::{Deserialize, Serialize};
 
 use crate::site::words;
-use crate::{Category, CommandId, ConflictId, Mac, Resolution};
+use crate::{Category, CommandId, ConflictId, Mac, Resolution, SignedUpdate};
 
 /// Commands in one answer to a heartbeat, at most.
 pub const COMMANDS_MAX: usize = 16;
@@ -56,6 +56,11 @@ pub enum SiteOrder {
     UpdateConfig {},
     /// Change the agent's credential.
     RotateCredential {},
+    /// Run another version of the agent.
+    Update {
+        /// Which, as the controller has signed it for this site.
+        update: SignedUpdate,
+    },
     /// Somebody has ended a conflict: ask about the node anew, and go by that.
     ResolveConflict {
         /// The conflict.

@@ -19,6 +19,8 @@ words! {
         Templates = "templates",
         /// Packages of site policies; always kept, and for the agent alone.
         Plugins = "plugins",
+        /// Versions of the agent itself; what a site is given it is ordered to run.
+        Agents = "agents",
         /// Kernels, initial RAM disks, installation images.
         Images = "images",
     }
@@ -44,7 +46,7 @@ const PATH_LEN_MAX: usize = 255;
 /// The path has one or more segments of `[A-Za-z0-9._+@~=-]`, none of them empty, `.` or `..`, so that it can stand in a URL, a
 /// TFTP request and a script as it is. It is looked up in an index; no file is ever opened by it.
 #[derive(Clone, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
-#[cfg_attr(feature = "schema", derive(schemars::JsonSchema), schemars(extend("pattern" = r"^(bootloaders|scripts|templates|images|plugins)/[A-Za-z0-9._+@~=-]+(/[A-Za-z0-9._+@~=-]+)*$")))]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema), schemars(extend("pattern" = r"^(bootloaders|scripts|templates|images|plugins|agents)/[A-Za-z0-9._+@~=-]+(/[A-Za-z0-9._+@~=-]+)*$")))]
 #[serde(try_from = "String", into = "String")]
 pub struct ContentKey {
     category: Category,

@@ -4,7 +4,10 @@ use std::collections::BTreeMap;
 
 use serde::{Deserialize, Serialize};
 
-use crate::{CommandResult, Instance, PoliciesReport, SiteCommand, SiteConfig, SiteId, Timestamp};
+use crate::{
+    CommandResult, Instance, PoliciesReport, SiteCommand, SiteConfig, SiteId, Timestamp,
+    UpdateReport,
+};
 
 /// One service of the agent.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -77,6 +80,13 @@ pub struct Heartbeat {
         deserialize_with = "crate::apart::understood"
     )]
     pub plugins: Option<PoliciesReport>,
+    /// How the agent stands with other versions of itself; none from one that cannot be updated.
+    #[serde(
+        default,
+        skip_serializing_if = "Option::is_none",
+        deserialize_with = "crate::apart::understood"
+    )]
+    pub update: Option<UpdateReport>,
 }
 
 /// The controller's answer to a heartbeat.

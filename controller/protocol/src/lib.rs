@@ -28,6 +28,7 @@ mod site;
 mod template;
 mod text;
 mod time;
+mod update;
 mod variable;
 mod workflow;
 
@@ -77,6 +78,11 @@ pub use text::{
     HardwareFact,
 };
 pub use time::{Timestamp, TimestampError};
+pub use update::{
+    AgentUpdate, MarkSearch, NotAnAgent, PROGRAM_LEN_MAX, ProgramVersion, ReleaseMark,
+    SignedUpdate, Target, UpdateEnded, UpdateFate, UpdateReport, UpdateState, program_key,
+    program_of,
+};
 pub use variable::{CommandLineTemplate, CommandLineTemplateError, FillError, Variable};
 pub use workflow::{
     Assignment, BootMethod, DiskName, DriveNumber, SanSource, SanSourceError, SanUri, Workflow,

@@ -41,6 +41,11 @@ impl NewCommand {
             );
             return Err(ApiError::invalid("command", message));
         }
+        if let SiteOrder::Update { .. } = &order {
+            let message =
+                "this is given by POST /api/v1/sites/{id}/agent-update, and by nothing else";
+            return Err(ApiError::invalid("command", message));
+        }
         Ok(order)
     }
 }
@@ -139,7 +144,8 @@ pub(crate) async fn sync(
     Ok(note(&command).on(json(StatusCode::OK, &Success::new(ordered))))
 }
 
-async fn order(
+/// Orders `order` of the agent of `site`.
+pub(crate) async fn order(
     app: &App,
     site: SiteId,
     order: SiteOrder,

@@ -85,11 +85,22 @@ pub(crate) async fn put(
 
 /// Refuses names that come about in another way than by an upload of content.
 fn check_hand_made(key: &ContentKey) -> Result<(), ApiError> {
-    if key.category() != Category::Plugins {
-        return Ok(());
+    match key.category() {
+        Category::Plugins => {
+            let detail =
+                format!("{key} belongs to a plugin: upload and delete those at /api/v1/plugins");
+            Err(ApiError::bad_request("plugin_content", detail))
+        }
+        Category::Agents => {
+            let detail = format!(
+                "{key} is a version of the agent: upload and delete those at /api/v1/agents/releases"
+            );
+            Err(ApiError::bad_request("agent_content", detail))
+        }
+        Category::Bootloaders | Category::Scripts | Category::Templates | Category::Images => {
+            Ok(())
+        }
     }
-    let detail = format!("{key} belongs to a plugin: upload and delete those at /api/v1/plugins");
-    Err(ApiError::bad_request("plugin_content", detail))
 }
 
 /// What a request says of its body.

@@ -68,7 +68,11 @@ pub(crate) async fn upload(
         (Some(_), None) => return Err(ApiError::invalid("version", "a name comes with a version")),
         (None, Some(_)) => return Err(ApiError::invalid("name", "a version comes with a name")),
     };
-    let bytes = collect(&app, &progress, &headers, body).await?;
+    let allowed = Allowed {
+        max: app.workshop.upload_len_max(),
+        what: "a plugin with its fixtures; --plugin-max-mb of the controller allows more",
+    };
+    let bytes = collect(&progress, &headers, body, allowed).await?;
     let bundle = app.workshop.bundle(bytes, alone)?;
     let activates = wish.activate.unwrap_or(true);
     let by = operator.name;
@@ -82,26 +86,32 @@ pub(crate) async fn upload(
     Ok(note.on(json(status, &Success::new(kept))))
 }
 
+/// What an upload may have.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Allowed {
+    /// Its length at most, in bytes.
+    pub(crate) max: usize,
+    /// What has no more, and what to do about it.
+    pub(crate) what: &'static str,
+}
+
 /// The body of an upload, of which no more comes than was promised and is taken.
-async fn collect(
-    app: &App,
+pub(crate) async fn collect(
     progress: &Progress,
     headers: &HeaderMap,
     body: Body,
+    Allowed { max, what }: Allowed,
 ) -> Result<Bytes, ApiError> {
     let refused = |status, code, detail| Err(ApiError::Refused { status, code, detail });
     let length = headers.get(CONTENT_LENGTH).and_then(|length| length.to_str().ok()?.parse().ok());
-    let max = app.workshop.upload_len_max();
     let length: usize = match length {
         None => {
             let detail = "an upload must say its length in Content-Length".to_owned();
             return refused(StatusCode::LENGTH_REQUIRED, "length_required", detail);
         }
         Some(length) if length > max => {
-            let detail = format!(
-                "{length} bytes are more than the {max} of the largest plugin with its fixtures; --plugin-max-mb of the controller \
-                 allows more"
-            );
+            let detail =
+                format!("{length} bytes are more than the {max} of the largest upload of {what}");
             return refused(StatusCode::PAYLOAD_TOO_LARGE, "too_large", detail);
         }
         Some(length) => length,

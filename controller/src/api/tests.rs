@@ -27,6 +27,7 @@ mod nodes;
 mod plugins;
 mod quota;
 mod races;
+mod releases;
 mod repeats;
 mod revocation;
 mod session;
@@ -378,6 +379,7 @@ pub(crate) fn heartbeat(site: SiteId, config_version: u64) -> Value {
         config_version,
         command_results: Vec::new(),
         plugins: None,
+        update: None,
     };
     serde_json::to_value(heartbeat).expect("a heartbeat can be written")
 }

@@ -47,6 +47,10 @@ impl Selection {
         if key.category() == Category::Plugins {
             return self.packages.contains(key);
         }
+        // Fetched by who is ordered to run it, and kept by nobody.
+        if key.category() == Category::Agents {
+            return false;
+        }
         let is_chosen = match self.policy {
             CachePolicy::Minimal => false,
             CachePolicy::Assigned => self.assigned.contains(key),
@@ -93,9 +97,10 @@ mod tests {
             "scripts/post.sh",
             "plugins/a/1.0.0/e.pbp",
             "plugins/b/1.0.0/e.pbp",
+            "agents/1.0.0/pureboot-agent-x86_64",
         ]);
         let patterns =
-            ["images/*/linux".to_owned(), "{scripts,plugins}/**".to_owned(), "[".to_owned()];
+            ["images/*/linux".to_owned(), "{scripts,plugins,agents}/**".to_owned(), "[".to_owned()];
         for (policy, beside) in [
             (CachePolicy::Minimal, &[][..]),
             (CachePolicy::Assigned, &["images/windows.wim"][..]),

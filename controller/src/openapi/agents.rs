@@ -9,14 +9,38 @@ use pureboot_protocol::{
 };
 
 use super::operation::Operation;
-use crate::api::{agents, conflicts};
-use crate::store::{AgentStanding, KeptHeartbeat};
+use crate::api::{agents, conflicts, releases};
+use crate::store::{AgentStanding, Command, KeptHeartbeat};
 
 pub(super) fn operations() -> Vec<Operation> {
     let get = |path, summary| Operation::new(Method::GET, path, summary);
     let post = |path, summary| Operation::new(Method::POST, path, summary);
     vec![
         get("/api/v1/agents", "List agents").page::<AgentStanding>(),
+        get("/api/v1/agents/releases", "List the versions of the agent that are here, the newest first")
+            .one::<Vec<releases::Release>>(),
+        post("/api/v1/agents/releases", "Upload a version of the agent; the program says itself which it is")
+            .takes_bytes()
+            .one::<releases::Release>()
+            .or(201)
+            .refuses(409)
+            .refuses(411)
+            .refuses(412)
+            .refuses(422)
+            .refuses(507),
+        Operation::new(
+            Method::DELETE,
+            "/api/v1/agents/releases/{version}/{target}",
+            "Delete a version of the agent; sites that run it run on",
+        )
+        .one::<releases::Release>(),
+        post(
+            "/api/v1/sites/{id}/agent-update",
+            "Have the agent of a site run another version; the command's outcome is the update's",
+        )
+        .body::<releases::Wish>()
+        .created::<Command>()
+        .refuses(409),
         get("/api/v1/agents/{site_id}/status", "How a site's agent stands").one::<AgentStanding>(),
         get("/api/v1/agents/{site_id}/heartbeats", "List an agent's heartbeats, the latest first")
             .page::<KeptHeartbeat>(),

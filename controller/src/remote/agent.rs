@@ -1,5 +1,7 @@
 //! `agent …`.
 
+mod update;
+
 use reqwest::Method;
 
 use crate::remote::arguments::{asks, noun};
@@ -7,6 +9,8 @@ use crate::remote::client::Query;
 use crate::remote::resolve::{SITE, label, text};
 use crate::remote::screen::Column;
 use crate::remote::session::{Session, most};
+
+use update::{Forget, Releases, Update, Upload};
 
 noun! {
     /// Look after the agents of the sites.
@@ -16,6 +20,10 @@ noun! {
         Status(Status),
         Heartbeats(Heartbeats),
         Revoke(Revoke),
+        Update(Update),
+        Releases(Releases),
+        Upload(Upload),
+        Forget(Forget),
     }
 }
 
@@ -24,6 +32,8 @@ const COLUMNS: &[Column] = &[
     Column::plain("STATUS", "status"),
     Column::plain("LAST SEEN", "last_seen"),
     Column::plain("VERSION", "agent_version"),
+    Column::plain("RUNS", "heartbeat.update.state"),
+    Column::plain("LAST UPDATE", "heartbeat.update.last.fate"),
     Column::plain("WAITING", "heartbeat.pending_queue_items"),
     Column::plain("CONFLICTS", "heartbeat.conflicts_pending"),
     Column::bytes("CACHE", "heartbeat.cache_size_bytes"),

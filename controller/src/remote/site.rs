@@ -1,6 +1,6 @@
 //! `site …`.
 
-mod orders;
+pub(in crate::remote) mod orders;
 
 use std::fs::{File, OpenOptions};
 use std::io::Write;

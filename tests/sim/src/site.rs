@@ -520,6 +520,7 @@ impl Measure for Vitals<'_> {
             config_version: self.standing.config_version(),
             command_results: Vec::new(),
             plugins: None,
+            update: None,
         }
     }
 }

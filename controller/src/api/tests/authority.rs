@@ -199,14 +199,22 @@ async fn a7_a16_every_route_and_verb_opens_to_whom_the_table_says_and_to_nobody_
 }
 
 #[test]
-fn a7_who_decides_over_people_and_admission_is_an_admin_and_only_few_doors_are_open() {
+fn a7_who_decides_over_people_admission_and_programs_is_an_admin_and_only_few_doors_are_open() {
     let of = |role| -> Vec<&str> {
         let routes = table().into_iter().filter(|route| route.role == role);
         routes.map(|route| route.path.trim_start_matches("/api/v1")).collect()
     };
     assert_eq!(
         of(Role::Admin),
-        ["/users", "/users/{id}", "/users/{id}/password", "/audit", "/sites/{id}/agent-token"]
+        [
+            "/users",
+            "/users/{id}",
+            "/users/{id}/password",
+            "/audit",
+            "/sites/{id}/agent-token",
+            "/agents/releases",
+            "/agents/releases/{version}/{target}",
+        ]
     );
     let doors = of(Role::Anyone);
     for door in ["/healthz", "/readyz", "/session", "/agents/register"] {

@@ -160,7 +160,11 @@ async fn give(
 }
 
 /// The command `command` of a site as it has ended; on the way people are told how far it is.
-async fn follow(session: &Session, site_id: &str, mut command: Value) -> anyhow::Result<Value> {
+pub(in crate::remote) async fn follow(
+    session: &Session,
+    site_id: &str,
+    mut command: Value,
+) -> anyhow::Result<Value> {
     let deadline = Instant::now() + WAIT_LIMIT;
     let id = text(&command, "id").to_owned();
     let path = [SITE.path, site_id, COMMAND.path, &id];
@@ -188,7 +192,7 @@ fn has_ended(command: &Value) -> bool {
 }
 
 /// How far `command` is, for people.
-fn progress(command: &Value) -> String {
+pub(in crate::remote) fn progress(command: &Value) -> String {
     let [name, id, status] = ["command", "id", "status"].map(|field| text(command, field));
     match text(command, "detail") {
         "" => format!("{name} ({id}) is {status}"),
