@@ -162,6 +162,11 @@ impl DataDir {
         self.root.join("judgements.jsonl")
     }
 
+    /// Other versions of the agent.
+    pub fn update(&self) -> PathBuf {
+        self.root.join("update")
+    }
+
     /// Content.
     pub fn cache(&self) -> PathBuf {
         self.root.join("cache")
@@ -303,7 +308,10 @@ pub fn remove(path: &Path) -> anyhow::Result<()> {
 }
 
 /// Makes the directory entry of `path` survive a power cut.
-fn sync_parent(path: &Path) -> io::Result<()> {
+///
+/// # Errors
+/// Its directory cannot be read, or the disk fails.
+pub fn sync_parent(path: &Path) -> io::Result<()> {
     match path.parent() {
         Some(parent) => File::open(parent)?.sync_all(),
         None => Ok(()),

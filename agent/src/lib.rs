@@ -20,6 +20,7 @@
 //! | [`cage`] | what it cannot do once it serves, whoever has got hold of it |
 //! | [`doctor`] | what is wrong with this host and its boots, and the cure |
 //! | [`install`] | how it comes to live on a machine |
+//! | [`update`] | other versions of it |
 //! | [`cli`], [`config`], [`data_dir`] | what people type and write, and where it lies |
 //! | [`clock`], [`rng`], [`world`], [`rate`], [`log`] | time, chance, a simulation's in their place, how often something may happen, and the log |
 
@@ -53,6 +54,7 @@ pub mod status;
 pub mod store;
 pub mod sync;
 pub mod tftp;
+pub mod update;
 pub mod uplink;
 pub mod vitals;
 pub mod world;
