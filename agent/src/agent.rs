@@ -1,6 +1,8 @@
 //! The running agent: binds, opens, puts the parts together, and waits for the end.
 
 mod content;
+mod rehearsal;
+mod sockets;
 
 use std::cell::{Cell, RefCell};
 use std::collections::BTreeMap;
@@ -11,7 +13,7 @@ use std::sync::Arc;
 use self::content::Content;
 use anyhow::{Context as _, anyhow};
 use async_signal::{Signal, Signals};
-use pureboot_protocol::Mac;
+use pureboot_protocol::{ContentHash, Mac};
 use smol::LocalExecutor;
 use smol::channel::{Receiver, Sender, bounded};
 use smol::future::FutureExt as _;
@@ -49,6 +51,8 @@ use crate::session::recorder::Recorder;
 use crate::store::{Quota, Store, StoreOptions};
 use crate::sync::keeper::Keeper;
 use crate::tftp::refusals::Refusals;
+use crate::update::release;
+use crate::update::updater::{self, Updater};
 use crate::uplink::controller::{Controller, Trust};
 use crate::uplink::floor::Floor;
 use crate::uplink::memory;
@@ -56,16 +60,34 @@ use crate::uplink::run::Uplink;
 use crate::uplink::standing::Standing;
 use crate::uplink::tls;
 use crate::vitals::Vitals;
-use crate::{clock, descriptors, dhcp, http, manage, store, tftp};
+use crate::{clock, descriptors, dhcp, http, store, tftp};
+
+pub use self::rehearsal::rehearse;
+use self::sockets::{Sockets, Watched};
 
 /// Machines that have asked for a script and that ProxyDHCP has not taken note of yet; more are not told to it.
 const SIGHTINGS_MAX: usize = 64;
 
-/// Runs the agent until SIGTERM or SIGINT; `announce` gets one line once machines can be served.
+/// Why an agent has ended that nothing has failed in.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum End {
+    /// It was asked to.
+    Asked,
+    /// Another version of it is here, or this one has given itself up: it is to be started again.
+    Restart,
+}
+
+/// Runs the agent until SIGTERM or SIGINT; `launched` is the update that this program is, and `announce` gets one line once machines
+/// can be served.
 ///
 /// # Errors
 /// Something that the agent cannot do without is missing or has ended; the text says what.
-pub fn run(config: Config, data_dir: DataDir, announce: impl FnOnce(&str)) -> anyhow::Result<()> {
+pub fn run(
+    config: Config,
+    data_dir: DataDir,
+    launched: Option<ContentHash>,
+    announce: impl FnOnce(&str),
+) -> anyhow::Result<End> {
     let _lock = store::lock_data_dir(data_dir.root())?;
     if store::is_volatile(data_dir.root()) {
         log::warn!(
@@ -80,7 +102,8 @@ pub fn run(config: Config, data_dir: DataDir, announce: impl FnOnce(&str)) -> an
     #[expect(clippy::disallowed_methods, reason = "shell: the program's one wait")]
     smol::block_on(executor.run(async {
         let sockets = sockets.watch()?;
-        let agent = Agent::assemble(&executor, config, data_dir, sockets, confinement).await?;
+        let held = Held { launched, confinement };
+        let agent = Agent::assemble(&executor, config, data_dir, sockets, held).await?;
         agent.serve(announce, &notifier).await
     }))
 }
@@ -96,6 +119,13 @@ fn confine(config: &Config, data_dir: &DataDir) -> Confinement {
         controller_port: config.central_url.port(),
         kept: if config.dhcp.enabled { Kept::ForPortsOfDhcp } else { Kept::Nothing },
     })
+}
+
+/// What is settled about the process before its parts are put together.
+struct Held {
+    /// Which update the program is; none: the installed one.
+    launched: Option<ContentHash>,
+    confinement: Confinement,
 }
 
 /// The parts, put together and not yet started.
@@ -129,6 +159,7 @@ struct Shared {
     confinement: Confinement,
     policies: Rc<SitePolicies>,
     floor: Arc<Floor>,
+    updater: Rc<Updater>,
 }
 
 impl Agent {
@@ -137,8 +168,9 @@ impl Agent {
         config: Config,
         data_dir: DataDir,
         sockets: Watched,
-        confinement: Confinement,
+        held: Held,
     ) -> anyhow::Result<Self> {
+        let Held { launched, confinement } = held;
         let options =
             StoreOptions { data_dir: data_dir.root().to_owned(), quota: Quota::default() };
         let store = Store::open(options).await.context("cannot open the site's database")?;
@@ -181,7 +213,7 @@ impl Agent {
         }
         let (outbox, flusher) = Outbox::new(store.clone());
         let seed = getrandom::u64().context("the system has no random numbers")?;
-        log::info!(seed; "starting agent {} for site {}", env!("CARGO_PKG_VERSION"), config.site_id);
+        log::info!(seed; "starting agent {} for site {}", release::version(), config.site_id);
         let answers = Answers::new(
             store.clone(),
             data_dir.clone(),
@@ -209,6 +241,15 @@ impl Agent {
         executor.spawn(keeping).detach();
         // Before a machine is answered: what a policy refuses must not pass because the agent has just been started.
         policies.apply().await;
+        let updater = Updater::load(updater::Parts {
+            data_dir: data_dir.clone(),
+            site_id: config.site_id,
+            launched,
+            trial: config.update.trial(),
+            cache: cache.clone(),
+            flights: Rc::clone(&content.flights),
+            standing: Rc::clone(&standing),
+        });
         let shared = Shared {
             executor: Rc::clone(executor),
             config,
@@ -228,26 +269,32 @@ impl Agent {
             confinement,
             floor,
             policies,
+            updater: Rc::new(updater),
         };
         let renderer = Renderer::new().context("the templates do not compile")?;
         Ok(Self { shared, sockets, flusher, renderer, rng: Rng::from_seed(seed) })
     }
 
     /// Starts every part as a task and waits for the end.
-    async fn serve(self, announce: impl FnOnce(&str), notifier: &Notifier) -> anyhow::Result<()> {
+    async fn serve(self, announce: impl FnOnce(&str), notifier: &Notifier) -> anyhow::Result<End> {
         let mut signals =
             Signals::new([Signal::Term, Signal::Int]).context("cannot listen for signals")?;
         let store = self.shared.store.clone();
         let recorder = Rc::clone(&self.shared.recorder);
         let journal = Journal::new(&self.shared.data_dir);
         let listening = self.sockets.describe();
+        let updater = Rc::clone(&self.shared.updater);
         let uplink = self.start();
         announce(&listening);
         notifier.ready();
         let asked_to_stop = async {
             signals.next().await;
             log::info!("asked to stop");
-            Ok(())
+            Ok(End::Asked)
+        };
+        let other_version = async {
+            updater.end_wanted().await;
+            Ok(End::Restart)
         };
         let store_ended = async {
             store.stopped().await;
@@ -255,7 +302,8 @@ impl Agent {
         };
         let alive = async { match notifier.keep_alive().await {} };
         // What is under way is cut off: whatever was answered is on disk already, and kill -9 is a normal way to stop.
-        let ended = asked_to_stop.or(store_ended).or(uplink.run()).or(alive).await;
+        let uplink = async { uplink.run().await.map(|()| End::Asked) };
+        let ended = asked_to_stop.or(store_ended).or(uplink).or(other_version).or(alive).await;
         notifier.stopping();
         recorder.save_all(journal).await;
         ended
@@ -282,6 +330,7 @@ impl Agent {
             shared.warn_of_loaders(&vitals);
             shared.serve_dhcp(sockets.dhcp, sockets.http_address.port(), seen, notes);
         }
+        shared.prove(&booter, sockets.http_address);
         shared.serve_tftp(sockets.tftp, &booter, sockets.http_address.port());
         shared.serve_http(sockets.http, booter, &vitals);
         Uplink {
@@ -300,6 +349,7 @@ impl Agent {
             follower: shared.follower,
             conflicts: shared.conflicts,
             floor: shared.floor,
+            updater: shared.updater,
             rng,
         }
     }
@@ -352,6 +402,7 @@ impl Shared {
             recorder: Rc::clone(&self.recorder),
             answers: Rc::clone(&self.answers),
             policies: Rc::clone(&self.policies),
+            updater: Rc::clone(&self.updater),
             dhcp,
             counted: Cell::new(Counts::default()),
             started_at: clock::now(),
@@ -493,67 +544,5 @@ impl Shared {
 
     fn spawn(&self, task: impl Future<Output = ()> + 'static) {
         self.executor.spawn(task).detach();
-    }
-}
-
-/// Bound before anything else, so that a taken port is told at once, and without a second thread, which the cage would not hold.
-struct Sockets {
-    http: std::net::TcpListener,
-    tftp: tftp::serve::Listener,
-    /// Empty where ProxyDHCP is off.
-    dhcp: Vec<dhcp::serve::Bound>,
-    management: std::os::unix::net::UnixListener,
-}
-
-/// The same, once the executor waits for them.
-struct Watched {
-    http: TcpListener,
-    http_address: SocketAddr,
-    tftp: tftp::serve::Listener,
-    tftp_address: SocketAddr,
-    dhcp: Vec<dhcp::serve::Listener>,
-    management: UnixListener,
-}
-
-impl Sockets {
-    fn bind(config: &Config, data_dir: &DataDir) -> anyhow::Result<Self> {
-        let cure = "is another server using it, or does the agent lack the right to ports below 1024 (CAP_NET_BIND_SERVICE)?";
-        let http = std::net::TcpListener::bind(config.boot.listen).with_context(|| {
-            format!("cannot listen on {} for HTTP boot; {cure}", config.boot.listen)
-        })?;
-        let mut tftp = tftp::serve::Listener::bind(config.tftp.listen)
-            .with_context(|| format!("cannot listen on {} for TFTP; {cure}", config.tftp.listen))?;
-        if config.tftp.single_port {
-            tftp.share_port().context("cannot send by TFTP from the port that listens")?;
-        }
-        Ok(Self {
-            http,
-            tftp,
-            dhcp: if config.dhcp.enabled {
-                dhcp::serve::bind(&config.dhcp.interfaces)?
-            } else {
-                Vec::new()
-            },
-            management: manage::bind(&data_dir.socket())?,
-        })
-    }
-
-    fn watch(self) -> anyhow::Result<Watched> {
-        let Self { http, tftp, dhcp, management } = self;
-        Ok(Watched {
-            http_address: http.local_addr().context("cannot tell the port of HTTP boot")?,
-            http: http.try_into().context("cannot watch the port of HTTP boot")?,
-            tftp_address: tftp.local_addr(),
-            tftp,
-            dhcp: dhcp::serve::listen(dhcp)?,
-            management: management.try_into().context("cannot watch the management socket")?,
-        })
-    }
-}
-
-impl Watched {
-    /// The line that whoever started the agent waits for.
-    fn describe(&self) -> String {
-        format!("listening on tftp://{} http://{}", self.tftp_address, self.http_address)
     }
 }

@@ -5,6 +5,7 @@
 use std::net::{Ipv4Addr, SocketAddr};
 use std::ops::RangeInclusive;
 use std::path::PathBuf;
+use std::time::Duration;
 
 use anyhow::{Context as _, bail};
 use pureboot_protocol::SiteId;
@@ -51,6 +52,42 @@ pub struct Config {
     /// What the agent cannot do once it serves.
     #[serde(default)]
     pub cage: CageConfig,
+    /// Other versions of the agent.
+    #[serde(default)]
+    pub update: UpdateConfig,
+}
+
+/// `[update]`
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct UpdateConfig {
+    /// For how long a new version has to serve, with the controller in reach, before it has proven itself. One that the controller has
+    /// not heard in three times as long is gone back from.
+    pub trial_seconds: u32,
+}
+
+/// What `trial_seconds` may be: up to a day.
+const TRIAL_SECONDS: RangeInclusive<u32> = 1..=86_400;
+
+impl Default for UpdateConfig {
+    fn default() -> Self {
+        Self { trial_seconds: 600 }
+    }
+}
+
+impl UpdateConfig {
+    /// How long a trial takes.
+    pub fn trial(&self) -> Duration {
+        Duration::from_secs(self.trial_seconds.into())
+    }
+
+    fn check(&self) -> anyhow::Result<()> {
+        if !TRIAL_SECONDS.contains(&self.trial_seconds) {
+            let (min, max) = TRIAL_SECONDS.into_inner();
+            bail!("update.trial_seconds is {}: give {min} to {max}", self.trial_seconds);
+        }
+        Ok(())
+    }
 }
 
 /// `[boot]`
@@ -205,6 +242,7 @@ impl Config {
             bail!("dhcp.interfaces names '{twice}' twice: name it once");
         }
         self.tftp.check()?;
+        self.update.check()?;
         self.sync.check(self.site_id)?;
         operator::check(&self.dhcp.quirks)?;
         for (key, listen) in [("boot", self.boot.listen), ("tftp", self.tftp.listen)] {

@@ -20,7 +20,7 @@
 //! | [`cage`] | what it cannot do once it serves, whoever has got hold of it |
 //! | [`doctor`] | what is wrong with this host and its boots, and the cure |
 //! | [`install`] | how it comes to live on a machine |
-//! | [`update`] | other versions of it |
+//! | [`update`], [`supervise`] | how it comes to another version and back, and who starts it again |
 //! | [`cli`], [`config`], [`data_dir`] | what people type and write, and where it lies |
 //! | [`clock`], [`rng`], [`world`], [`rate`], [`log`] | time, chance, a simulation's in their place, how often something may happen, and the log |
 
@@ -52,6 +52,7 @@ pub mod seal;
 pub mod session;
 pub mod status;
 pub mod store;
+pub mod supervise;
 pub mod sync;
 pub mod tftp;
 pub mod update;

@@ -2,11 +2,12 @@
 
 mod dhcp;
 pub mod policies;
+mod update;
 
 use std::collections::BTreeMap;
 use std::fmt::Write as _;
 
-use pureboot_protocol::{AgentId, Autonomy, Mac, PolicyReport, SiteId, Timestamp};
+use pureboot_protocol::{AgentId, Autonomy, Mac, PolicyReport, SiteId, Timestamp, UpdateReport};
 use serde::{Deserialize, Serialize};
 
 pub use self::dhcp::DhcpReport;
@@ -89,6 +90,9 @@ pub struct Report {
     pub disk_usage_percent: f64,
     /// What holds the agent, whoever has got hold of it.
     pub confinement: Confinement,
+    /// How it stands with other versions of itself; none from one that cannot be updated.
+    #[serde(default)]
+    pub update: Option<UpdateReport>,
 }
 
 /// Whether the agent has joined its site.
@@ -235,6 +239,7 @@ impl Report {
             reasons.push(format!("new answer files of {mac} are refused: {reason}"));
         }
         reasons.extend(self.policies.iter().filter_map(policies::complaint));
+        reasons.extend(self.update.as_ref().and_then(update::complaint));
         if self.disk_usage_percent > DISK_USAGE_MAX_PERCENT {
             reasons.push(format!("the disk is {:.0} % full", self.disk_usage_percent));
         }
@@ -253,6 +258,9 @@ impl Report {
         };
         row("site", site);
         row("agent", format!("{}, up {}", self.agent_version, span(self.uptime_seconds)));
+        if let Some(update) = self.update.as_ref().and_then(update::describe) {
+            row("update", update);
+        }
         row(
             "membership",
             match &self.membership {
@@ -421,6 +429,7 @@ mod tests {
                 capabilities: Vec::new(),
                 gaps: Vec::new(),
             },
+            update: None,
         }
     }
 

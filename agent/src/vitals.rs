@@ -27,6 +27,8 @@ use crate::store::{Store, StoreError};
 use crate::sync::report::Outcome;
 use crate::sync::run::Sync;
 use crate::tftp::refusals::Refusals;
+use crate::update::release;
+use crate::update::updater::{Activity, Updater};
 use crate::uplink::heartbeat;
 use crate::uplink::standing::Standing;
 use crate::{clock, data_dir::DataDir};
@@ -70,6 +72,8 @@ pub struct Vitals {
     pub answers: Rc<Answers>,
     /// The site's policies.
     pub policies: Rc<SitePolicies>,
+    /// Other versions of this program.
+    pub updater: Rc<Updater>,
     /// What ProxyDHCP has written down; none where it is off.
     pub dhcp: Option<Rc<RefCell<Notes>>>,
     /// What waited when that was last counted.
@@ -175,7 +179,7 @@ impl Vitals {
         let trouble = self.outbox.trouble();
         let stats = self.cache.stats();
         Report {
-            agent_version: env!("CARGO_PKG_VERSION").to_owned(),
+            agent_version: release::version().to_string(),
             site_id: self.site_id,
             site_name: self.standing.site_config().map(|config| config.site_name),
             agent_id: self.standing.agent_id(),
@@ -211,7 +215,14 @@ impl Vitals {
             store_error,
             disk_usage_percent: self.disk_usage_percent().await,
             confinement: self.confinement.clone(),
+            update: Some(self.updater.report()),
         }
+    }
+}
+
+impl Activity for Vitals {
+    fn transfers(&self) -> u64 {
+        self.active_boots()
     }
 }
 
@@ -227,7 +238,7 @@ impl heartbeat::Measure for Vitals {
             site_id: self.site_id,
             timestamp: now,
             instance: None,
-            agent_version: env!("CARGO_PKG_VERSION").to_owned(),
+            agent_version: release::version().to_string(),
             uptime_seconds: self.uptime_seconds(),
             services: self.services(),
             nodes_seen_last_hour: self.nodes_seen_last_hour(now),
@@ -250,7 +261,7 @@ impl heartbeat::Measure for Vitals {
             config_version: self.standing.config_version(),
             command_results: Vec::new(),
             plugins: Some(self.policies.report()),
-            update: None,
+            update: Some(self.updater.report()),
         }
     }
 }

@@ -24,6 +24,7 @@ use crate::uplink::standing::Standing;
 
 /// The parts that bring content.
 pub(super) struct Content {
+    pub(super) flights: Rc<Flights>,
     pub(super) demand: Rc<Demand>,
     pub(super) sync: Rc<Sync>,
     pub(super) housekeeper: Rc<Housekeeper>,
@@ -80,12 +81,13 @@ impl Content {
         let sync = Sync::new(run::Parts {
             cache: cache.clone(),
             keeper,
-            flights,
+            flights: Rc::clone(&flights),
             housekeeper: Rc::clone(&housekeeper),
             pinned: Rc::clone(&pinned),
             wishes,
             jury: Some(Rc::new(jury)),
         });
-        Ok(Self { demand: Rc::new(demand), sync: Rc::new(sync), housekeeper, pinned })
+        let (demand, sync) = (Rc::new(demand), Rc::new(sync));
+        Ok(Self { flights, demand, sync, housekeeper, pinned })
     }
 }

@@ -151,6 +151,8 @@ mod table {
         libc::SYS_clock_gettime,
         libc::SYS_clock_getres,
         libc::SYS_clock_nanosleep,
+        // The end of a new version that hangs.
+        libc::SYS_setitimer,
         libc::SYS_nanosleep,
         libc::SYS_gettimeofday,
         libc::SYS_getrandom,
@@ -184,6 +186,7 @@ mod table {
         libc::SYS_select,
         libc::SYS_epoll_wait,
         libc::SYS_time,
+        libc::SYS_alarm,
         libc::SYS_arch_prctl,
     ];
     #[cfg(target_arch = "aarch64")]

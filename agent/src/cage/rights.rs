@@ -8,8 +8,8 @@ use std::path::Path;
 use anyhow::Context as _;
 use nix::unistd::{Gid, Uid, geteuid, setgroups, setresgid, setresuid};
 use rustix::thread::{
-    CapabilitySet, CapabilitySets, capabilities, clear_ambient_capability_set, set_capabilities,
-    set_keep_capabilities,
+    CapabilitySet, CapabilitySets, capabilities, clear_ambient_capability_set,
+    configure_capability_in_ambient_set, set_capabilities, set_keep_capabilities,
 };
 
 use super::{Gap, Wall};
@@ -90,6 +90,23 @@ fn limit_to(kept: CapabilitySet) -> rustix::io::Result<()> {
     let sets =
         CapabilitySets { effective: kept, permitted: kept, inheritable: CapabilitySet::empty() };
     set_capabilities(None, sets)
+}
+
+/// Has the capabilities that this process may use stay with the program that takes its place.
+///
+/// # Errors
+/// The kernel knows no such capabilities (before Linux 4.3), or the system forbids it.
+pub fn hand_on() -> anyhow::Result<()> {
+    if geteuid().is_root() {
+        return Ok(());
+    }
+    let hand_on = || -> rustix::io::Result<()> {
+        let held = capabilities(None)?.permitted;
+        let sets = CapabilitySets { effective: held, permitted: held, inheritable: held };
+        set_capabilities(None, sets)?;
+        held.iter().try_for_each(|one| configure_capability_in_ambient_set(one, true))
+    };
+    hand_on().context("the right to the ports cannot be handed on to another program")
 }
 
 /// Whose rights this process has.

@@ -169,6 +169,7 @@ impl Init {
             sync: former.map(|former| former.sync.clone()).unwrap_or_default(),
             dhcp: former.map(|former| former.dhcp.clone()).unwrap_or_default(),
             cage: former.map(|former| former.cage.clone()).unwrap_or_default(),
+            update: former.map(|former| former.update.clone()).unwrap_or_default(),
         })
     }
 

@@ -159,7 +159,7 @@ impl System {
             Self::Other => {
                 let Layout { program, data_dir, .. } = self.layout();
                 format!(
-                    "{program} start --data-dir {data_dir}   (as root, at each start of the machine)"
+                    "{program} start --supervise --data-dir {data_dir}   (as root, at each start of the machine)"
                 )
             }
         }

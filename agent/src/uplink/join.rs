@@ -18,6 +18,7 @@ use crate::data_dir::{self, DataDir};
 use crate::rng::Rng;
 use crate::store::Identity;
 use crate::store::Store;
+use crate::update::release;
 use crate::uplink::controller::{CallError, Controller, Trust};
 use crate::uplink::standing::Standing;
 use crate::world;
@@ -142,7 +143,7 @@ impl Joining<'_> {
             site_id: self.config.site_id,
             token,
             agent_url: self.agent_url.clone(),
-            agent_version: env!("CARGO_PKG_VERSION").to_owned(),
+            agent_version: release::version().to_string(),
             capabilities,
             credential_hash: Some(CredentialHash::from_digest(digest.into())),
         }

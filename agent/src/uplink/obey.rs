@@ -3,13 +3,14 @@
 use std::cell::RefCell;
 
 use pureboot_protocol::{
-    COMMAND_RESULTS_MAX, Category, CommandId, CommandResult, ContentKey, Invalid, Mac, SiteCommand,
-    SiteOrder, Timestamp,
+    COMMAND_RESULTS_MAX, Category, CommandId, CommandResult, ContentKey, Invalid, Mac,
+    SignedUpdate, SiteCommand, SiteOrder, Timestamp,
 };
 use smol::channel::{Receiver, Sender, bounded};
 
 use crate::clock;
 use crate::store::Store;
+use crate::update::updater::{Activity, Updater};
 use crate::uplink::controller::{CHECK, Controller};
 use crate::uplink::orders::{Ending, Orders, Taken};
 use crate::uplink::rotate::Rotation;
@@ -43,6 +44,7 @@ struct Task {
 }
 
 enum Work {
+    Update(SignedUpdate),
     ChangeCredential,
     AskAbout(Mac),
     Sync { force: bool, categories: Vec<Category> },
@@ -62,15 +64,23 @@ impl Default for Lane {
     }
 }
 
-/// Carries out orders, one after another in each of two lanes, so that none waits for a download that does not concern it.
+/// Brings the agent itself to another version, and knows when that disturbs nobody.
+struct Updating<'a> {
+    updater: &'a Updater,
+    activity: &'a dyn Activity,
+}
+
+/// Carries out orders, one after another in each of three lanes, so that none waits for a download that does not concern it.
 pub struct Obeyer<'a, C> {
     controller: &'a Controller,
     store: &'a Store,
     rotation: &'a Rotation<'a>,
     content: &'a C,
     orders: RefCell<Orders>,
+    updating: Option<Updating<'a>>,
     quick: Lane,
     slow: Lane,
+    own: Lane,
     news: (Sender<()>, Receiver<()>),
 }
 
@@ -88,11 +98,18 @@ impl<'a, C: Content> Obeyer<'a, C> {
             rotation,
             content,
             orders: RefCell::default(),
+            updating: None,
             quick: Lane::default(),
             slow: Lane::default(),
+            own: Lane::default(),
             // One signal that waits is as good as many.
             news: bounded(1),
         }
+    }
+
+    /// The same, where the agent itself can be brought to another version.
+    pub fn updating(self, updater: &'a Updater, activity: &'a dyn Activity) -> Self {
+        Self { updating: Some(Updating { updater, activity }), ..self }
     }
 
     /// What the next heartbeat is to say.
@@ -118,10 +135,7 @@ impl<'a, C: Content> Obeyer<'a, C> {
                 SiteOrder::RotateCredential {} => {
                     self.begin(&self.quick, id, Work::ChangeCredential)
                 }
-                SiteOrder::Update { .. } => {
-                    let words = "this agent cannot be brought to another version";
-                    self.finish(id, Ending::unsupported(words));
-                }
+                SiteOrder::Update { update } => self.begin(&self.own, id, Work::Update(update)),
                 SiteOrder::Invalidate(Invalid::Node { mac })
                 | SiteOrder::ResolveConflict { mac, .. } => {
                     self.begin(&self.quick, id, Work::AskAbout(mac))
@@ -161,7 +175,9 @@ impl<'a, C: Content> Obeyer<'a, C> {
 
     /// Carries out what is ordered, for as long as the agent runs.
     pub async fn run(&self) {
-        smol::future::zip(self.work(&self.quick), self.work(&self.slow)).await;
+        let own = self.work(&self.own);
+        smol::future::zip(own, smol::future::zip(self.work(&self.quick), self.work(&self.slow)))
+            .await;
     }
 
     async fn work(&self, lane: &Lane) {
@@ -179,6 +195,7 @@ impl<'a, C: Content> Obeyer<'a, C> {
     /// How a command has ended; none if it could not be carried out now.
     async fn carry_out(&self, id: CommandId, work: Work) -> Option<Ending> {
         match work {
+            Work::Update(update) => self.update(id, update).await,
             Work::ChangeCredential => self.rotation.obey(id).await,
             Work::AskAbout(mac) => self.ask_about(mac).await,
             Work::Sync { force, categories } => {
@@ -187,6 +204,18 @@ impl<'a, C: Content> Obeyer<'a, C> {
             }
             Work::Revalidate(key) => self.content.revalidate(&key).await,
         }
+    }
+
+    /// Brings the agent itself to another version.
+    async fn update(&self, id: CommandId, update: SignedUpdate) -> Option<Ending> {
+        let Some(Updating { updater, activity }) = &self.updating else {
+            return Some(Ending::unsupported("this agent cannot be brought to another version"));
+        };
+        let progress = |text| {
+            self.orders.borrow_mut().note_progress(id, text);
+            self.tell_soon();
+        };
+        updater.obey(id, update, *activity, progress).await
     }
 
     /// Asks anew about a machine. Its record stays until another one is there (FAULTS C15).

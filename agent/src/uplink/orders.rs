@@ -12,6 +12,8 @@ use pureboot_protocol::{
     SiteCommand, SiteOrder,
 };
 
+use crate::update::release;
+
 /// The longest detail that is told, in characters: as many results as there may be fit into one heartbeat.
 const DETAIL_LEN_MAX: usize = 200;
 
@@ -164,7 +166,7 @@ fn foreign(command: &str) -> Ending {
     let name: String = command.chars().take(64).collect();
     Ending::unsupported(format!(
         "agent {} does not know '{name}', or not with these params",
-        env!("CARGO_PKG_VERSION")
+        release::version()
     ))
 }
 

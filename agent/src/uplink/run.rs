@@ -21,6 +21,7 @@ use crate::session::teller;
 use crate::store::Store;
 use crate::sync::rhythm::Rhythm;
 use crate::sync::run::Sync;
+use crate::update::updater::{Activity, Updater};
 use crate::uplink::controller::{CHECK, CallError, Controller};
 use crate::uplink::courier::HttpCourier;
 use crate::uplink::floor::Floor;
@@ -63,11 +64,13 @@ pub struct Uplink<V> {
     pub conflicts: Rc<Conflicts>,
     /// What time it is at the least.
     pub floor: Arc<Floor>,
+    /// Brings the agent itself to another version.
+    pub updater: Rc<Updater>,
     /// Chance for pauses.
     pub rng: Rng,
 }
 
-impl<V: Measure> Uplink<V> {
+impl<V: Measure + Activity> Uplink<V> {
     /// Joins if there is a token, then beats and delivers for as long as the agent runs.
     ///
     /// # Errors
@@ -95,7 +98,8 @@ impl<V: Measure> Uplink<V> {
             HttpCourier { controller: &self.controller, standing: &self.standing, tenure: &tenure };
         let flush_rng = Rng::from_seed(self.rng.next_u64());
         let rotation = Rotation::new(&self.data_dir, &self.controller);
-        let obeyer = Obeyer::new(&self.controller, &self.store, &rotation, &*self.sync);
+        let obeyer = Obeyer::new(&self.controller, &self.store, &rotation, &*self.sync)
+            .updating(&self.updater, &*self.vitals);
         let pulse = heartbeat::Pulse {
             controller: &self.controller,
             vitals: &*self.vitals,
