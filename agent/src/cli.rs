@@ -16,6 +16,7 @@ mod queue;
 mod start;
 mod status;
 mod sync;
+mod update;
 
 use std::path::PathBuf;
 use std::process::ExitCode;
@@ -23,6 +24,7 @@ use std::process::ExitCode;
 use argh::FromArgs;
 
 use crate::data_dir;
+use crate::update::release;
 
 /// Boots the machines of one site: TFTP and HTTP boot from verified copies, with the controller and without it.
 #[derive(FromArgs, Debug)]
@@ -35,7 +37,11 @@ use crate::data_dir;
         1,
         "failed, or the arguments are wrong; for status: degraded; for doctor: something does not work"
     ),
-    error_code(3, "status: the agent is not running")
+    error_code(3, "status: the agent is not running"),
+    error_code(
+        75,
+        "start: another version of the agent is here, or this one has given itself up; it is to be started again"
+    )
 )]
 struct Arguments {
     /// print the version and end
@@ -63,6 +69,7 @@ enum Command {
     Doctor(doctor::Doctor),
     Install(install::Install),
     Uninstall(install::Uninstall),
+    Update(update::Update),
     Explain(explain::Explain),
     Plugin(plugin::Plugin),
 }
@@ -74,9 +81,9 @@ pub fn run() -> ExitCode {
     }
     let arguments: Arguments = argh::from_env();
     let done = match arguments.command {
-        _ if arguments.version => print(&format!("pureboot-agent {}\n", env!("CARGO_PKG_VERSION"))),
+        _ if arguments.version => print(&format!("pureboot-agent {}\n", release::version())),
         None => Err(anyhow::anyhow!(
-            "say what to do: init, start, status, boots, explain, answers, doctor, check-config, cache, sync, queue, conflicts, node, plugin, dhcp-snippet, install or uninstall (--help tells more)"
+            "say what to do: init, start, status, boots, explain, answers, doctor, check-config, cache, sync, queue, conflicts, node, plugin, dhcp-snippet, install, uninstall or update (--help tells more)"
         )),
         Some(Command::Init(init)) => init.run(),
         Some(Command::Start(start)) => start.run(),
@@ -93,6 +100,7 @@ pub fn run() -> ExitCode {
         Some(Command::Doctor(doctor)) => doctor.run(),
         Some(Command::Install(install)) => install.run(),
         Some(Command::Uninstall(uninstall)) => uninstall.run(),
+        Some(Command::Update(update)) => update.run(),
         Some(Command::Explain(explain)) => explain.run(),
         Some(Command::Plugin(plugin)) => plugin.run(),
     };

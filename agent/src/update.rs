@@ -12,5 +12,6 @@
 pub mod files;
 pub mod journal;
 pub mod launch;
+pub mod local;
 pub mod release;
 pub mod updater;

@@ -1,0 +1,242 @@
+//! `pureboot-agent update`: other versions of the agent, by hand.
+
+use std::path::{Path, PathBuf};
+use std::process::{Command as ChildProcess, ExitCode, Stdio};
+
+use anyhow::{Context as _, ensure};
+use argh::FromArgs;
+use pureboot_protocol::{ReleaseMark, UpdateState};
+
+use crate::data_dir::DataDir;
+use crate::update::files::UpdateDir;
+use crate::update::local::{self, Staged};
+use crate::update::{launch, release};
+use crate::{clock, store};
+
+/// bring the agent to another version, or back; with a controller its operators do that for all sites (pureboot-controller agent
+/// update)
+#[derive(FromArgs, Debug)]
+#[argh(
+    subcommand,
+    name = "update",
+    note = "A new version takes effect when the agent is started again."
+)]
+pub(super) struct Update {
+    #[argh(subcommand)]
+    command: UpdateCommand,
+}
+
+#[derive(FromArgs, Debug)]
+#[argh(subcommand)]
+enum UpdateCommand {
+    Status(Status),
+    Check(Check),
+    Install(Install),
+    Rollback(Rollback),
+}
+
+impl Update {
+    pub(super) fn run(self) -> anyhow::Result<ExitCode> {
+        match self.command {
+            UpdateCommand::Status(status) => status.run(),
+            UpdateCommand::Check(check) => check.run(),
+            UpdateCommand::Install(install) => install.run(),
+            UpdateCommand::Rollback(rollback) => rollback.run(),
+        }
+    }
+}
+
+/// tell which version is installed, which came by an update, and how the last update ended
+#[derive(FromArgs, Debug)]
+#[argh(subcommand, name = "status")]
+struct Status {
+    /// print JSON for programs
+    #[argh(switch)]
+    json: bool,
+    /// directory that holds all that the agent keeps (default: /var/lib/pureboot)
+    #[argh(option, default = "super::default_data_dir()")]
+    data_dir: PathBuf,
+}
+
+impl Status {
+    fn run(self) -> anyhow::Result<ExitCode> {
+        let dir = UpdateDir::of(&DataDir::open(&self.data_dir)?);
+        let journal = dir.load();
+        let runs = journal.trial().or(journal.settled());
+        let report = journal.report(runs.map(|slot| slot.sha256), release::target());
+        if self.json {
+            return super::print(&format!("{}\n", serde_json::to_string_pretty(&report)?));
+        }
+        let mut text = format!("installed  {} ({})\n", release::version(), release::target());
+        let mut row = |name: &str, value: String| text.push_str(&format!("{name:<10} {value}\n"));
+        if let Some(slot) = runs {
+            let how = match report.state {
+                UpdateState::OnTrial => "on trial",
+                _ => "which came by an update",
+            };
+            row("runs", format!("{}, {how}", slot.version));
+        }
+        if let Some(version) = report.candidate.filter(|_| report.state == UpdateState::Staged) {
+            row("next", format!("{version}, from the next start on, if it passes its test"));
+        }
+        if let Some(version) = report.previous {
+            row("before", format!("{version}, kept to go back to"));
+        }
+        if let Some(last) = report.last {
+            let why = if last.why.is_empty() { String::new() } else { format!(": {}", last.why) };
+            row("last", format!("{} {} at {}{why}", last.version, last.fate, last.at));
+        }
+        super::print(&text)
+    }
+}
+
+/// find out whether a program could serve here; nothing is changed
+#[derive(FromArgs, Debug)]
+#[argh(subcommand, name = "check")]
+struct Check {
+    /// the program, such as pureboot-agent-x86_64
+    #[argh(positional)]
+    file: PathBuf,
+    /// directory that holds all that the agent keeps (default: /var/lib/pureboot)
+    #[argh(option, default = "super::default_data_dir()")]
+    data_dir: PathBuf,
+}
+
+impl Check {
+    fn run(self) -> anyhow::Result<ExitCode> {
+        let (_, mark) = local::inspect(&self.file)?;
+        let file = std::fs::canonicalize(&self.file)?;
+        let tested = rehearse(&file, &self.data_dir)?;
+        super::print(&format!("{}\n", verdict(mark, tested)))
+    }
+}
+
+/// On what a program was tested.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Tested {
+    /// On all that decides about boots.
+    Whole,
+    /// Not on the database, which a running agent has open.
+    WithoutDatabase,
+    /// Not at all: there are no settings yet.
+    Nothing,
+}
+
+fn rehearse(program: &Path, data_dir: &Path) -> anyhow::Result<Tested> {
+    if !data_dir.join("agent.toml").exists() {
+        return Ok(Tested::Nothing);
+    }
+    let data_dir = DataDir::open(data_dir)?;
+    let lock = store::lock_data_dir(data_dir.root()).ok();
+    launch::rehearse(program, &data_dir, lock.is_some())?;
+    Ok(if lock.is_some() { Tested::Whole } else { Tested::WithoutDatabase })
+}
+
+fn verdict(mark: ReleaseMark, tested: Tested) -> String {
+    let ReleaseMark { version, target } = mark;
+    let here = release::version();
+    let age = match version.cmp(&here) {
+        std::cmp::Ordering::Less => "older than",
+        std::cmp::Ordering::Equal => "the same as",
+        std::cmp::Ordering::Greater => "newer than",
+    };
+    let tested = match tested {
+        Tested::Whole => "it can serve here",
+        Tested::WithoutDatabase => {
+            "it can serve here (the database, which the running agent has open, was left out)"
+        }
+        Tested::Nothing => "it was not tested, because there are no settings yet",
+    };
+    format!("pureboot-agent {version} for {target}, {age} {here}, which is installed: {tested}")
+}
+
+/// put a program in the place of the installed one, which is kept as .prev; it is checked and tested first
+#[derive(FromArgs, Debug)]
+#[argh(subcommand, name = "install")]
+struct Install {
+    /// the program, such as pureboot-agent-x86_64
+    #[argh(positional)]
+    file: PathBuf,
+    /// take it although it is older than what is installed
+    #[argh(switch)]
+    allow_downgrade: bool,
+    /// directory that holds all that the agent keeps (default: /var/lib/pureboot)
+    #[argh(option, default = "super::default_data_dir()")]
+    data_dir: PathBuf,
+}
+
+impl Install {
+    fn run(self) -> anyhow::Result<ExitCode> {
+        let (program, mark) = local::inspect(&self.file)?;
+        local::check_age(mark.version, release::version(), self.allow_downgrade)?;
+        let installed =
+            std::env::current_exe().context("cannot tell which program is installed")?;
+        let staged = Staged::beside(&installed, &program)?;
+        // In a process of its own, because a test gives up the rights that the swap needs.
+        let tested = ChildProcess::new(&installed)
+            .args(["update", "check"])
+            .arg(staged.place())
+            .arg("--data-dir")
+            .arg(&self.data_dir)
+            .stderr(Stdio::inherit())
+            .output()
+            .context("cannot test it")?;
+        ensure!(
+            tested.status.success(),
+            "it was not installed, because it has not passed its test"
+        );
+        staged.swap()?;
+        self.forget_others()?;
+        super::print(&format!(
+            "{}Installed as {installed}; the one before is kept as {installed}.prev.\nNext: start the agent again\n",
+            String::from_utf8_lossy(&tested.stdout),
+            installed = installed.display(),
+        ))
+    }
+
+    /// Whoever installs a program means that one, and none that came before from the controller.
+    fn forget_others(&self) -> anyhow::Result<()> {
+        if !self.data_dir.join("update").exists() {
+            return Ok(());
+        }
+        let dir = UpdateDir::of(&DataDir::open(&self.data_dir)?);
+        let mut journal = dir.load();
+        journal.clear();
+        dir.save(&journal)
+    }
+}
+
+/// go back to the version before the one that came by an update
+#[derive(FromArgs, Debug)]
+#[argh(subcommand, name = "rollback")]
+struct Rollback {
+    /// put the program back that `update install` has kept as .prev, and keep the installed one in its stead
+    #[argh(switch)]
+    installed: bool,
+    /// directory that holds all that the agent keeps (default: /var/lib/pureboot)
+    #[argh(option, default = "super::default_data_dir()")]
+    data_dir: PathBuf,
+}
+
+impl Rollback {
+    fn run(self) -> anyhow::Result<ExitCode> {
+        if self.installed {
+            let installed =
+                std::env::current_exe().context("cannot tell which program is installed")?;
+            ensure!(local::put_back(&installed)?, "there is no {}.prev", installed.display());
+            return super::print(
+                "The program before is installed again.\nNext: start the agent again\n",
+            );
+        }
+        let data_dir = DataDir::open(&self.data_dir)?;
+        let _lock = store::lock_data_dir(data_dir.root()).context("stop the agent first")?;
+        let dir = UpdateDir::of(&data_dir);
+        let mut journal = dir.load();
+        let before = journal
+            .roll_back(clock::now())
+            .context("--installed puts back what `update install` has kept")?;
+        dir.save(&journal)?;
+        let runs = before.unwrap_or_else(release::version);
+        super::print(&format!("Version {runs} runs from the next start on.\n"))
+    }
+}
