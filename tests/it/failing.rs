@@ -1,7 +1,8 @@
 //! System calls of the agent that fail while it works: no boot is lost, no report, and no other byte is given (FAULTS §3).
 
+use std::ffi::OsStr;
 use std::fs;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 use anyhow::{Context, Result, ensure};
 use pureboot_tests::machines::Machine;
@@ -35,9 +36,31 @@ pub(crate) struct Injection {
 impl Injection {
     /// Attaches to every thread of `pid`; `fault` is what strace calls an injection.
     pub(crate) fn begin(pid: u32, call: &str, fault: &str, site: &Site) -> Result<Self> {
+        Self::begin_with(pid, &[], call, fault, site)
+    }
+
+    /// The same, only for calls that name the file `path`.
+    pub(crate) fn begin_at(
+        pid: u32,
+        path: &Path,
+        call: &str,
+        fault: &str,
+        site: &Site,
+    ) -> Result<Self> {
+        Self::begin_with(pid, &["--trace-path".as_ref(), path.as_os_str()], call, fault, site)
+    }
+
+    fn begin_with(
+        pid: u32,
+        limits: &[&OsStr],
+        call: &str,
+        fault: &str,
+        site: &Site,
+    ) -> Result<Self> {
         let output = site.dir().join("strace.output");
         let mut command = process::system("strace")?;
         command.args(["--follow-forks", "--quiet=all"]).arg("--output").arg(&output);
+        command.args(limits);
         command.arg(format!("--trace={call}")).arg(format!("--inject={call}:{fault}"));
         command.args(["--attach", &pid.to_string()]);
         let strace = Program::spawn("strace", command, site.dir())?;

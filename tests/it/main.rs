@@ -44,6 +44,7 @@ mod sync;
 mod tftp;
 mod tidy;
 mod tour;
+mod update;
 
 use std::io::Write;
 
@@ -123,6 +124,7 @@ fn main() {
         content::cases(),
         cli::cases(),
         tour::cases(),
+        update::cases(),
         sync::cases(),
         faults::cases(),
         failing::cases(),

@@ -63,6 +63,11 @@ impl Agent {
         }
     }
 
+    /// The same, started by `words`.
+    pub fn started_by(&mut self, words: Vec<PathBuf>) {
+        self.words = words;
+    }
+
     /// Where it keeps its data.
     pub fn data_dir(&self) -> &Path {
         &self.data_dir
