@@ -151,7 +151,7 @@ fn test(data_dir: &DataDir, dir: &UpdateDir, slot: &Slot) -> anyhow::Result<()> 
 }
 
 /// Has `program` say whether it could serve with the settings and, if `with_database`, with what is remembered here: on a copy, without
-/// binding a port that is in use, and within [`TEST_LIMIT`].
+/// binding a port that is in use, and within `TEST_LIMIT`.
 ///
 /// # Errors
 /// It says no, or nothing in time.
