@@ -185,6 +185,10 @@ mod tests {
             &[(0, 1, None), (61, 2, Some(1)), (62, 3, Some(1)), (63, 4, Some(1))],
             "takes takes takes takes",
         );
+        // Nor did the one to life 1, which was noted beforehand because none was before it.
+        check(&[(0, 1, None), (1, 2, Some(1)), (2, 3, Some(1))], "takes takes takes");
+        // Life 1 was never heard of.
+        check(&[(0, 2, Some(1)), (1, 3, Some(1))], "takes takes");
         // The last packet of the life that was killed comes after the first of the next.
         check(
             &[(0, 1, None), (61, 2, Some(1)), (62, 1, None), (63, 2, Some(1))],
@@ -205,6 +209,11 @@ mod tests {
                 (180, 1, None),
             ],
             "takes takes late returns refused passes",
+        );
+        // A copy of a first life that had noted itself and nothing else.
+        check(
+            &[(0, 1, None), (1, 2, Some(1)), (31, 1, None), (32, 2, Some(1))],
+            "takes takes returns refused",
         );
         // Neither does it help the copy to be started again, and the original may be.
         check(

@@ -318,9 +318,6 @@ impl Site {
         self.agent.init(&self.id, &self.controller.url(), &token, ports)?;
         self.agent.start()?;
         self.wait_until_online()?;
-        // A life that ends before it has noted that the controller answered it is taken for another machine's for a while.
-        let noted = self.agent.data_dir().join("state/instance");
-        wait::until("this life is noted", ARRIVAL_LIMIT, || Ok(noted.exists().then_some(())))?;
         Ok(self)
     }
 

@@ -20,7 +20,9 @@ pub struct Tenure {
 }
 
 impl Tenure {
-    /// Begins a life, which follows the one that was noted last.
+    /// Begins a life, which follows the one that was noted last. The first one is noted here, before the controller can hear of it:
+    /// it may be cut short between the answer and its note, and then nothing else would tie the next one to it. Lives that come later need
+    /// no such note, because they are followed as the one that was noted before them is.
     ///
     /// # Errors
     /// The system has no random numbers. A note that cannot be read counts as none: the controller then waits until the former life
@@ -37,6 +39,11 @@ impl Tenure {
             }
         };
         let instance = Instance { id: InstanceId::from_bytes(bytes), succeeds };
+        if succeeds.is_none()
+            && let Err(error) = data_dir::write_private(&file, &note(instance))
+        {
+            log::warn!("cannot note the first life of the agent: {error:#}");
+        }
         Ok(Self { instance, file, is_noted: Cell::new(false) })
     }
 
@@ -50,13 +57,18 @@ impl Tenure {
         if self.is_noted.replace(true) {
             return;
         }
-        let (file, text) = (self.file.clone(), format!("{}\n", self.instance.id));
+        let (file, text) = (self.file.clone(), note(self.instance));
         let noted = world::unblock(move || data_dir::write_private(&file, &text)).await;
         if let Err(error) = noted {
             self.is_noted.set(false);
             log::warn!("cannot note that the controller has answered: {error:#}");
         }
     }
+}
+
+/// What is written down of a life.
+fn note(instance: Instance) -> String {
+    format!("{}\n", instance.id)
 }
 
 #[cfg(test)]
@@ -80,6 +92,19 @@ mod tests {
         block_on(second.hold());
         let third = Tenure::begin(&data_dir).expect("begun");
         assert_eq!(third.instance().succeeds, Some(second.instance().id));
+    }
+
+    #[test]
+    fn k21_the_first_life_is_followed_although_it_has_not_noted_that_it_was_answered() {
+        let dir = tempfile::tempdir().expect("a directory");
+        let data_dir = DataDir::create(&dir.path().join("data")).expect("made");
+        std::fs::create_dir(data_dir.root().join("state")).expect("made");
+        let first = Tenure::begin(&data_dir).expect("begun");
+        assert_eq!(first.instance().succeeds, None);
+        for _ in 0..2 {
+            let next = Tenure::begin(&data_dir).expect("begun");
+            assert_eq!(next.instance().succeeds, Some(first.instance().id));
+        }
     }
 
     #[test]

@@ -100,7 +100,8 @@ impl ChainHash {
 pub struct Instance {
     /// This life.
     pub id: InstanceId,
-    /// The last life of the same data directory that the controller has answered, if any.
+    /// The last life of the same data directory that the controller has answered, or the first one, which it may have; none for that
+    /// one itself.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub succeeds: Option<InstanceId>,
 }
