@@ -21,7 +21,7 @@
 //! | [`doctor`] | what is wrong with this host and its boots, and the cure |
 //! | [`install`] | how it comes to live on a machine |
 //! | [`update`], [`supervise`] | how it comes to another version and back, and who starts it again |
-//! | [`cli`], [`config`], [`data_dir`] | what people type and write, and where it lies |
+//! | [`cli`], [`config`], [`data_dir`], [`program`] | what people type and write, where it lies, and where the program itself does |
 //! | [`clock`], [`rng`], [`world`], [`rate`], [`log`] | time, chance, a simulation's in their place, how often something may happen, and the log |
 
 pub mod agent;
@@ -46,6 +46,7 @@ pub mod nodes;
 pub mod notify;
 pub mod outbox;
 pub mod policy;
+pub mod program;
 pub mod rate;
 pub mod rng;
 pub mod seal;

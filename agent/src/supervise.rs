@@ -12,6 +12,8 @@ use nix::sys::signal::kill;
 use nix::unistd::Pid;
 use smol::stream::StreamExt as _;
 
+use crate::program;
+
 /// The exit code of an agent that has fetched another version of itself and is to be started again.
 pub const RESTART: u8 = 75;
 
@@ -34,7 +36,7 @@ pub fn is_supervised() -> bool {
 /// # Errors
 /// It cannot be started.
 pub fn run() -> anyhow::Result<ExitCode> {
-    let program = std::env::current_exe().context("cannot tell which program runs")?;
+    let program = program::path()?;
     let arguments: Vec<_> = std::env::args_os().skip(1).filter(|it| it != "--supervise").collect();
     let mut signals =
         Signals::new([Signal::Term, Signal::Int]).context("cannot listen for signals")?;

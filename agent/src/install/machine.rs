@@ -13,6 +13,7 @@ use anyhow::Context as _;
 use super::lock::{self, Lock};
 use super::plan::{Step, System, USER, under};
 use super::users;
+use crate::program;
 
 /// A machine: this one at `/`, or the tree of another.
 #[derive(Debug)]
@@ -170,7 +171,7 @@ impl Machine {
     }
 
     fn copy_program(&self, place: &Path) -> anyhow::Result<Outcome> {
-        let here = std::env::current_exe().context("cannot tell which program runs")?;
+        let here = program::path()?;
         if fs::canonicalize(place).is_ok_and(|there| there == here) {
             return Ok(Outcome::WasSo);
         }
