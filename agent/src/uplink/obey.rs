@@ -129,7 +129,7 @@ impl<'a, C: Content> Obeyer<'a, C> {
         self.orders.borrow_mut().handle_told(told);
         let taken = self.orders.borrow_mut().take(commands);
         for Taken { id, order } in taken {
-            log::info!(command:% = id; "the centre orders {order:?}");
+            log::info!(command:% = id; "the centre orders {}", describe(&order));
             match order {
                 SiteOrder::UpdateConfig {} => self.finish(id, settings.clone()),
                 SiteOrder::RotateCredential {} => {
@@ -258,6 +258,14 @@ impl<'a, C: Content> Obeyer<'a, C> {
 
     fn tell_soon(&self) {
         _ = self.news.0.try_send(());
+    }
+}
+
+/// An order in the log. What is signed is told by whoever has checked it.
+fn describe(order: &SiteOrder) -> String {
+    match order {
+        SiteOrder::Update { .. } => "another version of the agent".to_owned(),
+        order => format!("{order:?}"),
     }
 }
 
