@@ -51,6 +51,7 @@ use crate::session::recorder::Recorder;
 use crate::store::{Quota, Store, StoreOptions};
 use crate::sync::keeper::Keeper;
 use crate::tftp::refusals::Refusals;
+use crate::update::pin::Pin;
 use crate::update::release;
 use crate::update::updater::{self, Updater};
 use crate::uplink::controller::{Controller, Trust};
@@ -97,12 +98,13 @@ pub fn run(
     }
     let sockets = Sockets::bind(&config, &data_dir)?;
     let notifier = Notifier::from_environment()?;
+    let pin = Pin::open(&data_dir);
     let confinement = confine(&config, &data_dir);
     let executor = Rc::new(LocalExecutor::new());
     #[expect(clippy::disallowed_methods, reason = "shell: the program's one wait")]
     smol::block_on(executor.run(async {
         let sockets = sockets.watch()?;
-        let held = Held { launched, confinement };
+        let held = Held { launched, confinement, pin };
         let agent = Agent::assemble(&executor, config, data_dir, sockets, held).await?;
         agent.serve(announce, &notifier).await
     }))
@@ -126,6 +128,7 @@ struct Held {
     /// Which update the program is; none: the installed one.
     launched: Option<ContentHash>,
     confinement: Confinement,
+    pin: Pin,
 }
 
 /// The parts, put together and not yet started.
@@ -170,7 +173,7 @@ impl Agent {
         sockets: Watched,
         held: Held,
     ) -> anyhow::Result<Self> {
-        let Held { launched, confinement } = held;
+        let Held { launched, confinement, pin } = held;
         let options =
             StoreOptions { data_dir: data_dir.root().to_owned(), quota: Quota::default() };
         let store = Store::open(options).await.context("cannot open the site's database")?;
@@ -249,6 +252,7 @@ impl Agent {
             cache: cache.clone(),
             flights: Rc::clone(&content.flights),
             standing: Rc::clone(&standing),
+            pin,
         });
         let shared = Shared {
             executor: Rc::clone(executor),

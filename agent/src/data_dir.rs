@@ -18,6 +18,9 @@ pub const DEFAULT: &str = "/var/lib/pureboot";
 /// The environment variable that tells otherwise, where no argument does.
 pub const VARIABLE: &str = "PUREBOOT_DATA_DIR";
 
+/// What the file is called that holds what the controller's signatures are checked with.
+pub const SIGNING_KEY: &str = "controller-key";
+
 /// Longer than any secret or settings file that the agent writes, in bytes.
 const SMALL_FILE_LEN_MAX: u64 = 64 * 1024;
 
@@ -109,7 +112,7 @@ impl DataDir {
 
     /// What the controller's signatures are checked with, since the agent joined.
     pub fn signing_key_file(&self) -> PathBuf {
-        self.root.join("controller-key")
+        self.root.join(SIGNING_KEY)
     }
 
     /// Where the running agent answers `status` and its kin.

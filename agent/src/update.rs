@@ -6,6 +6,9 @@
 //! in a child, counts the try on disk and becomes it ([`launch`]). Until that one has proven itself ([`updater`]) each start of it is
 //! counted, and the third that fails is the last, whatever the new program did or could not do.
 //!
+//! Whoever may choose the key that such a program is checked with may run what they like outside of the cage, so that key is pinned where the
+//! caged agent cannot write ([`pin`]).
+//!
 //! [`journal`] is what is remembered of that, and all decisions; it knows no file, no clock and no process. [`files`], [`launch`] and
 //! [`updater`] are the shell.
 
@@ -13,5 +16,6 @@ pub mod files;
 pub mod journal;
 pub mod launch;
 pub mod local;
+pub mod pin;
 pub mod release;
 pub mod updater;

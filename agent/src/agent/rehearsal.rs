@@ -15,6 +15,7 @@ use crate::boot::booter::Booter;
 use crate::config::Config;
 use crate::data_dir::DataDir;
 use crate::store::{self, Quota, Store, StoreOptions};
+use crate::update::pin::Pin;
 
 /// Machines whose decision is looked at.
 const MACHINES_MAX: usize = 64;
@@ -39,7 +40,7 @@ pub fn rehearse(config: Config, data_dir: DataDir) -> anyhow::Result<usize> {
     smol::block_on(executor.run(async {
         let sockets = sockets.watch()?;
         let address = sockets.http_address;
-        let held = Held { launched: None, confinement };
+        let held = Held { launched: None, confinement, pin: Pin::none() };
         let Agent { shared, renderer, .. } =
             Agent::assemble(&executor, config, data_dir, sockets, held).await?;
         let (sightings, _seen) = bounded(1);

@@ -9,7 +9,7 @@ use crate::agent::{self, End};
 use crate::cage::rights::{Kept, become_owner};
 use crate::config::Config;
 use crate::data_dir::DataDir;
-use crate::update::launch;
+use crate::update::{launch, pin};
 use crate::{log, supervise};
 
 /// serve the site until SIGTERM or SIGINT
@@ -36,6 +36,11 @@ impl Start {
         log::install()?;
         if self.supervise {
             return supervise::run();
+        }
+        if !self.self_test
+            && let Err(error) = pin::prepare(&self.data_dir)
+        {
+            ::log::info!("no other version of the agent is taken from the controller: {error:#}");
         }
         become_owner(&self.data_dir, Kept::ForBinding)?;
         let data_dir = DataDir::open(&self.data_dir)?;

@@ -10,8 +10,9 @@ use pureboot_protocol::{ReleaseMark, UpdateState};
 use crate::data_dir::DataDir;
 use crate::update::files::UpdateDir;
 use crate::update::local::{self, Staged};
+use crate::update::pin::{self, Pin};
 use crate::update::{launch, release};
-use crate::{clock, store};
+use crate::{clock, program, store};
 
 /// bring the agent to another version, or back; with a controller its operators do that for all sites (pureboot-controller agent
 /// update)
@@ -33,6 +34,7 @@ enum UpdateCommand {
     Check(Check),
     Install(Install),
     Rollback(Rollback),
+    Pin(PinKey),
 }
 
 impl Update {
@@ -42,6 +44,7 @@ impl Update {
             UpdateCommand::Check(check) => check.run(),
             UpdateCommand::Install(install) => install.run(),
             UpdateCommand::Rollback(rollback) => rollback.run(),
+            UpdateCommand::Pin(pin) => pin.run(),
         }
     }
 }
@@ -60,8 +63,8 @@ struct Status {
 
 impl Status {
     fn run(self) -> anyhow::Result<ExitCode> {
-        let dir = UpdateDir::of(&DataDir::open(&self.data_dir)?);
-        let journal = dir.load();
+        let data_dir = DataDir::open(&self.data_dir)?;
+        let journal = UpdateDir::of(&data_dir).load();
         let runs = journal.trial().or(journal.settled());
         let report = journal.report(runs.map(|slot| slot.sha256), release::target());
         if self.json {
@@ -86,6 +89,7 @@ impl Status {
             let why = if last.why.is_empty() { String::new() } else { format!(": {}", last.why) };
             row("last", format!("{} {} at {}{why}", last.version, last.fate, last.at));
         }
+        row("key", Pin::open(&data_dir).describe());
         super::print(&text)
     }
 }
@@ -169,8 +173,7 @@ impl Install {
     fn run(self) -> anyhow::Result<ExitCode> {
         let (program, mark) = local::inspect(&self.file)?;
         local::check_age(mark.version, release::version(), self.allow_downgrade)?;
-        let installed =
-            std::env::current_exe().context("cannot tell which program is installed")?;
+        let installed = program::path()?;
         let staged = Staged::beside(&installed, &program)?;
         // In a process of its own, because a test gives up the rights that the swap needs.
         let tested = ChildProcess::new(&installed)
@@ -221,8 +224,7 @@ struct Rollback {
 impl Rollback {
     fn run(self) -> anyhow::Result<ExitCode> {
         if self.installed {
-            let installed =
-                std::env::current_exe().context("cannot tell which program is installed")?;
+            let installed = program::path()?;
             ensure!(local::put_back(&installed)?, "there is no {}.prev", installed.display());
             return super::print(
                 "The program before is installed again.\nNext: start the agent again\n",
@@ -238,5 +240,29 @@ impl Rollback {
         dir.save(&journal)?;
         let runs = before.unwrap_or_else(release::version);
         super::print(&format!("Version {runs} runs from the next start on.\n"))
+    }
+}
+
+/// pin the controller's key, which other versions of the agent are checked with, beside the data directory, where the running agent cannot
+/// change it; to be run as root, as the unit for systemd does at each start
+#[derive(FromArgs, Debug)]
+#[argh(subcommand, name = "pin")]
+struct PinKey {
+    /// forget the key that is pinned, because the site was given to another controller
+    #[argh(switch)]
+    renew: bool,
+    /// directory that holds all that the agent keeps (default: /var/lib/pureboot)
+    #[argh(option, default = "super::default_data_dir()")]
+    data_dir: PathBuf,
+}
+
+impl PinKey {
+    fn run(self) -> anyhow::Result<ExitCode> {
+        if self.renew {
+            pin::forget(&self.data_dir)?;
+        }
+        pin::prepare(&self.data_dir)?;
+        let pin = Pin::open(&DataDir::open(&self.data_dir)?);
+        super::print(&format!("{}\n", pin.describe()))
     }
 }

@@ -83,6 +83,8 @@ pub enum Step {
 struct Layout {
     program: &'static str,
     data_dir: &'static str,
+    /// The key that lies beside it (`update::pin`).
+    pin: &'static str,
     files: Vec<Step>,
     link: Option<(&'static str, &'static str)>,
     after: &'static [&'static str],
@@ -105,6 +107,7 @@ impl System {
                 Layout {
                     program,
                     data_dir: "/var/lib/pureboot",
+                    pin: "/var/lib/pureboot.pin",
                     files: vec![file(
                         "/etc/systemd/system/pureboot-agent.service",
                         0o644,
@@ -123,6 +126,7 @@ impl System {
             Self::Procd => Layout {
                 program: "/usr/sbin/pureboot-agent",
                 data_dir: "/srv/pureboot",
+                pin: "/srv/pureboot.pin",
                 files: vec![
                     file("/etc/init.d/pureboot-agent", 0o755, INIT_SCRIPT, false),
                     file("/etc/pureboot-agent.conf", 0o644, CONF, true),
@@ -137,6 +141,7 @@ impl System {
             Self::Other => Layout {
                 program: "/usr/local/bin/pureboot-agent",
                 data_dir: "/var/lib/pureboot",
+                pin: "/var/lib/pureboot.pin",
                 files: Vec::new(),
                 link: None,
                 after: &[],
@@ -179,7 +184,7 @@ pub fn install(system: System) -> Vec<Step> {
 
 /// What takes it away again. Data, and the user that they belong to, stay unless they are to go too.
 pub fn uninstall(system: System, with_data: bool) -> Vec<Step> {
-    let Layout { program, data_dir, files, link, before_leaving, after_leaving, .. } =
+    let Layout { program, data_dir, pin, files, link, before_leaving, after_leaving, .. } =
         system.layout();
     let mut steps = Vec::new();
     steps.extend((!before_leaving.is_empty()).then_some(Step::Run(before_leaving)));
@@ -193,7 +198,7 @@ pub fn uninstall(system: System, with_data: bool) -> Vec<Step> {
     steps.push(Step::Remove(program));
     steps.extend((!after_leaving.is_empty()).then_some(Step::Run(after_leaving)));
     if with_data {
-        steps.extend([Step::RemoveData(data_dir), Step::RemoveUser]);
+        steps.extend([Step::RemoveData(data_dir), Step::Remove(pin), Step::RemoveUser]);
     }
     steps
 }

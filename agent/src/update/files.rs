@@ -28,7 +28,7 @@ pub struct UpdateDir {
 /// Whose programs run here.
 #[derive(Debug, Clone, Copy)]
 pub struct Trusted {
-    /// The key that was pinned when the agent joined.
+    /// The key that is pinned where the agent cannot write.
     pub key: PublicKey,
     /// The agent's site.
     pub site_id: SiteId,

@@ -19,6 +19,7 @@ use pureboot_protocol::{ContentHash, SiteId};
 
 use super::files::{Trusted, UpdateDir};
 use super::journal::{Slot, Step};
+use super::pin::Pin;
 use super::release;
 use crate::cage::rights;
 use crate::data_dir::{self, DataDir};
@@ -136,7 +137,7 @@ fn become_it(
 
 /// Who is believed about programs.
 fn trusted(data_dir: &DataDir) -> anyhow::Result<Trusted> {
-    let key = data_dir::signing_key(data_dir)?.context("the agent has joined no controller")?;
+    let key = Pin::open(data_dir).key()?;
     // The settings may have words that only the other program knows.
     let text = data_dir::read_private(&data_dir.config_file())?.unwrap_or_default();
     let settings: toml::Table = text.parse().context("agent.toml is not TOML")?;

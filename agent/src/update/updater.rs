@@ -8,18 +8,19 @@ use std::time::Duration;
 
 use nix::unistd::alarm;
 use pureboot_protocol::{
-    AgentUpdate, CommandId, ContentHash, ManifestEntry, SignedUpdate, SiteId, UpdateEnded,
-    UpdateFate, UpdateReport, program_key,
+    AgentUpdate, CommandId, ContentHash, ManifestEntry, PublicKey, SignedUpdate, SiteId,
+    UpdateEnded, UpdateFate, UpdateReport, program_key,
 };
 use smol::Timer;
 use smol::channel::{Receiver, Sender, bounded};
 
 use super::files::UpdateDir;
 use super::journal::{Here, Journal, Slot, Verdict};
+use super::pin::Pin;
 use super::release;
 use crate::cache::evict::Need;
 use crate::cache::{Cache, Failure, Object};
-use crate::data_dir::{self, DataDir};
+use crate::data_dir::DataDir;
 use crate::sync::flights::Flights;
 use crate::uplink::orders::Ending;
 use crate::uplink::standing::Standing;
@@ -45,7 +46,6 @@ pub trait Activity {
 
 /// Keeps the journal while the agent runs.
 pub struct Updater {
-    data_dir: DataDir,
     dir: UpdateDir,
     site_id: SiteId,
     /// Which update runs; none: the installed program.
@@ -55,6 +55,7 @@ pub struct Updater {
     cache: Cache,
     flights: Rc<Flights>,
     standing: Rc<Standing>,
+    pin: Pin,
     end: (Sender<()>, Receiver<()>),
 }
 
@@ -74,17 +75,18 @@ pub struct Parts {
     pub flights: Rc<Flights>,
     /// Knows when the controller was heard.
     pub standing: Rc<Standing>,
+    /// Has the key that programs are checked with.
+    pub pin: Pin,
 }
 
 impl Updater {
     /// Goes on with what is remembered.
     pub fn load(parts: Parts) -> Self {
-        let Parts { data_dir, site_id, launched, trial, cache, flights, standing } = parts;
+        let Parts { data_dir, site_id, launched, trial, cache, flights, standing, pin } = parts;
         let dir = UpdateDir::of(&data_dir);
         let journal = if dir.root().exists() { dir.load() } else { Journal::default() };
         let end = bounded(1);
         Self {
-            data_dir,
             dir,
             site_id,
             launched,
@@ -93,6 +95,7 @@ impl Updater {
             cache,
             flights,
             standing,
+            pin,
             end,
         }
     }
@@ -125,6 +128,7 @@ impl Updater {
             Ok(update) => update,
             Err(error) => return Some(Ending::failed(format!("{error:#}"))),
         };
+        log::info!(command:%, version:% = update.version, sha256:% = update.sha256; "version {} is ordered", update.version);
         let here =
             Here { site_id: self.site_id, target: release::target(), running: release::version() };
         let verdict = self.journal.borrow().weigh(command, &update, here);
@@ -174,10 +178,13 @@ impl Updater {
         }
     }
 
+    /// The agent has joined a controller that signs with `key`.
+    pub async fn join(&self, key: PublicKey) {
+        self.pin.fix(key).await;
+    }
+
     fn open(&self, signed: &SignedUpdate) -> anyhow::Result<AgentUpdate> {
-        let key = data_dir::signing_key(&self.data_dir)?;
-        let key = key.ok_or_else(|| anyhow::anyhow!("this agent has pinned no key yet"))?;
-        Ok(seal::open(signed, &key)?)
+        Ok(seal::open(signed, &self.pin.key()?)?)
     }
 
     /// Whether this very program has to prove itself.

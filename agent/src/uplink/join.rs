@@ -19,6 +19,7 @@ use crate::rng::Rng;
 use crate::store::Identity;
 use crate::store::Store;
 use crate::update::release;
+use crate::update::updater::Updater;
 use crate::uplink::controller::{CallError, Controller, Trust};
 use crate::uplink::standing::Standing;
 use crate::world;
@@ -76,6 +77,8 @@ pub struct Joining<'a> {
     pub store: &'a Store,
     /// Is told how it goes.
     pub standing: &'a Standing,
+    /// Pins the key that other versions of the agent are checked with.
+    pub updater: &'a Updater,
     /// Where machines reach the agent, for the controller's operators to read.
     pub agent_url: String,
 }
@@ -165,6 +168,7 @@ impl Joining<'_> {
         let (key_file, key) = (self.data_dir.signing_key_file(), answer.signing_key.to_string());
         smol::unblock(move || data_dir::write_private(&key_file, &key)).await?;
         self.controller.trust(Trust { site_id: site, key: answer.signing_key });
+        self.updater.join(answer.signing_key).await;
         let identity = Identity {
             agent_id: answer.agent_id,
             config: answer.config,

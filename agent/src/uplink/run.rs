@@ -139,6 +139,7 @@ impl<V: Measure + Activity> Uplink<V> {
             controller: &self.controller,
             store: &self.store,
             standing: &self.standing,
+            updater: &self.updater,
             agent_url: format!("http://{}", self.reachable_address().await),
         };
         joining.run(token, &mut self.rng).await
