@@ -2,7 +2,10 @@
 //! into a copy of it.
 
 use std::hint::black_box;
-use std::process::{ExitCode, abort};
+use std::io::Write as _;
+use std::os::unix::process::CommandExt as _;
+use std::path::PathBuf;
+use std::process::{Command, ExitCode, abort};
 use std::thread;
 
 macro_rules! mark {
@@ -23,13 +26,9 @@ fn main() -> ExitCode {
     let is_test = std::env::args().any(|argument| argument == "--self-test");
     let manner = black_box(MANNER).split_once(": ").map_or("", |(_, manner)| manner);
     let manner = manner.split_once(';').map_or("", |(manner, _)| manner);
-    if black_box(MARK).is_empty() {
-        return ExitCode::FAILURE;
-    }
     match (manner, is_test) {
+        ("becomes an agent", _) => become_agent(),
         ("fails its test", true) => {
-            use std::io::Write as _;
-
             _ = writeln!(std::io::stderr(), "stand-in: nothing of this can work");
             ExitCode::FAILURE
         }
@@ -43,4 +42,15 @@ fn main() -> ExitCode {
         },
         _ => ExitCode::SUCCESS,
     }
+}
+
+/// Goes on as the real agent of the version that this says it is: large, and so never on its way.
+fn become_agent() -> ExitCode {
+    let mut words = black_box(MARK).split(' ');
+    let version = words.nth(2).unwrap_or_default();
+    let dir = std::env::var_os("PUREBOOT_TESTS_AGENTS").map(PathBuf::from).unwrap_or_default();
+    let agent = dir.join(format!("pureboot-agent-{version}"));
+    let error = Command::new(&agent).args(std::env::args_os().skip(1)).exec();
+    _ = writeln!(std::io::stderr(), "stand-in: cannot become {}: {error}", agent.display());
+    ExitCode::FAILURE
 }

@@ -11,12 +11,12 @@ use nix::sys::signal::Signal;
 use pureboot_tests::disk::CrashDisk;
 use pureboot_tests::process::Program;
 use pureboot_tests::site::{Site, text};
-use pureboot_tests::{process, random, random_mac, wait};
+use pureboot_tests::{is_long, process, random, random_mac, wait};
 use serde_json::json;
 
 use super::{
-    FETCH_LIMIT, STRIP, agent_of, order, outcome, plain_words, running, site, site_with_trial,
-    start, supervised, upload, wait_for_end,
+    FETCH_LIMIT, STRIP, order, outcome, plain_words, running, site, site_with_trial,
+    small_agent_of, start, supervised, upload, wait_for_end,
 };
 use crate::endurance::MKFS;
 use crate::failing::{Injection, STRACE};
@@ -73,10 +73,10 @@ fn start_and_die(site: &mut Site, call: &str, path: &Path, count: u32) -> Result
         option("trace", call),
         option("inject", &format!("{call}:signal=SIGKILL:when={count}")),
     ];
-    words.extend(plain_words()?);
+    words.extend(plain_words(site.dir())?);
     site.agent.started_by(words);
     let mut program = Program::spawn("agent", site.agent.command(&["start"])?, site.dir())?;
-    site.agent.started_by(plain_words()?);
+    site.agent.started_by(plain_words(site.dir())?);
     let status = program.wait(FETCH_LIMIT)?;
     let traced = fs::read_to_string(&output)?;
     ensure!(
@@ -93,7 +93,7 @@ fn k18_an_update_that_is_killed_at_every_step_ends_in_the_new_version() -> Resul
     let mut site = site_with_trial(5)?;
     let mac = random_mac();
     site.agent.script(&mac)?;
-    upload(&site, &agent_of(site.dir(), "7.2.0")?)?;
+    upload(&site, &small_agent_of(site.dir(), "7.2.0")?)?;
     let sha256 = sha256_of(&site, "7.2.0")?;
     let (program, journal) = (update_file(&site, &sha256), update_file(&site, "journal.json"));
     let unfinished =
@@ -164,7 +164,7 @@ fn k18_kill_9_at_any_moment_of_an_update_leaves_a_version_that_serves() -> Resul
     site.agent.script(&mac)?;
     for round in 1..=RANDOM_KILLS {
         let version = format!("7.{round}.0");
-        upload(&site, &agent_of(site.dir(), &version)?)?;
+        upload(&site, &small_agent_of(site.dir(), &version)?)?;
         let command = order(&site, &json!({}))?;
         // From before it is fetched until it has proven itself; the agent ends by itself on the way.
         for _ in 0..2 {
@@ -192,7 +192,7 @@ fn u4_power_that_fails_in_an_update_leaves_a_version_that_serves() -> Result<()>
     let mut site = supervised(site, 1)?;
     let mac = random_mac();
     site.agent.script(&mac)?;
-    let program = agent_of(site.dir(), "7.1.0")?;
+    let program = small_agent_of(site.dir(), "7.1.0")?;
     let len = fs::metadata(&program)?.len();
     upload(&site, &program)?;
     let (program_new, journal) = (
@@ -226,8 +226,11 @@ fn u4_power_that_fails_in_an_update_leaves_a_version_that_serves() -> Result<()>
     ensure!(status == "completed", "{status}: {detail}");
     ensure!(running(&site)?.0 == "7.1.0", "another version runs");
 
+    if !is_long() {
+        return Ok(());
+    }
     // The next version is remembered, and the agent has ended; it is on trial.
-    upload(&site, &agent_of(site.dir(), "7.2.0")?)?;
+    upload(&site, &small_agent_of(site.dir(), "7.2.0")?)?;
     let command = order(&site, &json!({}))?;
     wait_for_end(&mut site)?;
     disk.cut_power(|| {})?;
@@ -238,8 +241,5 @@ fn u4_power_that_fails_in_an_update_leaves_a_version_that_serves() -> Result<()>
     let (status, detail) = outcome(&mut site, &command)?;
     ensure!(status == "completed", "{status}: {detail}");
     ensure!(running(&site)?.0 == "7.2.0", "another version runs");
-    site.agent.stop();
-    drop(site);
-    drop(disk);
     Ok(())
 }
