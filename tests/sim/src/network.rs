@@ -192,7 +192,6 @@ impl Scenario {
         let path = request.uri().clone();
         let is_changes = path.path() == CHANGES;
         let batch = if is_changes { batch_of(&request)? } else { None };
-        let before = self.states_before(batch.as_ref())?;
         let Some(answer) = self.centre.answer(request)? else {
             if let Some(reply) = reply {
                 self.after(Duration::from_millis(5), Event::Arrival(Arrival::Refusal(reply)));
@@ -219,7 +218,9 @@ impl Scenario {
             );
             self.note(&line);
             self.tally.changes += u64::try_from(receipt.results.len())?;
-            self.oracle.take(site, batch, &receipt, &before)?;
+            self.note_wishes(batch, &receipt);
+            let moves = self.moves(self.oracle.silently_moved(batch, &receipt))?;
+            self.oracle.take(site, batch, &receipt, &moves)?;
             self.note_parked(batch, &receipt)?;
         }
         let news = if is_changes { Vec::new() } else { self.news(&answer)? };
@@ -231,6 +232,25 @@ impl Scenario {
             return self.strike_centre(fault);
         }
         self.answer(site, batch.as_ref(), reply, answer, news)
+    }
+
+    /// What has become of the wishes in a batch.
+    fn note_wishes(&mut self, batch: &ChangeBatch, receipt: &ChangeReceipt) {
+        for (item, result) in batch.items.iter().zip(&receipt.results) {
+            let ChangePayload::StateChange { state, .. } = &item.payload else { continue };
+            let base = item.base_version.unwrap_or_default();
+            let version = result.node_version.map(|version| format!(" as version {version}"));
+            let conflict = result.conflict_id.map(|conflict| format!(", conflict {conflict}"));
+            let line = format!(
+                "  {}: {state} on version {base} of node {}: {}{}{}",
+                item.seq,
+                item.node,
+                result.outcome,
+                version.unwrap_or_default(),
+                conflict.unwrap_or_default()
+            );
+            self.note(&line);
+        }
     }
 
     /// The controller has parked some of a batch, and does not know what it says.
@@ -284,27 +304,16 @@ impl Scenario {
         Ok(u64::try_from(moves.iter().filter(is_wish).count())?)
     }
 
-    /// The states of the nodes that a batch wishes something of, where nothing in the batch comes before the wish.
-    fn states_before(&self, batch: Option<&ChangeBatch>) -> Result<BTreeMap<NodeId, String>, Stop> {
-        let mut states = BTreeMap::new();
-        let mut seen = BTreeSet::new();
-        for item in batch.iter().flat_map(|batch| &batch.items) {
-            let is_first = seen.insert(item.node.to_string());
-            let ChangePayload::StateChange { state, .. } = &item.payload else { continue };
-            // What an earlier change of the batch has made of it is not seen from here.
-            let before = match (is_first, self.centre.is_up()) {
-                (true, true) => self.current(item.node)?["state"].as_str().map(str::to_owned),
-                _ => Some(state.to_string()),
-            };
-            states.extend(before.map(|before| (item.node, before)));
+    /// The versions in which the state of each of these machines' nodes has changed.
+    fn moves(&self, machines: BTreeSet<usize>) -> Result<BTreeMap<usize, BTreeSet<u64>>, Stop> {
+        let mut moves = BTreeMap::new();
+        for machine in machines {
+            let Some(node) = self.node(machine)? else { continue };
+            let id = node["id"].as_str().unwrap_or_default();
+            let history = self.centre.list(&format!("/api/v1/nodes/{id}/history"))?;
+            moves.insert(machine, history.iter().filter_map(|it| it["version"].as_u64()).collect());
         }
-        Ok(states)
-    }
-
-    /// The controller's node.
-    fn current(&self, node: NodeId) -> Result<Value, Stop> {
-        let (_, mut node) = self.centre.call("GET", &format!("/api/v1/nodes/{node}"), None)?;
-        Ok(node["data"].take())
+        Ok(moves)
     }
 
     /// Sends an answer on its way, or whatever becomes of it.

@@ -5,7 +5,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
 
 use pureboot_protocol::{
-    Change, ChangeBatch, ChangePayload, ChangeReceipt, ChangeResult, Epoch, NodeId, Outcome,
+    Change, ChangeBatch, ChangePayload, ChangeReceipt, ChangeResult, Epoch, Outcome,
 };
 use serde_json::Value;
 
@@ -189,13 +189,13 @@ impl Oracle {
 
     /// The controller has made a receipt for a batch, whether or not the agent gets to see it.
     ///
-    /// `before` are the states of the nodes that the batch wishes something of, as they were before it.
+    /// `moves` are the versions in which the states of the machines' nodes have changed, of those that [`Self::silently_moved`] names.
     pub fn take(
         &mut self,
         site: usize,
         batch: &ChangeBatch,
         receipt: &ChangeReceipt,
-        before: &BTreeMap<NodeId, String>,
+        moves: &BTreeMap<usize, BTreeSet<u64>>,
     ) -> Result<(), Stop> {
         let epoch = receipt.epoch.to_string();
         self.outboxes.insert(epoch.clone(), site);
@@ -214,9 +214,7 @@ impl Oracle {
                 ChangePayload::StateChange { state, .. } => {
                     let id = item.id.to_string();
                     self.places.insert((epoch.clone(), item.seq), Place::Wish(id.clone()));
-                    let before = before.get(&item.node).map(String::as_str);
-                    let is_so_already = before == Some(state.as_str());
-                    self.judge_wish(item, state.as_str(), is_so_already, result)?;
+                    self.judge_wish(item, state.as_str(), result, moves)?;
                 }
                 _ => {}
             }
@@ -226,13 +224,26 @@ impl Oracle {
         Ok(())
     }
 
-    /// A wish that is applied with no word of a conflict must not have met anybody else's decision.
+    /// The machines of which a batch may have changed the state with no word of a conflict.
+    pub fn silently_moved(&self, batch: &ChangeBatch, receipt: &ChangeReceipt) -> BTreeSet<usize> {
+        let pairs = batch.items.iter().zip(&receipt.results);
+        let silent = pairs.filter(|(item, result)| {
+            matches!(item.payload, ChangePayload::StateChange { .. })
+                && result.outcome == Outcome::Applied
+                && result.conflict_id.is_none()
+        });
+        let wishes = silent.filter_map(|(item, _)| self.wishes.get(&item.id.to_string()));
+        wishes.map(|wish| wish.machine).collect()
+    }
+
+    /// A wish that is applied with no word of a conflict must not have met anybody else's decision. One that finds what it wishes
+    /// for moves nothing, and overwrites nobody.
     fn judge_wish(
         &mut self,
         change: &Change,
         state: &str,
-        is_so_already: bool,
         result: &ChangeResult,
+        moves: &BTreeMap<usize, BTreeSet<u64>>,
     ) -> Result<(), Stop> {
         let Some(wish) = self.wishes.get_mut(&change.id.to_string()) else { return Ok(()) };
         wish.is_taken = true;
@@ -240,11 +251,14 @@ impl Oracle {
         let (Some(version), None) = (result.node_version, result.conflict_id) else {
             return Ok(());
         };
+        if !moves.get(&wish.machine).is_some_and(|moves| moves.contains(&version)) {
+            return Ok(());
+        }
         let base = wish.base;
         let decided = self.decided.get(&wish.machine).map_or(&[][..], Vec::as_slice);
         let met = decided.iter().rfind(|(at, _)| *at > base && *at < version);
         match met {
-            Some((at, theirs)) if theirs != state && !is_so_already => Err(violated(
+            Some((at, theirs)) if theirs != state => Err(violated(
                 Invariant::NoSilentOverwrite,
                 format!(
                     "the wish for {state} on version {base} of machine {} was applied as version {version}, and an operator had made \

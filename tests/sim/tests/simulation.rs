@@ -1,14 +1,16 @@
 //! The simulation of itself: that it is one, and that it would notice if the product did not hold. That the product does hold is a
 //! step of the gate of its own, `cargo xtask sim --years N`.
 
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Mutex;
 
-use pureboot_protocol::Outcome;
+use pureboot_protocol::{ChangeBatch, ChangeReceipt, Outcome};
 use pureboot_sim::faults::{Fault, Planted};
-use pureboot_sim::oracle::{Invariant, Oracle};
+use pureboot_sim::oracle::{Invariant, Oracle, Stop, Wish};
 use pureboot_sim::scenario::{self, Options};
 use pureboot_sim::shrink;
 use pureboot_sim::swarm::{self, Amount};
+use serde_json::json;
 
 /// A planted bug has to show within so many seeds.
 const SEEDS_MAX: u64 = 12;
@@ -100,6 +102,52 @@ fn d8_n12_a_report_is_excused_where_each_disk_that_had_it_is_gone_and_nowhere_el
     assert_eq!(is_excused(&oracle), [false, false, false, true], "the controller has it still");
     oracle.restore(&backup);
     assert_eq!(is_excused(&oracle), [false, true, false, true]);
+}
+
+/// A batch of one wish for `install_failed` by a site that has seen version 12 of the node, and the receipt of a controller that has
+/// made version 15 of it without a word.
+fn a_silent_wish() -> (ChangeBatch, ChangeReceipt) {
+    let (epoch, id) = ("a".repeat(32), "b".repeat(32));
+    let batch = json!({
+        "nonce": id, "epoch": epoch, "first_seq": 1,
+        "items": [{
+            "seq": 1, "id": id, "node": "110fef7c-13a6-4793-ac3c-7c4904d9c6d8", "base_version": 12,
+            "at": "2026-11-21T00:00:00.000Z", "clock": "synced", "kind": "state_change",
+            "payload": {"state": "install_failed", "autonomy": "full"},
+        }],
+    });
+    let receipt = json!({
+        "nonce": id, "epoch": epoch, "acked_through": 1, "hash": "0".repeat(64),
+        "results": [{"id": id, "outcome": "applied", "node_version": 15}],
+    });
+    let batch = serde_json::from_value(batch).expect("the batch is one");
+    (batch, serde_json::from_value(receipt).expect("the receipt is one"))
+}
+
+#[test]
+fn a_wish_that_finds_what_it_wishes_for_overwrites_nobody_wherever_it_stands_in_its_batch() {
+    let (batch, receipt) = a_silent_wish();
+    let judge = |decided: Option<(u64, &str)>, moved_in: u64| {
+        let (machine, site) = (4, 1);
+        let mut oracle = Oracle::default();
+        oracle.wishes.insert(batch.items[0].id.to_string(), Wish::new(machine, site, 12));
+        if let Some((version, state)) = decided {
+            oracle.decide(machine, version, state);
+        }
+        assert_eq!(oracle.silently_moved(&batch, &receipt), BTreeSet::from([machine]));
+        let moves = BTreeMap::from([(machine, BTreeSet::from([13, moved_in]))]);
+        match oracle.take(site, &batch, &receipt, &moves) {
+            Ok(()) => None,
+            Err(Stop::Violated(violation)) => Some(violation.invariant),
+            Err(Stop::Broken(error)) => panic!("{error:#}"),
+        }
+    };
+    // A report before it in its batch has brought the node there, in version 14.
+    assert_eq!(judge(Some((13, "installing")), 14), None);
+    assert_eq!(judge(Some((13, "installing")), 15), Some(Invariant::NoSilentOverwrite));
+    assert_eq!(judge(Some((13, "install_failed")), 15), None, "both wish the same");
+    assert_eq!(judge(Some((12, "installing")), 15), None, "the site had seen it");
+    assert_eq!(judge(None, 15), None);
 }
 
 #[test]
