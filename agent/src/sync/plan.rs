@@ -57,6 +57,12 @@ pub fn plan(
     planned
 }
 
+/// The objects that `groups` are missing, each once, with their sizes in bytes.
+pub fn objects(groups: &[Group]) -> BTreeMap<ContentHash, u64> {
+    let missing = groups.iter().flat_map(|group| &group.missing);
+    missing.map(|entry| (entry.sha256, entry.size_bytes)).collect()
+}
+
 /// What of a name others share with it that belong to it: its directory. A name without one stands alone.
 pub(super) fn unit(key: &ContentKey) -> &str {
     key.path().rsplit_once('/').map_or(key.path(), |(directory, _)| directory)
@@ -111,6 +117,18 @@ mod tests {
                 fetch [images/large] name [images/large]
             "#]],
         );
+    }
+
+    #[test]
+    fn an_object_that_two_directories_name_is_counted_once() {
+        let entries = [
+            entry("images/a/linux", b"333"),
+            entry("images/b/linux", b"333"),
+            entry("images/b/initrd", b"22"),
+        ];
+        let groups = plan(&entries, Category::ALL, |_| None, |_| false);
+        let sizes: Vec<_> = objects(&groups).into_values().collect();
+        assert_eq!((sizes.len(), sizes.iter().sum::<u64>()), (2, 5), "{groups:?}");
     }
 
     #[test]

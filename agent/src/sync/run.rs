@@ -19,7 +19,7 @@ use super::jury::Jury;
 use super::keeper::{Keeper, Stale};
 use super::manifest::Catalog;
 use super::pinned::Pinned;
-use super::plan::{Group, plan};
+use super::plan::{Group, objects, plan};
 use super::report::{
     ERRORS_MAX, GivenUp, LEFT_OUT_MAX, LeftOut, Order, Outcome, PinState, Progress, State, Status,
 };
@@ -367,12 +367,12 @@ impl Sync {
     }
 
     fn begin_progress(&self, run: &Run, groups: &[Group]) {
-        let missing = || groups.iter().flat_map(|group| &group.missing);
+        let missing = objects(groups);
         let progress = Progress {
             started_at: run.started_at,
-            files_total: run.files_synced + missing().count() as u64,
+            files_total: run.files_synced + missing.len() as u64,
             files_done: run.files_synced,
-            bytes_total: run.bytes_done + missing().map(|entry| entry.size_bytes).sum::<u64>(),
+            bytes_total: run.bytes_done + missing.values().sum::<u64>(),
             bytes_done: run.bytes_done,
             bytes_received: run.received_before,
             current: None,
@@ -417,6 +417,9 @@ impl Sync {
                 is_here = false;
                 continue;
             }
+            if run.brought.contains(&entry.sha256) && self.cache.holds(&entry.sha256) {
+                continue;
+            }
             let before = self.flights.received_bytes();
             let outcome = match self.flights.join(entry, Need::Stock) {
                 Some(arrival) => {
@@ -428,6 +431,7 @@ impl Sync {
             run.bytes_transferred += self.flights.received_bytes() - before;
             match outcome {
                 Ok(()) => {
+                    run.brought.insert(entry.sha256);
                     run.files_synced += 1;
                     run.bytes_done += entry.size_bytes;
                 }
@@ -509,6 +513,8 @@ struct Run {
     received_before: u64,
     /// Whether the line was what ended it.
     is_cut_off: bool,
+    /// Objects that have come; another group may need them as well.
+    brought: HashSet<ContentHash>,
     given_up: HashSet<ContentHash>,
     errors: Vec<String>,
 }
@@ -524,6 +530,7 @@ impl Run {
             bytes_done: 0,
             received_before: 0,
             is_cut_off: false,
+            brought: HashSet::new(),
             given_up: HashSet::new(),
             errors: Vec::new(),
         }

@@ -95,6 +95,20 @@ fn what_the_manifest_names_comes_and_comes_once() {
 }
 
 #[test]
+fn an_object_with_names_in_two_directories_is_one_file_of_a_sync() {
+    let kernel = noise(30_000);
+    run(async |executor| {
+        let upstream = Upstream::start(&executor).await;
+        upstream.issue(1, &[(KERNEL, &kernel), ("images/rescue/linux", &kernel)]);
+        let site = Site::new(&executor, &upstream);
+        let outcome = site.sync.sync(Order::default()).await;
+        assert_eq!((outcome.files_synced, outcome.bytes_transferred), (1, 30_000));
+        assert_eq!(read(&site.cache, KERNEL).await.as_ref(), Some(&kernel));
+        assert_eq!(read(&site.cache, "images/rescue/linux").await.as_ref(), Some(&kernel));
+    });
+}
+
+#[test]
 fn only_the_categories_of_an_order_are_fetched() {
     run(async |executor| {
         let upstream = Upstream::start(&executor).await;
