@@ -2,13 +2,15 @@
 //! compute, and not for long (FAULTS P8).
 
 use std::io::{self, Read, Write};
-use std::process::{Command, Stdio};
+use std::os::unix::process::ExitStatusExt as _;
+use std::process::{Command, ExitStatus, Stdio};
 use std::sync::Arc;
 use std::task::{Context, Poll, Wake, Waker};
 use std::thread::{self, Thread};
 
 use nix::sched::{CloneFlags, unshare};
 use nix::sys::resource::{Resource, setrlimit};
+use nix::sys::signal::Signal;
 use nix::unistd::alarm;
 use pureboot_plugin_host::compile::{self, CompileError};
 use pureboot_plugin_host::engine::{ENGINE_ID, Engine, EngineError};
@@ -313,9 +315,21 @@ pub fn in_child(mut command: Command, bundle: &[u8]) -> Result<Made, Fault> {
     match (ended.status.code(), text.trim()) {
         (Some(1), text) if !text.is_empty() => Err(Fault::Said(text.to_owned())),
         _ => Err(Fault::Ended(format!(
-            "compiling was ended ({}): it takes more processor time or memory than a component of this size is given",
-            ended.status
+            "compiling was ended ({}): it takes more {} than a component of this size is given",
+            ended.status,
+            exhausted(ended.status)
         ))),
+    }
+}
+
+/// What a child ran out of that ended with `status`.
+fn exhausted(status: ExitStatus) -> &'static str {
+    match status.signal().and_then(|signal| Signal::try_from(signal).ok()) {
+        Some(Signal::SIGALRM) => "time",
+        // Where both limits of RLIMIT_CPU are the same, Linux sends the second signal at once.
+        Some(Signal::SIGXCPU | Signal::SIGKILL) => "processor time",
+        Some(Signal::SIGABRT | Signal::SIGSEGV | Signal::SIGBUS) => "memory",
+        _ => "processor time or memory",
     }
 }
 
@@ -352,5 +366,19 @@ pub fn block_on<T>(future: impl Future<Output = T>) -> T {
             Poll::Ready(value) => return value,
             Poll::Pending => thread::park(),
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn p8_a_child_that_was_ended_is_told_by_what_ended_it() {
+        let of = |signal: Signal| exhausted(ExitStatus::from_raw(signal as i32));
+        assert_eq!(of(Signal::SIGALRM), "time");
+        assert_eq!(of(Signal::SIGKILL), "processor time");
+        assert_eq!(of(Signal::SIGABRT), "memory");
+        assert_eq!(exhausted(ExitStatus::from_raw(101 << 8)), "processor time or memory");
     }
 }
