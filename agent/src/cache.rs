@@ -24,6 +24,7 @@ mod lent;
 pub mod manage;
 mod names;
 mod object;
+mod opened;
 mod part;
 mod pins;
 mod sound;
@@ -34,7 +35,7 @@ use std::collections::{BTreeMap, HashMap, HashSet};
 use std::io;
 use std::path::Path;
 use std::sync::atomic::{AtomicU64, Ordering};
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use anyhow::Result;
 use nix::errno::Errno;
@@ -47,6 +48,7 @@ use crate::clock;
 use files::Files;
 use index::{Index, Row};
 use object::{Content, Readers};
+use opened::OpenFiles;
 use pins::Pins;
 use sound::{SoundFile, Soundness};
 use store::Store;
@@ -87,8 +89,8 @@ struct Shared {
     files: Files,
     /// Held for moments only, so that the executor may lock it too.
     index: Mutex<Index>,
-    /// Open files of objects that somebody reads.
-    opened: Mutex<HashMap<ContentHash, Weak<SoundFile>>>,
+    /// Open files of objects.
+    opened: Mutex<OpenFiles>,
     /// What has been verified since the start, of objects that are held.
     soundness: Mutex<HashMap<ContentHash, Arc<Soundness>>>,
     /// Objects that were found damaged when somebody read them.
@@ -105,17 +107,21 @@ struct Shared {
 }
 
 impl Shared {
-    /// The open file of an object, if somebody reads it. It holds what its name says whatever has become of the name.
+    /// The open file of an object, if there is one. While somebody reads it, it holds what its name said whatever has become of the name.
     fn opened(&self, hash: ContentHash) -> Option<Arc<SoundFile>> {
-        lock(&self.opened).get(&hash)?.upgrade().filter(|file| file.is_untouched())
+        let opened = lock(&self.opened);
+        let is_read = opened.is_read(&hash);
+        opened.get(&hash).filter(|file| file.names().is_some_and(|names| is_read || names > 0))
     }
 
     /// Lets others that want an object have its open file too.
     fn share(&self, hash: ContentHash, file: SoundFile) -> Arc<SoundFile> {
         let file = Arc::new(file);
-        let mut opened = lock(&self.opened);
-        opened.retain(|_, file| file.strong_count() > 0);
-        opened.insert(hash, Arc::downgrade(&file));
+        lock(&self.opened).insert(hash, &file);
+        // Whoever has removed the object meanwhile has not found its file: the disk would be short of what nobody can ask for.
+        if self.index().object(&hash).is_none() {
+            lock(&self.opened).remove(&hash);
+        }
         file
     }
 
@@ -125,6 +131,7 @@ impl Shared {
 
     /// Removes the file of an object that the index does not know any more. Blocks.
     fn remove_object(&self, hash: ContentHash) -> io::Result<()> {
+        lock(&self.opened).remove(&hash);
         lock(&self.soundness).remove(&hash);
         self.files.remove_object(hash)
     }

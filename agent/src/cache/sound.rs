@@ -184,9 +184,10 @@ impl SoundFile {
         Ok(())
     }
 
-    /// Whether the file is still the one that was opened, as it was then.
-    pub(super) fn is_untouched(&self) -> bool {
-        self.file.metadata().is_ok_and(|now| Identity::of(&now) == self.soundness.identity)
+    /// How many names the file has; none where it is no longer as it was when it was opened.
+    pub(super) fn names(&self) -> Option<u64> {
+        let now = self.file.metadata().ok()?;
+        (Identity::of(&now) == self.soundness.identity).then(|| now.nlink())
     }
 
     /// The file, for reads that [`is_sound`](Self::is_sound) allows.

@@ -223,15 +223,13 @@ impl Cache {
             }
         }
         let opened = lock(&self.shared.opened);
-        let is_open =
-            |hash: &ContentHash| opened.get(hash).is_some_and(|file| file.strong_count() > 0);
         let mut room = Room { held_bytes: 0, held_bytes_max, spare_bytes: space.spare_bytes() };
         let mut candidates = Vec::new();
         for (sha256, row) in index.objects() {
             room.held_bytes += row.size_bytes;
             let standing = wanted(&sha256);
             let stays = by_hand.contains(&sha256) && standing != Some(Standing::Wanted);
-            if stays || standing == Some(Standing::Pinned) || is_open(&sha256) {
+            if stays || standing == Some(Standing::Pinned) || opened.is_read(&sha256) {
                 continue;
             }
             candidates.push(Candidate {
