@@ -159,6 +159,8 @@ pub struct Entry {
     pub size_bytes: u64,
     /// When this site got it.
     pub modified: Timestamp,
+    /// When it was last asked for, or else came.
+    pub used_at: Timestamp,
 }
 
 /// What one category holds.
@@ -334,13 +336,15 @@ impl Cache {
 
     /// Every name, in order.
     pub fn entries(&self) -> Vec<Entry> {
+        let index = self.shared.index();
         let entry = |(key, sha256, row): (&ContentKey, ContentHash, Row)| Entry {
             key: key.clone(),
             sha256,
             size_bytes: row.size_bytes,
             modified: row.modified,
+            used_at: index.used_at(&sha256, &row),
         };
-        self.shared.index().entries().map(entry).collect()
+        index.entries().map(entry).collect()
     }
 
     /// Objects that are being sent at this moment.
@@ -388,6 +392,7 @@ impl Cache {
             // The row goes first: an object without row is swept, a row without object would be missed.
             store.unname(&key, orphan)?;
             let mut index = shared.index();
+            let used_at = index.used_at(&sha256, &row);
             index.unname(&key);
             if let Some(orphan) = orphan {
                 index.remove(orphan);
@@ -398,7 +403,7 @@ impl Cache {
             }
             pins::refresh(&shared);
             let Row { size_bytes, modified } = row;
-            Ok(Some(Entry { key, sha256, size_bytes, modified }))
+            Ok(Some(Entry { key, sha256, size_bytes, modified, used_at }))
         })
         .await
     }

@@ -23,7 +23,7 @@ use smol::channel::bounded;
 
 use crate::answers::keeper::Answers;
 use crate::boot::booter::Booter;
-use crate::cache::manage::Requirement;
+use crate::cache::manage::{Requirement, Word};
 use crate::cache::{Cache, manage as cache_routes};
 use crate::clock;
 use crate::conflicts::keeper::Conflicts;
@@ -170,9 +170,7 @@ impl Service for Management {
             (&Method::GET, ["metrics"]) => self.metrics().await,
             (&Method::GET, ["api", "v1", "agent", "cache"]) => self.cache(&id),
             (&Method::GET, ["api", "v1", "agent", "cache", "entries"]) => {
-                let verdicts = self.housekeeper.verdicts();
-                let why = |key: &ContentKey| (self.housekeeper.kept(key), verdicts.told(key));
-                cache_routes::get_entries(&self.cache, why, &target, &id)
+                self.cache_entries(&target, &id).await
             }
             (&Method::GET, ["api", "v1", "agent", "cache", "given-up"]) => {
                 success(self.sync.given_up())
@@ -212,6 +210,8 @@ impl Management {
             return not_joined("there is no content to sync", id);
         }
         self.follower.wish();
+        // What is fetched is by the latest settings; they come with a heartbeat.
+        self.vitals.standing.hasten();
         let (sync, (done, outcome)) = (Rc::clone(&self.sync), bounded(1));
         let syncing = async move {
             // Nobody may be left to hear it.
@@ -350,13 +350,30 @@ impl Management {
     }
 
     fn cache(&self, id: &CorrelationId) -> Response {
-        match self.vitals.standing.site_config() {
+        let standing = &self.vitals.standing;
+        match standing.site_config() {
             Some(site) => {
+                let content = self.sync.state();
+                let word = Word {
+                    settings_version: standing.config_version(),
+                    settings_heard_at: standing.last_heartbeat_at(),
+                    manifest_version: content.manifest_version,
+                    manifest_coming: content.manifest_coming,
+                };
                 let verdicts = self.housekeeper.verdicts();
                 let node_cache = self.vitals.node_cache();
-                cache_routes::get_cache(&self.cache, &site, node_cache, verdicts.counts())
+                cache_routes::get_cache(&self.cache, &site, word, node_cache, verdicts.counts())
             }
             None => not_joined("the site's cache policy is not known", id),
+        }
+    }
+
+    async fn cache_entries(&self, target: &Target, id: &CorrelationId) -> Response {
+        let verdicts = self.housekeeper.verdicts();
+        let why = |key: &ContentKey| (self.housekeeper.kept(key), verdicts.told(key));
+        match self.housekeeper.departures().await {
+            Ok(departures) => cache_routes::get_entries(&self.cache, why, &departures, target, id),
+            Err(error) => cache_routes::storage_problem(&error.into(), id),
         }
     }
 }

@@ -400,6 +400,7 @@ mod tests {
             cache: CacheReport { entries: 7, size_bytes: 123_456_789, hit_rate: Some(0.995) },
             content: State {
                 manifest_version: Some(1_700_000_000),
+                manifest_coming: None,
                 manifest_confirmed_at: Some(Timestamp::from_unix_ms(93_783_000)),
                 manifest_expired: false,
                 names_wanted: 6,

@@ -25,6 +25,20 @@ pub struct Candidate {
     pub lifetime: Lifetime,
 }
 
+impl Candidate {
+    /// When it leaves, if nobody asks for it until then; none where it stays until room is needed. `retention_s` says how many seconds
+    /// the usual lifetime has.
+    pub fn leaves_at(&self, retention_s: impl Fn(Category) -> i64) -> Option<Timestamp> {
+        let lifetime_s = match self.lifetime {
+            Lifetime::Usual => retention_s(self.category),
+            Lifetime::Seconds(seconds) => i64::from(seconds),
+            Lifetime::Endless => return None,
+            Lifetime::Over => 0,
+        };
+        (!self.is_wanted).then(|| self.used_at.plus_seconds(lifetime_s))
+    }
+}
+
 /// The [`Candidate::priority`] of what no policy has an opinion on.
 pub const PRIORITY: u8 = 128;
 
@@ -98,22 +112,15 @@ pub fn make_room(
     (freed >= lacking || need == Need::Tidiness).then_some(leaving)
 }
 
-/// What leaves because the manifest does not name it and its lifetime is over at `now`; `since` says since when the usual one is, which
-/// depends on what it is for.
+/// What leaves because the manifest does not name it and its lifetime is over at `now`; `retention_s` says how many seconds the usual
+/// one has, which depends on what it is for.
 pub fn outlived(
     candidates: &[Candidate],
     now: Timestamp,
-    since: impl Fn(Category) -> Timestamp,
+    retention_s: impl Fn(Category) -> i64,
 ) -> Vec<Candidate> {
-    let is_over = |candidate: &&Candidate| {
-        let has_passed = match candidate.lifetime {
-            Lifetime::Usual => candidate.used_at < since(candidate.category),
-            Lifetime::Seconds(seconds) => candidate.used_at < now.plus_seconds(-i64::from(seconds)),
-            Lifetime::Endless => false,
-            Lifetime::Over => true,
-        };
-        !candidate.is_wanted && has_passed
-    };
+    let is_over =
+        |candidate: &&Candidate| candidate.leaves_at(&retention_s).is_some_and(|at| at < now);
     candidates.iter().filter(is_over).copied().collect()
 }
 
@@ -181,12 +188,12 @@ mod tests {
     fn what_is_unused_for_long_goes_unless_the_manifest_names_it() {
         let all = candidates(&[(1, 1)], &[(2, 1), (3, 10)]);
         let now = Timestamp::from_unix_ms(10);
-        assert_eq!(numbers(outlived(&all, now, |_| now)), [2]);
-        let never = |category| match category {
-            Category::Images => Timestamp::from_unix_ms(0),
-            _ => Timestamp::from_unix_ms(10),
+        assert_eq!(numbers(outlived(&all, now, |_| 0)), [2]);
+        let longer_for_images = |category| match category {
+            Category::Images => 1,
+            _ => 0,
         };
-        assert_eq!(numbers(outlived(&all, now, never)), Vec::<u8>::new());
+        assert_eq!(numbers(outlived(&all, now, longer_for_images)), Vec::<u8>::new());
     }
 
     #[test]
@@ -204,7 +211,13 @@ mod tests {
             Candidate { lifetime: lifetime(number), priority: 9 - number, ..*candidate }
         };
         let all: Vec<_> = all.iter().map(candidate).collect();
-        assert_eq!(numbers(outlived(&all, now, |_| now)), [4, 6]);
+        assert_eq!(numbers(outlived(&all, now, |_| 100)), [4, 6]);
+        let leaves_at = |number: usize| {
+            let at = all.get(number - 1)?.leaves_at(|_| 100)?;
+            Some(at.unix_ms())
+        };
+        assert_eq!([1, 2, 3].map(leaves_at), [None; 3], "what is wanted and what has no end stays");
+        assert_eq!([4, 5, 6].map(leaves_at), [Some(99_999), Some(100_000), Some(0)]);
         let leaving = make_room(all, &FULL, 40, Need::Machine).map(numbers);
         assert_eq!(leaving, Some(vec![6, 5, 4, 3]), "what is wanted stays while others can go");
     }

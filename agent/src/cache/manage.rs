@@ -38,11 +38,15 @@ pub struct EntryView {
     pub sha256: String,
     /// When this site got it.
     pub updated_at: Timestamp,
+    /// When it was last asked for, or else came.
+    pub used_at: Timestamp,
     /// Why it does not leave by itself.
     pub kept: Kept,
     /// What the site's policies say of it.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub policy: Option<Opinion>,
+    /// When it leaves, if nobody asks for it until then and its room is not needed before.
+    pub leaves_at: Option<Timestamp>,
 }
 
 /// Why content stays, the strongest reason.
@@ -120,8 +124,10 @@ impl EntryView {
             size_bytes: entry.size_bytes,
             sha256: entry.sha256.to_string(),
             updated_at: entry.modified,
+            used_at: entry.used_at,
             kept,
             policy: None,
+            leaves_at: None,
         }
     }
 }
@@ -133,6 +139,8 @@ struct CacheView<'a> {
     usage_percent: Option<f64>,
     policy: CachePolicy,
     patterns: &'a [String],
+    #[serde(flatten)]
+    word: Word,
     categories: BTreeMap<Category, CategoryView>,
     node_cache: NodeCache,
     policies: Option<VerdictCounts>,
@@ -151,6 +159,9 @@ pub struct StatsView {
     pub policy: CachePolicy,
     /// Which names, with a policy that goes by them.
     pub patterns: Vec<String>,
+    /// By which word of the controller.
+    #[serde(flatten)]
+    pub word: Word,
     /// By category.
     pub categories: BTreeMap<Category, CategoryView>,
     /// What is known of nodes.
@@ -158,6 +169,19 @@ pub struct StatsView {
     /// What the site's policies want of content; none where none is asked.
     #[serde(default)]
     pub policies: Option<VerdictCounts>,
+}
+
+/// The word of the controller by which content is kept, and what is known to come.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Word {
+    /// The version of the site's settings. Others come with the next heartbeat.
+    pub settings_version: u64,
+    /// When a heartbeat was last answered, so that these were the settings; none since the start.
+    pub settings_heard_at: Option<Timestamp>,
+    /// The manifest's version; none before the controller has given one.
+    pub manifest_version: Option<u64>,
+    /// A newer one that the controller has told of and that is not here yet.
+    pub manifest_coming: Option<u64>,
 }
 
 /// What one category holds, as the API writes it.
@@ -182,6 +206,7 @@ pub struct NodeCache {
 pub fn get_cache(
     cache: &Cache,
     site: &SiteConfig,
+    word: Word,
     node_cache: NodeCache,
     policies: Option<VerdictCounts>,
 ) -> Response {
@@ -197,6 +222,7 @@ pub fn get_cache(
         usage_percent: max_size_bytes.filter(|max| *max > 0).map(percent),
         policy: site.cache_policy,
         patterns: &site.cache_patterns,
+        word,
         categories: categories.collect(),
         node_cache,
         policies,
@@ -207,6 +233,7 @@ pub fn get_cache(
 pub fn get_entries(
     cache: &Cache,
     why: impl Fn(&ContentKey) -> (Kept, Option<Opinion>),
+    departures: &HashMap<ContentHash, Timestamp>,
     target: &Target,
     id: &CorrelationId,
 ) -> Response {
@@ -232,7 +259,8 @@ pub fn get_entries(
             .into_iter()
             .map(|entry| {
                 let (kept, policy) = why(&entry.key);
-                EntryView { policy, ..EntryView::of(entry, kept) }
+                let leaves_at = departures.get(&entry.sha256).copied();
+                EntryView { policy, leaves_at, ..EntryView::of(entry, kept) }
             })
             .collect(),
         total,
@@ -314,14 +342,17 @@ pub async fn put_entry(
     match cache.add(key.clone(), chunks(request.into_body(), STALL_TIME), expected).await {
         Ok(added) => {
             log::info!(bytes = added.size_bytes, sha256:% = added.sha256; "took {key} into the cache");
+            let now = clock::now();
             success(EntryView {
                 category: key.category(),
                 path: key.path().to_owned(),
                 size_bytes: added.size_bytes,
                 sha256: added.sha256.to_string(),
-                updated_at: clock::now(),
+                updated_at: now,
+                used_at: now,
                 kept: why(&key),
                 policy: None,
+                leaves_at: None,
             })
         }
         Err(error) => {
@@ -376,7 +407,8 @@ fn parse_key(name: &str, id: &CorrelationId) -> Result<ContentKey, Box<Response>
     })
 }
 
-fn storage_problem(error: &FillError, id: &CorrelationId) -> Response {
+/// That the disk does not do what it is for.
+pub fn storage_problem(error: &FillError, id: &CorrelationId) -> Response {
     let (status, code) = match error {
         FillError::Source(_) => (StatusCode::BAD_REQUEST, "body_broken"),
         FillError::Size { .. } => (StatusCode::BAD_REQUEST, "size_mismatch"),

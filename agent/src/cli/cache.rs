@@ -20,7 +20,7 @@ use hyper::{Method, Request};
 use pureboot_protocol::{Category, ContentKey, Page, Success, Timestamp};
 use smol::stream::{self, Stream};
 
-use crate::cache::manage::{EntryView, NodeCache, StatsView, Verified};
+use crate::cache::manage::{EntryView, NodeCache, StatsView, Verified, Word};
 use crate::clock;
 use crate::data_dir::DataDir;
 use crate::manage::client::{ask, send};
@@ -208,6 +208,7 @@ fn describe_stats(stats: &StatsView, now: Timestamp) -> String {
     };
     let (held, policy) = (size(stats.total_size_bytes), stats.policy);
     _ = writeln!(text, "held: {held}{most}; policy: {policy}{patterns}");
+    text += &describe_word(&stats.word, now);
     let NodeCache { count, oldest_entry } = stats.node_cache;
     let oldest = oldest_entry.map_or(String::new(), |at| {
         let age = u64::try_from(now.seconds_since(at)).unwrap_or(0);
@@ -215,6 +216,20 @@ fn describe_stats(stats: &StatsView, now: Timestamp) -> String {
     });
     _ = writeln!(text, "remembered: {}{oldest}", counted(count, "machine"));
     text + &stats.policies.map_or(String::new(), |verdicts| describe_verdicts(&verdicts, now))
+}
+
+/// By which word of the controller content is kept, in one line.
+fn describe_word(word: &Word, now: Timestamp) -> String {
+    let heard = word.settings_heard_at.map_or("by a former run".to_owned(), |at| {
+        format!("{} ago", span(u64::try_from(now.seconds_since(at)).unwrap_or(0)))
+    });
+    let version = word.settings_version;
+    let manifest = match (word.manifest_version, word.manifest_coming) {
+        (_, Some(coming)) => format!("manifest {coming} is known and comes with the next sync"),
+        (Some(held), None) => format!("manifest {held}"),
+        (None, None) => "no manifest yet".to_owned(),
+    };
+    format!("by: settings {version}, heard {heard}, newer ones come with a heartbeat; {manifest}\n")
 }
 
 /// So many of what is called `noun`.
@@ -347,8 +362,9 @@ impl Ls {
         let mut given_up = given_up.data;
         given_up.left_out.retain(|left_out| is_shown(&left_out.name));
         given_up.gone.retain(|gone| is_shown(&gone.name));
-        let listed = table(&entries, &pins, self.category);
-        super::print(&(listed + &describe_given_up(&given_up, clock::now())))
+        let now = clock::now();
+        let listed = table(&entries, &pins, self.category, now);
+        super::print(&(listed + &describe_given_up(&given_up, now)))
     }
 }
 
@@ -367,7 +383,12 @@ fn all_entries(socket: &Path, category: Option<Category>) -> anyhow::Result<Vec<
     }
 }
 
-fn table(entries: &[EntryView], pins: &BTreeSet<ContentKey>, category: Option<Category>) -> String {
+fn table(
+    entries: &[EntryView],
+    pins: &BTreeSet<ContentKey>,
+    category: Option<Category>,
+    now: Timestamp,
+) -> String {
     let name = |entry: &EntryView| format!("{}/{}", entry.category, entry.path);
     let width = entries.iter().map(|entry| name(entry).len()).max().unwrap_or(0);
     let mut text = match entries {
@@ -381,14 +402,23 @@ fn table(entries: &[EntryView], pins: &BTreeSet<ContentKey>, category: Option<Ca
                  `pureboot-agent cache add {place}/PATH FILE` puts something in by hand\n"
             )
         }
-        _ => format!("{:<width$}  {:>10}  {:<21}  SHA-256\n", "NAME", "SIZE", "KEPT"),
+        _ => format!(
+            "{:<width$}  {:>10}  {:>12}  {:<21}  SHA-256\n",
+            "NAME", "SIZE", "UNUSED", "KEPT"
+        ),
     };
     let mut said = String::new();
     let mut missing = pins.clone();
     for entry in entries {
         let (name, size) = (name(entry), size(entry.size_bytes));
-        let (kept, sha256) = (entry.kept.words(), &entry.sha256);
-        _ = writeln!(text, "{name:<width$}  {size:>10}  {kept:<21}  {sha256}");
+        let unused = span(u64::try_from(now.seconds_since(entry.used_at)).unwrap_or(0));
+        let kept = match entry.leaves_at.map(|at| u64::try_from(at.seconds_since(now))) {
+            None => entry.kept.words().to_owned(),
+            Some(Ok(left_s)) if left_s > 0 => format!("{} more", span(left_s)),
+            Some(_) => "leaves next".to_owned(),
+        };
+        let sha256 = &entry.sha256;
+        _ = writeln!(text, "{name:<width$}  {size:>10}  {unused:>12}  {kept:<21}  {sha256}");
         missing.retain(|key| key.to_string() != name);
         if let Some(opinion) = &entry.policy {
             _ = writeln!(said, "{name}: {}", Opinion::words(opinion));
@@ -444,8 +474,10 @@ mod tests {
             size_bytes: 1_500_000,
             sha256: "ab12".to_owned(),
             updated_at: Timestamp::from_unix_ms(0),
+            used_at: Timestamp::from_unix_ms(0),
             kept,
             policy: None,
+            leaves_at: (kept == Kept::Retention).then(|| Timestamp::from_unix_ms(86_400_000)),
         }
     }
 
@@ -453,18 +485,20 @@ mod tests {
     fn a_person_reads_what_is_held_and_why_it_stays() {
         let entries = [
             entry(Category::Bootloaders, "ipxe.efi", Kept::Loader),
+            entry(Category::Scripts, "old.ipxe", Kept::Retention),
             entry(Category::Images, "debian/linux", Kept::Pinned),
         ];
         let key = |text: &str| text.parse::<ContentKey>().expect("a name");
         let pins = BTreeSet::from([key("images/debian/linux"), key("images/rescue")]);
         expect![[r#"
-            NAME                        SIZE  KEPT                   SHA-256
-            bootloaders/ipxe.efi      1.5 MB  loader                 ab12
-            images/debian/linux       1.5 MB  pinned by you          ab12
+            NAME                        SIZE        UNUSED  KEPT                   SHA-256
+            bootloaders/ipxe.efi      1.5 MB     1 h 0 min  loader                 ab12
+            scripts/old.ipxe          1.5 MB     1 h 0 min  23 h 0 min more        ab12
+            images/debian/linux       1.5 MB     1 h 0 min  pinned by you          ab12
             images/rescue is pinned and not here
         "#]]
-        .assert_eq(&table(&entries, &pins, None));
-        let empty = |category| table(&[], &BTreeSet::new(), category);
+        .assert_eq(&table(&entries, &pins, None, Timestamp::from_unix_ms(3_600_000)));
+        let empty = |category| table(&[], &BTreeSet::new(), category, Timestamp::from_unix_ms(0));
         assert!(empty(None).starts_with("nothing is held; `pureboot-agent sync`"));
         assert!(empty(Some(Category::Images)).contains("cache add images/PATH FILE"));
     }
@@ -474,6 +508,8 @@ mod tests {
         let text = serde_json::json!({
             "total_size_bytes": 250_000_000, "max_size_bytes": 1_000_000_000, "usage_percent": 25.0,
             "policy": "pattern", "patterns": ["images/debian/**"],
+            "settings_version": 3, "settings_heard_at": "1970-01-01T00:04:20Z",
+            "manifest_version": 7, "manifest_coming": null,
             "categories": {"images": {"count": 2, "size_bytes": 250_000_000}},
             "node_cache": {"count": 1, "oldest_entry": "1970-01-01T00:00:00Z"},
         });
@@ -482,6 +518,7 @@ mod tests {
             CATEGORY        NAMES        SIZE
             images              2    250.0 MB
             held: 250.0 MB of at most 1.0 GB (25.0 %); policy: pattern (images/debian/**)
+            by: settings 3, heard 40 s ago, newer ones come with a heartbeat; manifest 7
             remembered: 1 machine, the oldest record learnt 5 min 0 s ago
         "#]]
         .assert_eq(&describe_stats(&stats, Timestamp::from_unix_ms(300_000)));

@@ -79,6 +79,7 @@ mod tests {
             sha256: hash(byte),
             size_bytes,
             modified: at(0),
+            used_at: at(0),
         };
         let wanted = |name, byte| ManifestEntry {
             key: key(name),

@@ -198,8 +198,7 @@ impl Housekeeper {
             .manage(catalog.entries().iter().map(|entry| entry.key.clone()).collect())
             .await?;
         let (mut candidates, mut room) = self.survey().await?;
-        let now = clock::now();
-        let unused = outlived(&candidates, now, self.retained_since(now));
+        let unused = outlived(&candidates, clock::now(), self.retention_s());
         room.held_bytes -= unused.iter().map(|candidate| candidate.size_bytes).sum::<u64>();
         candidates.retain(|candidate| !unused.contains(candidate));
         let (given_up, unused): (Vec<_>, Vec<_>) =
@@ -225,10 +224,7 @@ impl Housekeeper {
         }
         let required_count = (all_count - candidates.len()) as u64;
         let mut leaving = match order.policy {
-            Eviction::Expired => {
-                let now = clock::now();
-                outlived(&candidates, now, self.retained_since(now))
-            }
+            Eviction::Expired => outlived(&candidates, clock::now(), self.retention_s()),
             Eviction::Lru => make_room(candidates, &room, 0, Need::Tidiness).unwrap_or_default(),
             Eviction::All => {
                 candidates.sort_by_key(|candidate| (candidate.is_wanted, candidate.used_at));
@@ -261,6 +257,18 @@ impl Housekeeper {
                 None
             }
         }
+    }
+
+    /// When objects leave, if nobody asks for them until then and their room is not needed before; those that stay are not in it.
+    ///
+    /// # Errors
+    /// The disk's.
+    pub async fn departures(&self) -> Result<HashMap<ContentHash, Timestamp>> {
+        let (candidates, _) = self.survey().await?;
+        let retention_s = self.retention_s();
+        let departure =
+            |candidate: &Candidate| Some((candidate.sha256, candidate.leaves_at(&retention_s)?));
+        Ok(candidates.iter().filter_map(departure).collect())
     }
 
     /// How full the cache is.
@@ -317,13 +325,13 @@ impl Housekeeper {
         names
     }
 
-    /// Since when content of a category has to have been unused at `now` to leave.
-    fn retained_since(&self, now: Timestamp) -> impl Fn(Category) -> Timestamp {
+    /// How long content of a category stays unused, in seconds.
+    fn retention_s(&self) -> impl Fn(Category) -> i64 + use<> {
         let config = self.standing.site_config();
         let days = config.map_or(RETENTION_DAYS, |config| config.cache_retention_days);
         move |category| {
             let days = retention_days(category).map_or(days, |most| days.min(most));
-            now.plus_seconds(-DAY_S * i64::from(days))
+            DAY_S * i64::from(days)
         }
     }
 

@@ -57,6 +57,8 @@ pub struct Keeper {
     confirmed_at: Cell<Option<Timestamp>>,
     /// When it last said without being asked that the manifest is still the one that is held.
     told: Cell<Option<Instant>>,
+    /// The version that it told last, where that is not the one that was held.
+    other: Cell<Option<u64>>,
     /// One asks, and who comes meanwhile waits for that answer.
     asking: smol::lock::Mutex<()>,
 }
@@ -88,6 +90,7 @@ impl Keeper {
             asked: Cell::new(None),
             confirmed_at: Cell::new(None),
             told: Cell::new(None),
+            other: Cell::new(None),
             asking: smol::lock::Mutex::new(()),
         }
     }
@@ -95,6 +98,12 @@ impl Keeper {
     /// The manifest that the site goes by; none before the controller has given one.
     pub fn catalog(&self) -> Option<Rc<Catalog>> {
         self.catalog.borrow().clone()
+    }
+
+    /// The version of a manifest that the controller has told of and that is not here yet.
+    pub fn coming(&self) -> Option<u64> {
+        let held = self.catalog().map(|catalog| catalog.version());
+        self.other.get().filter(|version| Some(*version) > held)
     }
 
     /// When the controller last said what the manifest is, by the wall clock.
@@ -111,6 +120,7 @@ impl Keeper {
     /// The controller has told the version of the manifest, or has answered and does not tell. Answers whether there is one to ask for.
     pub fn hear(&self, version: Option<u64>, now: Timestamp) -> bool {
         let held = self.catalog().map(|catalog| catalog.version());
+        self.other.set(version.filter(|version| Some(*version) != held));
         if version.is_some() && version == held {
             self.told.set(Some(clock::monotonic()));
             self.confirmed_at.set(Some(now));

@@ -158,6 +158,9 @@ pub struct LeftOut {
 pub struct State {
     /// The manifest's version; none before the controller has given one.
     pub manifest_version: Option<u64>,
+    /// A newer one that the controller has told of and that is not here yet.
+    #[serde(default)]
+    pub manifest_coming: Option<u64>,
     /// When the controller last said that this is the manifest; none since the start.
     pub manifest_confirmed_at: Option<Timestamp>,
     /// Whether the manifest is older than it should be. Content is served all the same.
@@ -243,6 +246,7 @@ mod tests {
     fn state(files_done: u64, current: Option<&str>) -> State {
         State {
             manifest_version: Some(7),
+            manifest_coming: None,
             manifest_confirmed_at: None,
             manifest_expired: false,
             names_wanted: 2,

@@ -221,6 +221,7 @@ impl Sync {
         };
         State {
             manifest_version: catalog.as_ref().map(|catalog| catalog.version()),
+            manifest_coming: self.keeper.coming(),
             manifest_confirmed_at: self.keeper.confirmed_at(),
             manifest_expired: catalog.as_ref().is_some_and(|held| held.is_expired(clock::now())),
             names_wanted: entries.len() as u64,

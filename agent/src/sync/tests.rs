@@ -62,9 +62,12 @@ fn a_heartbeat_that_tells_the_manifest_spares_the_question_and_a_newer_one_has_i
         assert!(!keeper.is_told(MINUTE), "nobody has told it");
         assert!(!hear(Some(7)));
         assert!(keeper.is_told(MINUTE));
+        assert_eq!(keeper.coming(), None);
         assert!(hear(Some(8)), "there is another one");
         assert!(!keeper.is_told(MINUTE));
+        assert_eq!(keeper.coming(), Some(8));
         assert!(!hear(Some(7)) && keeper.is_told(MINUTE));
+        assert_eq!(keeper.coming(), None);
         assert!(!hear(None), "a controller that does not tell gives no reason to ask at once");
         assert!(!keeper.is_told(MINUTE), "and is asked in its time");
     });

@@ -81,7 +81,12 @@ impl Standing {
         self.weigh(outcome, Weight::Hint, now);
     }
 
-    /// Returns when a call has failed that did not before.
+    /// A heartbeat soon, please: a person waits for the controller's latest word.
+    pub fn hasten(&self) {
+        _ = self.trouble.0.try_send(());
+    }
+
+    /// Returns when a call has failed that did not before, or when a heartbeat is [wished for](Self::hasten).
     pub async fn trouble(&self) {
         // The sender lives as long as this does.
         _ = self.trouble.1.recv().await;
@@ -280,6 +285,17 @@ mod tests {
         }
         let last = std::iter::from_fn(|| heard.try_recv().ok()).last();
         assert_eq!(last, Some(Line::Degraded { failures: 1, since: at(299) }), "the newest stays");
+    }
+
+    #[test]
+    fn a_person_who_waits_has_one_heartbeat_sent() {
+        let standing = Standing::new(None);
+        let is_told = || standing.trouble.1.try_recv().is_ok();
+        assert!(!is_told());
+        standing.hasten();
+        standing.hasten();
+        assert!(is_told());
+        assert!(!is_told(), "for both of them");
     }
 
     #[test]

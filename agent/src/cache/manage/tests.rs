@@ -1,5 +1,6 @@
 //! The management surface over a real connection.
 
+use std::collections::HashMap;
 use std::net::SocketAddr;
 use std::path::Path;
 
@@ -20,11 +21,17 @@ impl Service for TestService {
         match (request.method().as_str(), target.segments().as_slice()) {
             ("GET", ["cache"]) => {
                 let node_cache = NodeCache { count: 3, oldest_entry: None };
-                get_cache(&self.0, &site(), node_cache, None)
+                let word = Word {
+                    settings_version: 3,
+                    settings_heard_at: None,
+                    manifest_version: Some(7),
+                    manifest_coming: Some(8),
+                };
+                get_cache(&self.0, &site(), word, node_cache, None)
             }
             ("GET", ["cache", "entries"]) => {
                 let why = |key: &ContentKey| (by_hand(key), None);
-                get_entries(&self.0, why, &target, &id)
+                get_entries(&self.0, why, &HashMap::new(), &target, &id)
             }
             ("PUT", _) => put_entry(&self.0, by_hand, &name, request, &id).await,
             ("POST", ["cache", "verify"]) => {
@@ -116,6 +123,8 @@ fn an_upload_is_listed_and_removed() {
         assert_eq!((&held["policy"], &held["patterns"]), (&json!("pattern"), &json!(["images/*"])));
         assert_eq!(held["categories"]["images"], json!({"count": 1, "size_bytes": 5}));
         assert_eq!(held["categories"]["scripts"], json!({"count": 0, "size_bytes": 0}));
+        assert_eq!(held["settings_version"], 3);
+        assert_eq!(held["manifest_coming"], 8);
         assert_eq!(held["node_cache"], json!({"count": 3, "oldest_entry": null}));
 
         let entries = data(&call(address, "GET", "/cache/entries?category=images", "").await);

@@ -12,6 +12,7 @@ use hyper::Request;
 use hyper::body::Bytes;
 use pureboot_protocol::{Lifecycle, Mac, Page, Success, Timestamp};
 
+use super::counted;
 use crate::clock;
 use crate::data_dir::DataDir;
 use crate::manage::client::{ask, send};
@@ -80,8 +81,19 @@ impl Nodes {
         let nodes = self.load(&DataDir::open(&self.data_dir)?.socket())?;
         super::super::print(&match self.json {
             true => format!("{}\n", serde_json::to_string_pretty(&nodes)?),
+            false if nodes.is_empty() => self.nobody().to_owned(),
             false => table(&nodes, clock::now()),
         })
+    }
+
+    /// What is told where no machine is remembered that is asked for.
+    fn nobody(&self) -> &'static str {
+        match (&self.state, &self.group, &self.workflow) {
+            (None, None, None) => {
+                "no machine is remembered: one that boots here is, and what the controller has for the site\n"
+            }
+            _ => "nothing is remembered of such a machine\n",
+        }
     }
 
     /// Every machine that is asked for, page by page.
@@ -121,7 +133,8 @@ impl Invalidate {
         super::super::print(&match self.json {
             true => format!("{}\n", serde_json::to_string_pretty(&data)?),
             false => format!(
-                "the controller is asked anew about {nodes} machines; what is remembered stays until it answers\n"
+                "the controller is asked anew about {}; what is remembered stays until it answers\n",
+                counted(nodes as u64, "machine")
             ),
         })
     }
@@ -140,9 +153,6 @@ fn encoded(value: &str) -> String {
 }
 
 fn table(nodes: &[NodeView], now: Timestamp) -> String {
-    if nodes.is_empty() {
-        return "nothing is remembered of such a machine\n".to_owned();
-    }
     let or_dash = |text: Option<&str>| printable(text.unwrap_or("-"));
     let rows = nodes.iter().map(|node| {
         let age = node
