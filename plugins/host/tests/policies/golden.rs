@@ -1,5 +1,6 @@
 //! Components of every version of the contract that was published, and what an agent makes of them.
 
+use std::fs;
 use std::sync::Arc;
 
 use pureboot_plugin_host::compile;
@@ -10,7 +11,9 @@ use pureboot_plugin_host::package::{Capability, Header, Hook};
 use pureboot_plugin_host::plugin::{Plugin, Said};
 use pureboot_plugin_host::state::{LogLine, Severity};
 
-use crate::guest::{Anything, ENGINE, OneNode, component, decide, facts, header, load_code};
+use crate::guest::{
+    Anything, ENGINE, OneNode, component, decide, facts, header, load_code, plugins,
+};
 
 fn known() -> Node {
     Node {
@@ -27,13 +30,25 @@ fn known() -> Node {
     }
 }
 
+/// The bytes of a component as they were when its version was published, whose SHA-256 was `hash`.
+fn published(name: &str, hash: &str) -> Vec<u8> {
+    let bytes = fs::read(plugins("cases/golden").join(name)).unwrap();
+    assert_eq!(header(&bytes, &[]).wasm.to_string(), hash, "what was published does not change");
+    bytes
+}
+
+/// A policy with all hooks of 0.1, from [`published`] bytes.
 fn golden() -> Plugin {
-    let component = component("site-policy", "golden/since-0.1");
+    let hash = "d8c56434fea0fa247dc8a4643a01e145a0b0086bb4c8d22c058cc0cb0d6dbe5d";
+    loaded(&published("since-0.1.wasm", hash))
+}
+
+fn loaded(component: &[u8]) -> Plugin {
     let header = Header {
         capabilities: [Capability::Nodes].into(),
-        ..header(&component, &[Hook::Boot, Hook::Script, Hook::Cache])
+        ..header(component, &[Hook::Boot, Hook::Script, Hook::Cache])
     };
-    let code = compile::compile(&ENGINE, &component).unwrap();
+    let code = compile::compile(&ENGINE, component).unwrap();
     load_code(&header, &code, Some(Arc::new(OneNode(known())))).unwrap()
 }
 
@@ -83,4 +98,43 @@ fn a_policy_of_0_1_judges_item_by_item() {
 #[test]
 fn a_policy_of_0_1_burns_the_fuel_that_was_recorded() {
     assert_eq!(decide(&golden()).cost.fuel, 2_231);
+}
+
+#[test]
+fn the_text_of_a_policy_of_0_1_still_makes_the_policy_that_was_published() {
+    let today = loaded(&component("site-policy", "golden/since-0.1"));
+    let (today, then) = (decide(&today), decide(&golden()));
+    assert_eq!((today.said, today.cost.fuel), (then.said, then.cost.fuel));
+}
+
+/// `examples/reboot-loop-c` as clang 14 and `plugin build` made it.
+#[test]
+fn a_policy_that_an_author_s_compiler_made_for_0_1_answers_as_it_did_then() {
+    let hash = "58b6897ff6e97954eca26346f6654275786654a42ed8d597f6e7764be1d8b7e2";
+    let component = published("since-0.1-c.wasm", hash);
+    let settings = [
+        ("slow-after", "3"),
+        ("stop-after", "8"),
+        ("wait-seconds", "60"),
+        ("released-by-tag", "spare"),
+    ];
+    let settings: Vars = settings.map(|(name, value)| (name.into(), value.into())).into();
+    let code = compile::compile(&ENGINE, &component).unwrap();
+    let plugin = load_code(&header(&component, &[Hook::Boot]), &code, None).unwrap();
+    let asked = |attempt, node| {
+        let facts = BootFacts { attempt, node, ..facts() };
+        let called = smol::block_on(plugin.decide(&facts, &settings, &Anything)).unwrap();
+        let Ok(Said::Answer(decision)) = called.said else { panic!("{:?}", called.said) };
+        (decision.action, called.cost.fuel)
+    };
+    let text = "boot 9 within ten minutes: tag it spare to let it go on".to_owned();
+    assert_eq!(
+        [asked(3, None), asked(4, None), asked(9, None), asked(9, Some(known()))],
+        [
+            (None, 3_878),
+            (Some(Action::Hold(60)), 5_713),
+            (Some(Action::Refuse(text)), 13_011),
+            (None, 4_317),
+        ]
+    );
 }
