@@ -26,5 +26,5 @@ pub use self::flush::{DeliveryError, Flush, LIMITS, Output, ReceiptError, Report
 pub use self::outcomes::Trouble;
 pub use self::record::{Counts, Queued, Recorded};
 pub(crate) use self::record::{Entry, append};
-pub(crate) use self::ring::{begin_epoch, is_unchained};
+pub(crate) use self::ring::{begin_epoch, is_unchained, kept_since};
 pub use self::run::{Courier, Flusher, Outbox, run};

@@ -79,7 +79,7 @@ impl Borders {
         let moved = Use::between(db, self.acked_through, through)?;
         moved.iter().try_for_each(|class| class.leave_queue(db))?;
         let borders = Self { acked_through: through.max(self.acked_through), ..self };
-        borders.prune(db, Some(at.plus_seconds(-RING_DAYS * DAY_S)), RING_BYTES_MAX, PRUNED_MAX)
+        borders.prune(db, Some(kept_since(at)), RING_BYTES_MAX, PRUNED_MAX)
     }
 
     /// Lets the oldest acknowledged changes go, `rows_max` at most, as long as they are older than `before` or there are more than
@@ -160,6 +160,11 @@ impl Use {
         let kept_bytes = kept_bytes.saturating_sub(size_bytes + rows * ROW_BYTES);
         set_ring_use(db, kept.saturating_sub(rows), kept_bytes)
     }
+}
+
+/// What was acknowledged before this is not kept at `at`.
+pub(crate) fn kept_since(at: Timestamp) -> Timestamp {
+    at.plus_seconds(-RING_DAYS * DAY_S)
 }
 
 /// How many acknowledged changes are kept, and what they take.
@@ -254,8 +259,7 @@ pub(crate) fn is_unchained(db: &Connection) -> rusqlite::Result<bool> {
 
 /// As [`Store::begin_epoch`], in the caller's transaction.
 pub(crate) fn begin_epoch(db: &Connection, to: Epoch, at: Timestamp) -> Result<(), StoreError> {
-    let oldest = at.plus_seconds(-RING_DAYS * DAY_S);
-    Borders::load(db)?.prune(db, Some(oldest), RING_BYTES_MAX, NO_LIMIT)?;
+    Borders::load(db)?.prune(db, Some(kept_since(at)), RING_BYTES_MAX, NO_LIMIT)?;
     let mut states = HashMap::new();
     for row in db
         .prepare("SELECT number, state_seq FROM nodes WHERE state_seq IS NOT NULL")?

@@ -12,7 +12,8 @@ use super::nodes::{self, CachedNode};
 use super::open::OpenError;
 use super::sessions::{self, BootSession};
 use super::{StoreError, Word};
-use crate::outbox::{Entry, append};
+use crate::clock;
+use crate::outbox::{Entry, append, kept_since};
 
 /// After so many rows of a table that cannot be read the rest of it is given up: a damaged page may claim any row number.
 const FAILURES_MAX: u64 = 10_000;
@@ -48,12 +49,7 @@ pub(super) fn read(path: &Path) -> Salvage {
     // Without shared memory, as in normal work; a database that is too damaged for it fails below.
     let _ = db.pragma_update_and_check(None, "locking_mode", "exclusive", |_| Ok(()));
     let lost = &mut salvage.rows_lost;
-    salvage.changes =
-        rows(&db, "outbox", "seq", lost, |row| Ok((row.get("seq")?, Entry::read(row)?)));
-    // Where nobody knows what is acknowledged all of it is sent again, and is a duplicate then.
-    let acked_through = "SELECT acked_through FROM meta";
-    let acked_through: u64 = db.query_row(acked_through, [], |row| row.get(0)).unwrap_or(0);
-    salvage.changes.retain(|(seq, _)| *seq > acked_through);
+    salvage.changes = changes(&db, lost);
     salvage.nodes = rows(&db, "nodes", "number", lost, |row| Ok(nodes::read(row)?));
     salvage.sessions = rows(&db, "sessions", "number", lost, |row| {
         Ok(BootSession {
@@ -83,6 +79,22 @@ fn restore_schema(path: &Path) -> Result<(), OpenError> {
         )?;
     }
     Ok(())
+}
+
+/// The changes that wait, and those that the controller has had for no longer than it may lose them: all are sent again, and what it
+/// has is a duplicate then. The same holds where nobody knows what it has, or since when.
+fn changes(db: &Connection, lost: &mut u64) -> Vec<(u64, Entry)> {
+    let acked_through = "SELECT acked_through FROM meta";
+    let acked_through: u64 = db.query_row(acked_through, [], |row| row.get(0)).unwrap_or(0);
+    let oldest = kept_since(clock::now()).unix_ms();
+    let read = |row: &Row<'_>| {
+        let seq = row.get("seq")?;
+        let acked_at = row.get::<_, Option<i64>>("acked_at").ok().flatten();
+        let is_kept = seq > acked_through || acked_at.is_none_or(|at| at >= oldest);
+        Ok((is_kept, (seq, Entry::read(row)?)))
+    };
+    let found = rows(db, "outbox", "seq", lost, read);
+    found.into_iter().filter_map(|(is_kept, change)| is_kept.then_some(change)).collect()
 }
 
 /// Every row of `table` that can be read, in the order of `key`, its row number.

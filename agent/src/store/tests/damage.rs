@@ -9,6 +9,7 @@ use pureboot_protocol::Change;
 use smol::future::block_on;
 
 use super::*;
+use crate::clock;
 
 const CHANGES: u32 = 120;
 
@@ -132,6 +133,28 @@ fn d8_a_damaged_file_is_kept_and_replaced_and_what_can_be_read_is_saved() {
             assert_eq!(block_on(store.session_mac(session)).unwrap(), Some(mac(3)), "{name}");
         }
     }
+}
+
+#[test]
+fn d8_what_the_controller_was_given_lately_is_saved_with_what_waits() {
+    let dir = tempfile::tempdir().unwrap();
+    let (epoch, before) = filled(dir.path());
+    let store = open(dir.path());
+    block_on(store.acknowledge(epoch, 60, vec![], clock::now())).unwrap();
+    let (long_ago, unknown) = ("acked_at = 0 WHERE seq <= 20", "acked_at = NULL WHERE seq = 7");
+    for set in [long_ago, unknown] {
+        block_on(store.run(move |db| Ok(db.execute(&format!("UPDATE outbox SET {set}"), [])?)))
+            .unwrap();
+    }
+    close(store);
+    let mut bytes = fs::read(database(dir.path())).unwrap();
+    bytes[68..72].copy_from_slice(b"mine");
+    fs::write(database(dir.path()), &bytes).unwrap();
+    let store = open(dir.path());
+    let saved = block_on(store.pending(1_000, usize::MAX)).unwrap().changes;
+    let ids = |changes: &[Change]| changes.iter().map(|change| change.id).collect::<Vec<_>>();
+    assert_eq!(ids(&saved), [&ids(&before[6..7])[..], &ids(&before[20..])].concat());
+    close(store);
 }
 
 #[test]
