@@ -1,6 +1,7 @@
 //! The real controller in this process: its router, its store, its SQLite file. Every call is awaited to its end before the next
 //! one begins, so that the machine's pace cannot leak into a run.
 
+use std::collections::HashMap;
 use std::fs;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -156,7 +157,23 @@ impl Centre {
         Ok(())
     }
 
-    /// The database, for who breaks something on purpose.
+    /// How often the centre has made each of these nodes pending. It is asked for with every record that goes to a site, and so read
+    /// from where the history is read from.
+    pub fn wishes(&self, nodes: impl Iterator<Item = NodeId>) -> Result<HashMap<NodeId, u64>> {
+        let mut nodes = nodes.peekable();
+        if nodes.peek().is_none() {
+            return Ok(HashMap::new());
+        }
+        let db = self.database()?;
+        let mut count = db.prepare(
+            "SELECT count(*) FROM state_log WHERE node_id = $1 AND to_state = 'pending' AND triggered_by <> 'site'",
+        )?;
+        nodes
+            .map(|node| Ok((node, count.query_row([node.to_string()], |row| row.get(0))?)))
+            .collect()
+    }
+
+    /// The database, for who breaks something on purpose or counts.
     pub fn database(&self) -> Result<rusqlite::Connection> {
         Ok(rusqlite::Connection::open(self.dir.join("controller.db"))?)
     }

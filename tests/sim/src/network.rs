@@ -8,10 +8,10 @@ use hyper::body::Bytes;
 use hyper::{Request, Response};
 use pureboot_agent::uplink::controller::CallError;
 use pureboot_protocol::{
-    BootRecord, Change, ChangeBatch, ChangePayload, ChangeReceipt, Lifecycle, NodeChange, NodeId,
+    BootRecord, Change, ChangeBatch, ChangePayload, ChangeReceipt, Lifecycle, NodeChange,
     NodeRecords, Outcome, SignedRecords, Success, Told,
 };
-use serde_json::{Value, json};
+use serde_json::json;
 use smol::channel::Sender;
 
 use crate::faults::{Fault, Planted};
@@ -283,25 +283,16 @@ impl Scenario {
                 (false, changes.data.into_iter().filter_map(present).collect())
             }
         };
-        let news = records.iter().map(|record| self.news_of(record, was_asked));
-        news.filter_map(Result::transpose).collect()
-    }
-
-    fn news_of(&self, record: &BootRecord, was_asked: bool) -> Result<Option<News>, Stop> {
-        let machine = self.machines.iter().position(|machine| machine.mac == record.mac_address);
-        let Some(machine) = machine else { return Ok(None) };
-        let wishes = match record.state {
-            Lifecycle::Pending => self.wishes(record.node_id)?,
-            _ => self.machines[machine].wishes_seen,
-        };
-        Ok(Some(News { machine, was_asked, wishes }))
-    }
-
-    /// How often the centre has made a node pending.
-    fn wishes(&self, node: NodeId) -> Result<u64, Stop> {
-        let moves = self.centre.list(&format!("/api/v1/nodes/{node}/history"))?;
-        let is_wish = |it: &&Value| it["to_state"] == "pending" && it["triggered_by"] != "site";
-        Ok(u64::try_from(moves.iter().filter(is_wish).count())?)
+        let pending = records.iter().filter(|record| record.state == Lifecycle::Pending);
+        let wishes = self.centre.wishes(pending.map(|record| record.node_id))?;
+        let machine = |mac| self.machines.iter().position(|machine| machine.mac == mac);
+        let news = records.iter().filter_map(|record| {
+            let machine = machine(record.mac_address)?;
+            let wishes = wishes.get(&record.node_id).copied();
+            let wishes = wishes.unwrap_or(self.machines[machine].wishes_seen);
+            Some(News { machine, was_asked, wishes })
+        });
+        Ok(news.collect())
     }
 
     /// The versions in which the state of each of these machines' nodes has changed.
