@@ -15,16 +15,16 @@ use futures_rustls::TlsConnector;
 use http_body_util::{BodyExt as _, Full};
 use hyper::body::{Bytes, Incoming};
 use hyper::header::{
-    AUTHORIZATION, CONTENT_ENCODING, CONTENT_TYPE, ETAG, HOST, HeaderMap, HeaderName,
-    IF_NONE_MATCH, IF_RANGE, RANGE, RETRY_AFTER,
+    AUTHORIZATION, CONTENT_ENCODING, CONTENT_TYPE, ETAG, HOST, HeaderName, IF_NONE_MATCH, IF_RANGE,
+    RANGE,
 };
 use hyper::http::response::Parts;
 use hyper::{Method, Request, Response, StatusCode};
 use pureboot_protocol::session::{BootReceipt, BootReport};
 use pureboot_protocol::{
     ChangeBatch, ChangeReceipt, ContentHash, CredentialAnnouncement, CredentialHash, Heartbeat,
-    HeartbeatAnswer, Problem, RegistrationAnswer, RegistrationRequest, Secret, SheetAnswer,
-    SheetQuestion, SignedManifest, Success,
+    HeartbeatAnswer, RegistrationAnswer, RegistrationRequest, Secret, SheetAnswer, SheetQuestion,
+    SignedManifest, Success,
 };
 use rustls::pki_types::ServerName;
 use serde::Serialize;
@@ -32,7 +32,7 @@ use serde::de::DeserializeOwned;
 use smol::LocalExecutor;
 use smol::net::TcpStream;
 
-use self::body::{Body, json};
+use self::body::{Body, json, refusal, retry_after, understood};
 pub use self::nodes::{NodeAnswer, Trust};
 pub use self::wire::Wire;
 use crate::exchange::{Connection, ExchangeError, within};
@@ -425,8 +425,7 @@ impl Controller {
         question: &Q,
         budget: Duration,
     ) -> Result<A, CallError> {
-        let body = Body::plain(json(question));
-        self.call(Method::POST, path, Some(body), budget).await
+        self.call(Method::POST, path, Some(Body::plain(json(question))), budget).await
     }
 
     /// Posts in gzip where that is worth it.
@@ -435,11 +434,18 @@ impl Controller {
         path: &str,
         question: &Q,
     ) -> Result<A, CallError> {
-        let mut plain = json(question);
+        understood(&self.deliver_packed(path, json(question)).await?)
+    }
+
+    async fn deliver_packed(
+        &self,
+        path: &str,
+        mut plain: Vec<u8>,
+    ) -> Result<Response<Bytes>, CallError> {
         if self.takes_gzip.get() && plain.len() > GZIP_LEN_MIN {
             let packed;
             (packed, plain) = Body::packed(plain).await;
-            match self.call(Method::POST, path, Some(packed), UNHURRIED).await {
+            match self.carry(Method::POST, path, Some(packed), UNHURRIED).await {
                 Err(CallError::Refused(refusal))
                     if refusal.status == StatusCode::UNSUPPORTED_MEDIA_TYPE =>
                 {
@@ -449,7 +455,7 @@ impl Controller {
                 outcome => return outcome,
             }
         }
-        self.call(Method::POST, path, Some(Body::plain(plain)), UNHURRIED).await
+        self.carry(Method::POST, path, Some(Body::plain(plain)), UNHURRIED).await
     }
 
     async fn call<A: DeserializeOwned>(
@@ -459,26 +465,37 @@ impl Controller {
         body: Option<Body>,
         budget: Duration,
     ) -> Result<A, CallError> {
-        let changes = self.changes.get();
-        let outcome = self.call_once(method.clone(), path, body.clone(), budget).await;
-        match outcome {
-            // The credential that it was sent with has ended while it was under way.
-            Err(CallError::Refused(refusal))
-                if refusal.status == StatusCode::UNAUTHORIZED && self.changes.get() != changes =>
-            {
-                self.call_once(method, path, body, budget).await
-            }
-            outcome => outcome,
-        }
+        understood(&self.carry(method, path, body, budget).await?)
     }
 
-    async fn call_once<A: DeserializeOwned>(
+    /// Asks, whatever is answered: what depends on its type is compiled once for each, and this is much.
+    async fn carry(
         &self,
         method: Method,
         path: &str,
         body: Option<Body>,
         budget: Duration,
-    ) -> Result<A, CallError> {
+    ) -> Result<Response<Bytes>, CallError> {
+        let changes = self.changes.get();
+        let outcome = self.carry_once(method.clone(), path, body.clone(), budget).await;
+        match outcome {
+            // The credential that it was sent with has ended while it was under way.
+            Err(CallError::Refused(refusal))
+                if refusal.status == StatusCode::UNAUTHORIZED && self.changes.get() != changes =>
+            {
+                self.carry_once(method, path, body, budget).await
+            }
+            outcome => outcome,
+        }
+    }
+
+    async fn carry_once(
+        &self,
+        method: Method,
+        path: &str,
+        body: Option<Body>,
+        budget: Duration,
+    ) -> Result<Response<Bytes>, CallError> {
         let request = self.request(method, path, body);
         let answer = within(budget, async {
             if let Some(wire) = &self.wire {
@@ -495,16 +512,11 @@ impl Controller {
             Ok::<_, CallError>(self.exchange(self.connect().await?, request, budget).await?)
         })
         .await?;
-        let retry_after = retry_after(answer.headers());
-        let (status, body) = (answer.status(), answer.into_body());
-        if status.is_success() {
-            return serde_json::from_slice(&body).map_err(|error| {
-                CallError::Foreign(format!(
-                    "{status} with a body that does not fit the API: {error}"
-                ))
-            });
+        if answer.status().is_success() {
+            return Ok(answer);
         }
-        Err(refusal(status, retry_after, &body))
+        let retry_after = retry_after(answer.headers());
+        Err(refusal(answer.status(), retry_after, answer.body()))
     }
 
     async fn exchange(
@@ -568,27 +580,6 @@ impl Controller {
 /// How the controller writes the ETag of an object: content is what its hash says, so nothing else can be meant.
 pub fn object_etag(hash: ContentHash) -> String {
     format!("\"{hash}\"")
-}
-
-fn retry_after(fields: &HeaderMap) -> Option<Duration> {
-    let seconds = fields.get(RETRY_AFTER)?.to_str().ok()?.parse().ok()?;
-    Some(Duration::from_secs(seconds))
-}
-
-fn refusal(status: StatusCode, retry_after: Option<Duration>, body: &[u8]) -> CallError {
-    match serde_json::from_slice::<Problem>(body) {
-        Ok(Problem { code, detail, .. }) => {
-            CallError::Refused(Refusal { status, code, detail, retry_after })
-        }
-        // Whoever stands in between and limits bodies has no words of ours; what it means is clear.
-        Err(_) if status == StatusCode::PAYLOAD_TOO_LARGE => CallError::Refused(Refusal {
-            status,
-            code: "too_large".to_owned(),
-            detail: "something on the way to the controller takes no body of this size".to_owned(),
-            retry_after,
-        }),
-        Err(_) => CallError::Foreign(format!("{status} without a problem document")),
-    }
 }
 
 #[cfg(test)]
