@@ -10,6 +10,7 @@ mod doctor;
 mod explain;
 mod init;
 mod install;
+mod json;
 mod node;
 mod plugin;
 mod queue;

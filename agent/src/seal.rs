@@ -34,5 +34,6 @@ pub fn open<T: Sealed + DeserializeOwned>(
             named: signed.key_id.chars().take(16).collect(),
             pinned: key.id(),
         })?;
-    serde_json::from_str(&signed.payload).map_err(|error| Unproven::Text(error.to_string()))
+    serde_json::from_slice(signed.payload.as_bytes())
+        .map_err(|error| Unproven::Text(error.to_string()))
 }

@@ -105,8 +105,8 @@ pub fn believe(
         return Err(Unbelieved::Digest);
     }
     // What serde says of a value may repeat it.
-    let sheet: AnswerSheet =
-        serde_json::from_str(payload).map_err(|error| Unbelieved::Text(error.column()))?;
+    let sheet: AnswerSheet = serde_json::from_slice(payload.as_bytes())
+        .map_err(|error| Unbelieved::Text(error.column()))?;
     let about = Subject { site: sheet.site_id, node: sheet.node_id, mac: sheet.mac_address };
     if about != subject {
         return Err(Unbelieved::Other(sheet.node_id));

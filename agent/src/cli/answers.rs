@@ -7,6 +7,7 @@ use std::process::ExitCode;
 use argh::FromArgs;
 use pureboot_protocol::{FileName, Mac, Page, Success};
 
+use super::json;
 use crate::answers::manage::{FileView, Rendered, SheetView};
 use crate::data_dir::DataDir;
 use crate::manage::client::ask;
@@ -72,7 +73,7 @@ impl Ls {
     fn run(self) -> anyhow::Result<ExitCode> {
         let page: Page<SheetView> = ask(&DataDir::open(&self.data_dir)?.socket(), ANSWERS)?;
         if self.json {
-            return super::print(&format!("{}\n", serde_json::to_string_pretty(&page.data)?));
+            return super::print(&json::pretty(&page.data)?);
         }
         super::print(&table(&page.data))
     }
@@ -83,7 +84,7 @@ impl Show {
         let path = format!("{ANSWERS}/{}/{}", self.mac, self.file.as_str());
         let answer: Success<Rendered> = ask(&DataDir::open(&self.data_dir)?.socket(), &path)?;
         if self.json {
-            return super::print(&format!("{}\n", serde_json::to_string_pretty(&answer.data)?));
+            return super::print(&json::pretty(&answer.data)?);
         }
         for warning in &answer.data.warnings {
             super::complain(warning);

@@ -13,6 +13,7 @@ use argh::FromArgs;
 use pureboot_protocol::{BootId, Mac, Timestamp};
 use serde::Serialize;
 
+use super::json;
 use crate::clock;
 use crate::data_dir::DataDir;
 use crate::doctor::diagnose::explain;
@@ -62,7 +63,7 @@ impl Boots {
             return self.follow(&socket, found);
         }
         if self.json {
-            return super::print(&format!("{}\n", serde_json::to_string_pretty(&found.boots)?));
+            return super::print(&json::pretty(&found.boots)?);
         }
         if found.boots.is_empty() {
             return super::print(&nothing(self.mac));

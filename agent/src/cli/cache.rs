@@ -20,6 +20,7 @@ use hyper::{Method, Request};
 use pureboot_protocol::{Category, ContentKey, Page, Success, Timestamp};
 use smol::stream::{self, Stream};
 
+use super::json;
 use crate::cache::manage::{EntryView, NodeCache, StatsView, Verified, Word};
 use crate::clock;
 use crate::data_dir::DataDir;
@@ -185,9 +186,9 @@ impl Stats {
         let socket = DataDir::open(&self.data_dir)?.socket();
         let stats: Success<serde_json::Value> = ask(&socket, CACHE)?;
         if self.json {
-            return super::print(&format!("{}\n", serde_json::to_string_pretty(&stats.data)?));
+            return super::print(&json::pretty(&stats.data)?);
         }
-        let stats = serde_json::from_value(stats.data).context("another version's answer")?;
+        let stats = json::typed(&stats.data)?;
         super::print(&describe_stats(&stats, clock::now()))
     }
 }
@@ -246,7 +247,7 @@ impl Verify {
             .context("cannot ask the agent")?;
         let verified: Verified = send::<Empty<Bytes>, Success<_>>(&socket, request, PATIENCE)?.data;
         super::print(&match self.json {
-            true => format!("{}\n", serde_json::to_string_pretty(&verified)?),
+            true => json::pretty(&verified)?,
             false => describe_verified(&verified),
         })?;
         Ok(if verified.damaged.is_empty() { ExitCode::SUCCESS } else { ExitCode::FAILURE })
@@ -286,7 +287,7 @@ fn set_pin(
         .context("cannot ask the agent")?;
     let state: PinState = send::<Empty<Bytes>, Success<_>>(&socket, request, PATIENCE)?.data;
     super::print(&match json {
-        true => format!("{}\n", serde_json::to_string_pretty(&state)?),
+        true => json::pretty(&state)?,
         false => describe_pin(&state),
     })
 }
@@ -351,7 +352,7 @@ impl Ls {
         let socket = DataDir::open(&self.data_dir)?.socket();
         let entries = all_entries(&socket, self.category)?;
         if self.json {
-            return super::print(&format!("{}\n", serde_json::to_string_pretty(&entries)?));
+            return super::print(&json::pretty(&entries)?);
         }
         let is_shown =
             |key: &ContentKey| self.category.is_none_or(|category| key.category() == category);

@@ -18,6 +18,7 @@ use pureboot_protocol::{
 };
 use serde_json::Value;
 
+use super::json;
 use crate::clock;
 use crate::conflicts::route::{ConflictView, Listing};
 use crate::data_dir::DataDir;
@@ -178,10 +179,7 @@ impl Ls {
         let socket = DataDir::open(&self.data_dir)?.socket();
         let listing = list(&socket, self.all)?;
         if self.json {
-            return super::print(&format!(
-                "{}\n",
-                serde_json::to_string_pretty(&listing.conflicts)?
-            ));
+            return super::print(&json::pretty(&listing.conflicts)?);
         }
         super::print(&table(&listing, clock::now()))
     }
@@ -193,9 +191,9 @@ impl Show {
         let id = find(&socket, &self.id)?;
         let shown: Success<Value> = ask_within(&socket, &format!("{CONFLICTS}/{id}"), PATIENCE)?;
         if self.json {
-            return super::print(&format!("{}\n", serde_json::to_string_pretty(&shown.data)?));
+            return super::print(&json::pretty(&shown.data)?);
         }
-        let view = serde_json::from_value(shown.data).context("another version's answer")?;
+        let view = json::typed(&shown.data)?;
         super::print(&block(&view, clock::now()))
     }
 }
@@ -213,9 +211,9 @@ impl Resolve {
             .body(body)?;
         let ended: Success<Value> = send(&socket, request, PATIENCE)?;
         if self.json {
-            return super::print(&format!("{}\n", serde_json::to_string_pretty(&ended.data)?));
+            return super::print(&json::pretty(&ended.data)?);
         }
-        let view = serde_json::from_value(ended.data).context("another version's answer")?;
+        let view = json::typed(&ended.data)?;
         super::print(&block(&view, clock::now()))
     }
 

@@ -5,6 +5,7 @@ use std::process::ExitCode;
 
 use argh::FromArgs;
 
+use super::json;
 use crate::cage::rights::{Kept, become_owner};
 use crate::doctor::probe::{Visit, examine};
 
@@ -29,11 +30,7 @@ impl Doctor {
         become_owner(&self.data_dir, Kept::Everything)?;
         let visit = Visit { data_dir: self.data_dir, interfaces: self.interfaces };
         let diagnosis = examine(&visit);
-        super::print(&if self.json {
-            format!("{}\n", serde_json::to_string_pretty(&diagnosis)?)
-        } else {
-            diagnosis.render()
-        })?;
+        super::print(&if self.json { json::pretty(&diagnosis)? } else { diagnosis.render() })?;
         Ok(if diagnosis.is_healthy { ExitCode::SUCCESS } else { ExitCode::FAILURE })
     }
 }

@@ -6,6 +6,7 @@ use std::process::ExitCode;
 use argh::FromArgs;
 use pureboot_protocol::{BootId, Mac, Success};
 
+use super::json;
 use crate::data_dir::DataDir;
 use crate::manage::client::ask;
 use crate::policy::explain::Explanation;
@@ -46,7 +47,7 @@ impl Explain {
         let answer: Success<Explanation> = ask(&socket, &format!("/api/v1/agent/explain?{query}"))?;
         let explanation = answer.data;
         let text = match self.json {
-            true => format!("{}\n", serde_json::to_string_pretty(&explanation)?),
+            true => json::pretty(&explanation)?,
             false => explanation.render(),
         };
         super::print(&text)?;

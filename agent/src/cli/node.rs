@@ -13,6 +13,7 @@ use hyper::header::CONTENT_TYPE;
 use pureboot_protocol::{BootId, Lifecycle, Mac, Success};
 use serde_json::Value;
 
+use super::json;
 use crate::data_dir::DataDir;
 use crate::manage::client::send;
 use crate::nodes::mover::{Stage, Wish, Wished};
@@ -81,9 +82,9 @@ impl SetState {
             .body(body)?;
         let answer: Success<Value> = send(&socket, request, PATIENCE)?;
         if self.json {
-            return super::print(&format!("{}\n", serde_json::to_string_pretty(&answer.data)?));
+            return super::print(&json::pretty(&answer.data)?);
         }
-        let wished = serde_json::from_value(answer.data).context("another version's answer")?;
+        let wished = json::typed(&answer.data)?;
         super::print(&format!("{}\n", sentence(mac, state, &wished)))
     }
 }

@@ -16,6 +16,7 @@ use pureboot_plugin_host::package::DOMAIN;
 use pureboot_plugin_host::seal::{KEY_LEN, SealedFiles};
 use pureboot_protocol::{PluginId, PoliciesReport, PolicyReport, Success};
 
+use super::json;
 use crate::data_dir::DataDir;
 use crate::manage::client::{ask, ask_within, send};
 use crate::policy::explain::AllReplayed;
@@ -134,7 +135,7 @@ fn show(
     let socket = DataDir::open(data_dir)?.socket();
     let report: Success<PoliciesReport> = ask(&socket, POLICIES)?;
     if is_json {
-        return super::print(&format!("{}\n", serde_json::to_string_pretty(&report.data)?));
+        return super::print(&json::pretty(&report.data)?);
     }
     if report.data.policies.is_empty() {
         return super::print("the controller has assigned no policies to this site\n");
@@ -190,7 +191,7 @@ impl Replay {
         };
         let replayed = replayed.data;
         super::print(&match self.json {
-            true => format!("{}\n", serde_json::to_string_pretty(&replayed)?),
+            true => json::pretty(&replayed)?,
             false => describe_replay(&replayed),
         })?;
         Ok(if differing(&replayed) == (0, 0) { ExitCode::SUCCESS } else { ExitCode::FAILURE })

@@ -4,11 +4,12 @@ use std::fmt::Write as _;
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 
-use anyhow::{Context as _, bail};
+use anyhow::bail;
 use argh::FromArgs;
 use pureboot_protocol::{Success, Timestamp};
 use serde_json::Value;
 
+use super::json;
 use crate::clock;
 use crate::data_dir::DataDir;
 use crate::manage::client::ask;
@@ -96,7 +97,7 @@ impl Ls {
         let socket = DataDir::open(&self.data_dir)?.socket();
         let (items, is_all) = self.load(&socket)?;
         if self.json {
-            return super::print(&format!("{}\n", serde_json::to_string_pretty(&items)?));
+            return super::print(&json::pretty(&items)?);
         }
         let mut text = table(&items, clock::now());
         if !is_all {
@@ -134,7 +135,7 @@ impl Show {
         let path = format!("{QUEUE}/{}", self.id);
         if self.json {
             let item: Success<Value> = ask(&socket, &path)?;
-            return super::print(&format!("{}\n", serde_json::to_string_pretty(&item.data)?));
+            return super::print(&json::pretty(&item.data)?);
         }
         let item: Success<Item> = ask(&socket, &path)?;
         super::print(&block(&item.data, clock::now())?)
@@ -147,9 +148,9 @@ impl Stats {
         let path = format!("{QUEUE}?limit=0");
         let stats: Success<Value> = ask(&socket, &path)?;
         if self.json {
-            return super::print(&format!("{}\n", serde_json::to_string_pretty(&stats.data)?));
+            return super::print(&json::pretty(&stats.data)?);
         }
-        let stats = serde_json::from_value(stats.data).context("another version's answer")?;
+        let stats = json::typed(&stats.data)?;
         super::print(&figures(&stats, clock::now()))
     }
 }

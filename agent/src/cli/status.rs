@@ -6,6 +6,7 @@ use std::process::ExitCode;
 use argh::FromArgs;
 use pureboot_protocol::Success;
 
+use super::json;
 use crate::clock;
 use crate::data_dir::DataDir;
 use crate::manage::client::{AskError, ask};
@@ -48,11 +49,7 @@ impl Status {
                 }
                 Err(error) => return Err(error.into()),
             };
-        let text = if self.json {
-            format!("{}\n", serde_json::to_string_pretty(&report)?)
-        } else {
-            report.render(clock::now())
-        };
+        let text = if self.json { json::pretty(&report)? } else { report.render(clock::now()) };
         super::print(&text)?;
         Ok(match report.health() {
             Health::Ok => ExitCode::SUCCESS,

@@ -11,6 +11,7 @@ use http_body_util::Full;
 use hyper::Request;
 use pureboot_protocol::{Category, Success, Timestamp};
 
+use super::json;
 use crate::clock;
 use crate::data_dir::DataDir;
 use crate::manage::client::send_and_watch;
@@ -63,7 +64,7 @@ impl Sync {
         watcher.end();
         let outcome = answer.data;
         super::print(&match self.json {
-            true => format!("{}\n", serde_json::to_string_pretty(&outcome)?),
+            true => json::pretty(&outcome)?,
             false => describe(&outcome),
         })?;
         Ok(match outcome.status {

@@ -49,7 +49,7 @@ impl Lessons {
     /// # Errors
     /// See [`LessonsError`].
     pub fn parse(text: &str) -> Result<Self, LessonsError> {
-        let file: File = serde_json::from_str(text)?;
+        let file: File = serde_json::from_slice(text.as_bytes())?;
         if file.format != FORMAT {
             return Err(LessonsError::Format(file.format));
         }

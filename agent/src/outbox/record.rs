@@ -296,7 +296,7 @@ impl Entry {
 
     fn into_change(self, seq: u64, prev_seq_same_node: Option<u64>) -> Result<Change, StoreError> {
         // The row is sound; a newer program wrote a kind that this one does not know. It waits for the newer one.
-        let payload = serde_json::from_str(&self.payload).map_err(|error| {
+        let payload = serde_json::from_slice(self.payload.as_bytes()).map_err(|error| {
             StoreError::Other(rusqlite::Error::FromSqlConversionFailure(
                 0,
                 rusqlite::types::Type::Text,

@@ -291,7 +291,7 @@ fn item(db: &Connection, row: &Row<'_>) -> rusqlite::Result<Item> {
         node,
         mac: known.map(|node| node.mac()).or_else(|| {
             let mac = payload.pointer("/payload/request/mac")?;
-            serde_json::from_value(mac.clone()).ok()
+            mac.as_str()?.parse().ok()
         }),
         at: Timestamp::from_unix_ms(row.get("at")?),
         clock: match row.get("is_clock_synced")? {

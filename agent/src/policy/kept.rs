@@ -78,7 +78,8 @@ impl Kept {
             let Some(text) = data_dir::read_private_up_to(&path, FILE_LEN_MAX)? else {
                 return Ok(None);
             };
-            serde_json::from_str(&text).with_context(|| format!("{} is damaged", path.display()))
+            serde_json::from_slice(text.as_bytes())
+                .with_context(|| format!("{} is damaged", path.display()))
         };
         load()
             .unwrap_or_else(|error| {

@@ -220,7 +220,7 @@ fn load<T: DeserializeOwned>(path: &Path) -> Vec<T> {
     let files =
         [old(path), path.to_owned()].into_iter().filter_map(|path| fs::File::open(path).ok());
     let lines = files.flat_map(|file| BufReader::new(file).lines().map_while(Result::ok));
-    lines.filter_map(|line| serde_json::from_str(&line).ok()).collect()
+    lines.filter_map(|line| serde_json::from_slice(line.as_bytes()).ok()).collect()
 }
 
 #[cfg(test)]

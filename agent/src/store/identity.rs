@@ -81,7 +81,9 @@ impl Store {
 
 fn read_copy(path: &Path) -> anyhow::Result<Option<Identity>> {
     let Some(text) = data_dir::read_private(path)? else { return Ok(None) };
-    serde_json::from_str(&text).with_context(|| format!("{} is damaged", path.display())).map(Some)
+    serde_json::from_slice(text.as_bytes())
+        .with_context(|| format!("{} is damaged", path.display()))
+        .map(Some)
 }
 
 /// Writes the copy where it is another. A disk that does not take it costs nothing now: the next start tries again.

@@ -202,8 +202,8 @@ pub(crate) fn pinned_key(data_dir: &DataDir) -> anyhow::Result<PublicKey> {
 fn load(data_dir: &DataDir, site: SiteId) -> anyhow::Result<Option<(Catalog, Option<String>)>> {
     let path = data_dir.manifest_file();
     let Some(text) = data_dir::read_private_up_to(&path, FILE_LEN_MAX)? else { return Ok(None) };
-    let kept: Kept =
-        serde_json::from_str(&text).with_context(|| format!("{} is damaged", path.display()))?;
+    let kept: Kept = serde_json::from_slice(text.as_bytes())
+        .with_context(|| format!("{} is damaged", path.display()))?;
     let key = pinned_key(data_dir)?;
     Ok(Some((Catalog::verify(&kept.signed, &key, site)?, kept.etag)))
 }

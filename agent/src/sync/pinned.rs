@@ -33,7 +33,7 @@ impl Pinned {
     pub fn load(data_dir: &DataDir) -> anyhow::Result<Self> {
         let path = data_dir.pins_file();
         let kept = match data_dir::read_private(&path)? {
-            Some(text) => serde_json::from_str(&text).with_context(|| {
+            Some(text) => serde_json::from_slice(text.as_bytes()).with_context(|| {
                 format!("{} is damaged: mend it, or remove it and pin again", path.display())
             })?,
             None => Kept::default(),

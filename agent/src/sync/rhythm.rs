@@ -115,7 +115,7 @@ impl Rhythm {
 fn last_run(data_dir: &DataDir) -> anyhow::Result<Option<Timestamp>> {
     let path = data_dir.schedule_file();
     let Some(text) = data_dir::read_private(&path)? else { return Ok(None) };
-    let kept: Kept =
-        serde_json::from_str(&text).with_context(|| format!("{} is damaged", path.display()))?;
+    let kept: Kept = serde_json::from_slice(text.as_bytes())
+        .with_context(|| format!("{} is damaged", path.display()))?;
     Ok(Some(kept.last_scheduled_at))
 }

@@ -87,7 +87,7 @@ impl<'a> Rotation<'a> {
             let file = data_dir.rotation_file();
             let text = data_dir::read_private(&file)?.unwrap_or_default();
             // What cannot be read tells of no order.
-            let last = serde_json::from_str::<Begun>(&text).ok();
+            let last = serde_json::from_slice::<Begun>(text.as_bytes()).ok();
             if let Some(last) = last.filter(|last| last.command == command) {
                 return Ok(last.before != before);
             }

@@ -12,7 +12,7 @@ use pureboot_protocol::{Category, ContentKey, Success};
 
 use super::{CACHE, PATIENCE, counted};
 use crate::cache::manage::Removed;
-use crate::cli::print;
+use crate::cli::{json, print};
 use crate::data_dir::DataDir;
 use crate::manage::client::send;
 use crate::status::size;
@@ -80,7 +80,7 @@ fn evict_name(socket: &Path, name: &ContentKey, json: bool) -> anyhow::Result<Ex
         .context("cannot ask the agent")?;
     let removed: Removed = send::<Empty<Bytes>, Success<_>>(socket, request, PATIENCE)?.data;
     print(&match json {
-        true => format!("{}\n", serde_json::to_string_pretty(&removed)?),
+        true => json::pretty(&removed)?,
         false => describe_removed(name, &removed),
     })
 }
@@ -104,7 +104,7 @@ fn evict_by(socket: &Path, order: &EvictionOrder, json: bool) -> anyhow::Result<
         .context("cannot ask the agent")?;
     let evicted: Evicted = send::<Full<Bytes>, Success<_>>(socket, request, PATIENCE)?.data;
     print(&match json {
-        true => format!("{}\n", serde_json::to_string_pretty(&evicted)?),
+        true => json::pretty(&evicted)?,
         false => describe_evicted(order.policy, &evicted),
     })
 }

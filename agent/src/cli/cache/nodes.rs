@@ -13,6 +13,7 @@ use hyper::body::Bytes;
 use pureboot_protocol::{Lifecycle, Mac, Page, Success, Timestamp};
 
 use super::counted;
+use crate::cli::json;
 use crate::clock;
 use crate::data_dir::DataDir;
 use crate::manage::client::{ask, send};
@@ -80,7 +81,7 @@ impl Nodes {
         }
         let nodes = self.load(&DataDir::open(&self.data_dir)?.socket())?;
         super::super::print(&match self.json {
-            true => format!("{}\n", serde_json::to_string_pretty(&nodes)?),
+            true => json::pretty(&nodes)?,
             false if nodes.is_empty() => self.nobody().to_owned(),
             false => table(&nodes, clock::now()),
         })
@@ -131,7 +132,7 @@ impl Invalidate {
         let Success { data, .. } = send::<_, Success<Invalidated>>(&socket, request, PATIENCE)?;
         let Invalidated { nodes } = data;
         super::super::print(&match self.json {
-            true => format!("{}\n", serde_json::to_string_pretty(&data)?),
+            true => json::pretty(&data)?,
             false => format!(
                 "the controller is asked anew about {}; what is remembered stays until it answers\n",
                 counted(nodes as u64, "machine")
