@@ -73,7 +73,12 @@ impl Dist {
                 }
                 let (files, excess) = ship(program, target, &built, &out)?;
                 made.extend(files);
-                too_large.extend(excess);
+                match excess {
+                    Some(excess) if !toolchain.is_thrifty() => {
+                        println!("larger than by Debian's compiler: {excess}");
+                    }
+                    excess => too_large.extend(excess),
+                }
             }
         }
         write_sums(&out, &made)?;

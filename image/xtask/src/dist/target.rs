@@ -101,12 +101,14 @@ impl Program {
         }
     }
 
-    /// The profile of `Cargo.toml` that it is built by: an agent is to be small, a controller fast.
+    /// The profile of `Cargo.toml` that it is built by.
     pub(crate) fn profile(self) -> &'static str {
-        match self {
-            Self::Agent | Self::AuthorsAgent => "small",
-            Self::Controller => "release",
-        }
+        if self.is_small() { "small" } else { "release" }
+    }
+
+    /// Whether it is to be small before it is fast.
+    pub(crate) fn is_small(self) -> bool {
+        self != Self::Controller
     }
 
     /// What it may have in bytes: a router's flash is small.

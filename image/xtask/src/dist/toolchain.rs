@@ -20,8 +20,14 @@ const DEBIAN_LIBRARY: &str = "/usr/lib/rustlib/src/rust/library";
 /// The releases that were tried together.
 const ZIG: [&str; 2] = ["ziglang==0.17.1", "cargo-zigbuild==0.24.0"];
 
-/// A program without symbols could name no function of a backtrace: it needs nothing that reads them.
-const STD_FEATURES: &str = "-Zbuild-std-features=backtrace-trace-only";
+/// A program without symbols could name no function of a backtrace: it needs nothing that reads them. And sorting in few words
+/// is fast enough for a site.
+const STD_FEATURES: &str = "-Zbuild-std-features=backtrace-trace-only,optimize_for_size";
+
+/// What only the last step is told, which optimises a small program as a whole: code that occurs again becomes a function, and functions
+/// that differ in constants alone become one.
+const SMALLER: [&str; 2] =
+    ["-Cllvm-args=-enable-machine-outliner=always", "-Cllvm-args=-enable-global-merge-func"];
 
 /// What SQLite is built without in the agent, which asks for none of it.
 const AGENTS_SQLITE: &str = "-USQLITE_ENABLE_DBSTAT_VTAB -USQLITE_ENABLE_FTS3 -USQLITE_ENABLE_FTS3_PARENTHESIS -USQLITE_ENABLE_FTS5 \
@@ -83,6 +89,12 @@ impl Toolchain {
         Ok(Self::Debian { bin })
     }
 
+    /// Whether programs come out as small as they are to be: rustup's standard library is built for speed, to be unwound and to
+    /// read debug information.
+    pub(crate) fn is_thrifty(&self) -> bool {
+        matches!(self, Self::Debian { .. })
+    }
+
     /// Builds one program in `dir`; returns where it lies.
     ///
     /// # Errors
@@ -98,7 +110,7 @@ impl Toolchain {
         let variable = triple.replace('-', "_");
         let mut command = match self {
             Self::Own { c_compiler } => {
-                let mut command = cargo::command(&["build"])?;
+                let mut command = cargo::command(&["rustc"])?;
                 command.env(format!("CARGO_TARGET_{}_LINKER", variable.to_uppercase()), c_compiler);
                 command.env(format!("CC_{variable}"), c_compiler);
                 command
@@ -106,7 +118,7 @@ impl Toolchain {
             Self::Debian { bin } => {
                 let mut command = Command::new(bin.join("cargo-zigbuild"));
                 command
-                    .args(["zigbuild", "-Zbuild-std=std,panic_abort", STD_FEATURES])
+                    .args(["rustc", "-Zbuild-std=std,panic_abort", STD_FEATURES])
                     .current_dir(cargo::root()?);
                 command.env("RUSTC", DEBIAN_RUSTC).env("RUSTC_BOOTSTRAP", "1");
                 command.env("CARGO", DEBIAN_CARGO);
@@ -119,7 +131,8 @@ impl Toolchain {
                 command
             }
         };
-        command.args(["--locked", "--package", program.package(), "--target", triple]);
+        command.args(["--locked", "--package", program.package(), "--bin", program.package()]);
+        command.args(["--target", triple]);
         command.args(["--profile", program.profile()]).args(program.features());
         command.arg("--target-dir").arg(dir);
         if program != Program::Controller {
@@ -129,6 +142,9 @@ impl Toolchain {
         command.env("RUSTFLAGS", self.flags(dir)?.join(" "));
         command.env(format!("CFLAGS_{variable}"), c_flags(dir)?.join(" "));
         command.env("SOURCE_DATE_EPOCH", super::package::EPOCH.to_string());
+        if program.is_small() {
+            command.arg("--").args(SMALLER);
+        }
         let status = command.status().context("cargo cannot be run")?;
         ensure!(status.success(), "building {} for {triple} ended with {status}", program.name());
         Ok(dir.join(triple).join(program.profile()).join(program.package()))
