@@ -300,6 +300,46 @@ mod tests {
     }
 
     #[test]
+    fn dpkg_unpacks_the_package_into_a_tree_with_its_paths_and_modes() {
+        use std::os::unix::fs::PermissionsExt as _;
+        if process::find("dpkg").is_none() || !nix::unistd::geteuid().is_root() {
+            return;
+        }
+        let (dir, root) = (tempfile::tempdir().unwrap(), tempfile::tempdir().unwrap());
+        let path = dir.path().join("agent.deb");
+        std::fs::write(&path, deb(Target::X86_64, b"program").unwrap()).unwrap();
+        for part in ["updates", "info"] {
+            std::fs::create_dir_all(root.path().join("var/lib/dpkg").join(part)).unwrap();
+        }
+        let dpkg = |arguments: &[&std::ffi::OsStr]| {
+            let mut command = process::system("dpkg").unwrap();
+            // A tree of Debian's that has no programs yet, on whatever processor this is.
+            command.args(["--force-architecture", "--force-script-chrootless", "--root"]);
+            command.arg(root.path()).args(arguments);
+            process::succeed(command).unwrap()
+        };
+        dpkg(&["--unpack".as_ref(), path.as_os_str()]);
+        for (path, mode) in [
+            ("usr/bin/pureboot-agent", 0o755),
+            ("lib/systemd/system/pureboot-agent.service", 0o644),
+            ("usr/lib/sysusers.d/pureboot.conf", 0o644),
+            ("var/lib/dpkg/info/pureboot-agent.postinst", 0o755),
+            ("var/lib/dpkg/info/pureboot-agent.prerm", 0o755),
+        ] {
+            let metadata = std::fs::metadata(root.path().join(path)).expect(path);
+            assert_eq!(metadata.permissions().mode() & 0o7777, mode, "{path}");
+        }
+        let state = dpkg(&["--status".as_ref(), "pureboot-agent".as_ref()]);
+        assert!(state.contains("Status: install ok unpacked"), "{state}");
+        for script in ["postinst", "prerm"] {
+            let script = format!("var/lib/dpkg/info/pureboot-agent.{script}");
+            let mut check = process::system("sh").unwrap();
+            check.arg("-n").arg(root.path().join(&script));
+            process::succeed(check).expect(&script);
+        }
+    }
+
+    #[test]
     fn an_ipk_unpacks_into_a_routers_tree_with_its_paths_and_modes() {
         use std::os::unix::fs::PermissionsExt as _;
         let dir = tempfile::tempdir().unwrap();
