@@ -1,6 +1,7 @@
 //! The command line: what can be typed, and where it leads.
 
 mod answers;
+mod arguments;
 mod boots;
 mod cache;
 mod check_config;

@@ -1,7 +1,6 @@
 //! `pureboot-agent answers …`
 
 use std::fmt::Write as _;
-use std::path::PathBuf;
 use std::process::ExitCode;
 
 use argh::FromArgs;
@@ -9,6 +8,7 @@ use pureboot_protocol::{FileName, Mac, Page, Success};
 
 use super::json;
 use crate::answers::manage::{FileView, Rendered, SheetView};
+use crate::cli::arguments::asks;
 use crate::data_dir::DataDir;
 use crate::manage::client::ask;
 use crate::session::render::printable;
@@ -30,34 +30,23 @@ enum Command {
     Show(Show),
 }
 
-/// list the answer files that are kept, by machine
-#[derive(FromArgs, Debug)]
-#[argh(subcommand, name = "ls")]
-struct Ls {
-    /// print JSON for programs
-    #[argh(switch)]
-    json: bool,
-    /// directory that holds all that the agent keeps (default: /var/lib/pureboot)
-    #[argh(option, default = "super::default_data_dir()")]
-    data_dir: PathBuf,
+asks! {
+    /// list the answer files that are kept, by machine
+    #[argh(subcommand, name = "ls")]
+    struct Ls {}
 }
 
-/// print a file as the machine would get it, with ******** in the place of each secret; remarks go to standard error
-#[derive(FromArgs, Debug)]
-#[argh(subcommand, name = "show")]
-struct Show {
-    /// the machine
-    #[argh(positional)]
-    mac: Mac,
-    /// the file, such as user-data or preseed.cfg
-    #[argh(positional)]
-    file: FileName,
-    /// print JSON for programs
-    #[argh(switch)]
-    json: bool,
-    /// directory that holds all that the agent keeps (default: /var/lib/pureboot)
-    #[argh(option, default = "super::default_data_dir()")]
-    data_dir: PathBuf,
+asks! {
+    /// print a file as the machine would get it, with ******** in the place of each secret; remarks go to standard error
+    #[argh(subcommand, name = "show")]
+    struct Show {
+        /// the machine
+        #[argh(positional)]
+        mac: Mac,
+        /// the file, such as user-data or preseed.cfg
+        #[argh(positional)]
+        file: FileName,
+    }
 }
 
 impl Answers {

@@ -4,16 +4,16 @@
 use std::collections::HashMap;
 use std::io::IsTerminal as _;
 use std::num::NonZeroUsize;
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::process::ExitCode;
 use std::thread;
 use std::time::Duration;
 
-use argh::FromArgs;
 use pureboot_protocol::{BootId, Mac, Timestamp};
 use serde::Serialize;
 
 use super::json;
+use crate::cli::arguments::placed;
 use crate::clock;
 use crate::data_dir::DataDir;
 use crate::doctor::diagnose::explain;
@@ -34,25 +34,23 @@ const LIMIT: NonZeroUsize = NonZeroUsize::new(10).expect("ten is not zero");
 /// How many sessions an agent keeps.
 const LIMIT_MAX: usize = SESSIONS_MAX + ASKING_MAX;
 
-/// show what machines did from their first packet to the call-back of their system, and where they are stuck; newest last
-#[derive(FromArgs, Debug)]
-#[argh(subcommand, name = "boots")]
-pub(super) struct Boots {
-    /// only this machine's
-    #[argh(option)]
-    mac: Option<Mac>,
-    /// how many sessions, from 1 to 2000 (default: 10)
-    #[argh(option, default = "LIMIT", from_str_fn(parse_limit))]
-    limit: NonZeroUsize,
-    /// go on and show each step when it is seen, until interrupted
-    #[argh(switch)]
-    follow: bool,
-    /// print JSON for programs; with --follow one line for each step
-    #[argh(switch)]
-    json: bool,
-    /// directory that holds all that the agent keeps (default: /var/lib/pureboot)
-    #[argh(option, default = "super::default_data_dir()")]
-    data_dir: PathBuf,
+placed! {
+    /// show what machines did from their first packet to the call-back of their system, and where they are stuck; newest last
+    #[argh(subcommand, name = "boots")]
+    pub(super) struct Boots {
+        /// only this machine's
+        #[argh(option)]
+        mac: Option<Mac>,
+        /// how many sessions, from 1 to 2000 (default: 10)
+        #[argh(option, default = "LIMIT", from_str_fn(parse_limit))]
+        limit: NonZeroUsize,
+        /// go on and show each step when it is seen, until interrupted
+        #[argh(switch)]
+        follow: bool,
+        /// print JSON for programs; with --follow one line for each step
+        #[argh(switch)]
+        json: bool,
+    }
 }
 
 impl Boots {

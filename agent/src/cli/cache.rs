@@ -22,6 +22,7 @@ use smol::stream::{self, Stream};
 
 use super::json;
 use crate::cache::manage::{EntryView, NodeCache, StatsView, Verified, Word};
+use crate::cli::arguments::{asks, placed};
 use crate::clock;
 use crate::data_dir::DataDir;
 use crate::manage::client::{ask, send};
@@ -61,91 +62,63 @@ enum Command {
     Unpin(Unpin),
 }
 
-/// copy a file into the cache under a name such as bootloaders/undionly.kpxe or images/debian/linux
-#[derive(FromArgs, Debug)]
-#[argh(subcommand, name = "add")]
-struct Add {
-    /// category/path; the category is one of bootloaders, scripts, templates, images
-    #[argh(positional)]
-    name: ContentKey,
-    /// the file
-    #[argh(positional)]
-    file: PathBuf,
-    /// directory that holds all that the agent keeps (default: /var/lib/pureboot)
-    #[argh(option, default = "super::default_data_dir()")]
-    data_dir: PathBuf,
+placed! {
+    /// copy a file into the cache under a name such as bootloaders/undionly.kpxe or images/debian/linux
+    #[argh(subcommand, name = "add")]
+    struct Add {
+        /// category/path; the category is one of bootloaders, scripts, templates, images
+        #[argh(positional)]
+        name: ContentKey,
+        /// the file
+        #[argh(positional)]
+        file: PathBuf,
+    }
 }
 
-/// list what the cache holds, and why it stays
-#[derive(FromArgs, Debug)]
-#[argh(subcommand, name = "ls")]
-struct Ls {
-    /// only this category: bootloaders, scripts, templates or images
-    #[argh(option)]
-    category: Option<Category>,
-    /// print JSON for programs
-    #[argh(switch)]
-    json: bool,
-    /// directory that holds all that the agent keeps (default: /var/lib/pureboot)
-    #[argh(option, default = "super::default_data_dir()")]
-    data_dir: PathBuf,
+asks! {
+    /// list what the cache holds, and why it stays
+    #[argh(subcommand, name = "ls")]
+    struct Ls {
+        /// only this category: bootloaders, scripts, templates or images
+        #[argh(option)]
+        category: Option<Category>,
+    }
 }
 
-/// tell how much the cache holds, of what, and how full it may be
-#[derive(FromArgs, Debug)]
-#[argh(subcommand, name = "stats")]
-struct Stats {
-    /// print JSON for programs
-    #[argh(switch)]
-    json: bool,
-    /// directory that holds all that the agent keeps (default: /var/lib/pureboot)
-    #[argh(option, default = "super::default_data_dir()")]
-    data_dir: PathBuf,
+asks! {
+    /// tell how much the cache holds, of what, and how full it may be
+    #[argh(subcommand, name = "stats")]
+    struct Stats {}
 }
 
-/// read content again; what is damaged is set aside and fetched anew; exit code 0: all is sound, 1: something was damaged
-#[derive(FromArgs, Debug)]
-#[argh(subcommand, name = "verify")]
-struct Verify {
-    /// only this name (default: all that the cache holds)
-    #[argh(positional)]
-    name: Option<ContentKey>,
-    /// print JSON for programs
-    #[argh(switch)]
-    json: bool,
-    /// directory that holds all that the agent keeps (default: /var/lib/pureboot)
-    #[argh(option, default = "super::default_data_dir()")]
-    data_dir: PathBuf,
+asks! {
+    /// read content again; what is damaged is set aside and fetched anew; exit code 0: all is sound, 1: something was damaged
+    #[argh(subcommand, name = "verify")]
+    struct Verify {
+        /// only this name (default: all that the cache holds)
+        #[argh(positional)]
+        name: Option<ContentKey>,
+    }
 }
 
-/// keep what a name stands for whatever is short of space and however long it is unused; one that is missing is fetched
-#[derive(FromArgs, Debug)]
-#[argh(subcommand, name = "pin")]
-struct Pin {
-    /// category/path
-    #[argh(positional)]
-    name: ContentKey,
-    /// print JSON for programs
-    #[argh(switch)]
-    json: bool,
-    /// directory that holds all that the agent keeps (default: /var/lib/pureboot)
-    #[argh(option, default = "super::default_data_dir()")]
-    data_dir: PathBuf,
+asks! {
+    /// keep what a name stands for whatever is short of space and however long it is unused; one that is missing is fetched
+    #[argh(subcommand, name = "pin")]
+    struct Pin {
+        /// category/path
+        #[argh(positional)]
+        name: ContentKey,
+    }
 }
 
-/// let a pinned name leave again like any other
-#[derive(FromArgs, Debug)]
-#[argh(subcommand, name = "unpin")]
-struct Unpin {
-    /// category/path
-    #[argh(positional)]
-    name: ContentKey,
-    /// print JSON for programs
-    #[argh(switch)]
-    json: bool,
-    /// directory that holds all that the agent keeps (default: /var/lib/pureboot)
-    #[argh(option, default = "super::default_data_dir()")]
-    data_dir: PathBuf,
+asks! {
+    /// let a pinned name leave again like any other
+    #[argh(subcommand, name = "unpin")]
+    struct Unpin {
+        /// category/path
+        #[argh(positional)]
+        name: ContentKey,
+    }
 }
 
 impl Cache {

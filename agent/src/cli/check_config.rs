@@ -2,13 +2,12 @@
 
 use std::collections::BTreeSet;
 use std::fmt::Write as _;
-use std::path::PathBuf;
 use std::process::ExitCode;
 
-use argh::FromArgs;
 use chrono::{Local, TimeZone};
 use pureboot_protocol::{ContentKey, Timestamp};
 
+use crate::cli::arguments::placed;
 use crate::clock;
 use crate::config::{Config, TftpConfig};
 use crate::data_dir::DataDir;
@@ -23,13 +22,10 @@ use crate::uplink::tls;
 /// How many of a schedule's next times are told.
 const TIMES: usize = 3;
 
-/// check the settings without starting anything
-#[derive(FromArgs, Debug)]
-#[argh(subcommand, name = "check-config")]
-pub(super) struct CheckConfig {
-    /// directory that holds all that the agent keeps (default: /var/lib/pureboot)
-    #[argh(option, default = "super::default_data_dir()")]
-    data_dir: PathBuf,
+placed! {
+    /// check the settings without starting anything
+    #[argh(subcommand, name = "check-config")]
+    pub(super) struct CheckConfig {}
 }
 
 impl CheckConfig {

@@ -1,7 +1,7 @@
 //! `pureboot-agent conflicts`
 
 use std::fmt::Write as _;
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::process::ExitCode;
 use std::str::FromStr;
 use std::time::Duration;
@@ -19,6 +19,7 @@ use pureboot_protocol::{
 use serde_json::Value;
 
 use super::json;
+use crate::cli::arguments::asks;
 use crate::clock;
 use crate::conflicts::route::{ConflictView, Listing};
 use crate::data_dir::DataDir;
@@ -46,66 +47,51 @@ enum Command {
     Resolve(Resolve),
 }
 
-/// list the conflicts that wait for a person, the oldest first; while the controller is away as they were last told
-#[derive(FromArgs, Debug)]
-#[argh(subcommand, name = "ls")]
-struct Ls {
-    /// also those that have ended
-    #[argh(switch)]
-    all: bool,
-    /// print JSON for programs
-    #[argh(switch)]
-    json: bool,
-    /// directory that holds all that the agent keeps (default: /var/lib/pureboot)
-    #[argh(option, default = "super::default_data_dir()")]
-    data_dir: PathBuf,
+asks! {
+    /// list the conflicts that wait for a person, the oldest first; while the controller is away as they were last told
+    #[argh(subcommand, name = "ls")]
+    struct Ls {
+        /// also those that have ended
+        #[argh(switch)]
+        all: bool,
+    }
 }
 
-/// show one conflict with both sides and what each is based on
-#[derive(FromArgs, Debug)]
-#[argh(subcommand, name = "show")]
-struct Show {
-    /// its id as in `conflicts ls`; the beginning is enough where it fits only one
-    #[argh(positional)]
-    id: String,
-    /// print JSON for programs
-    #[argh(switch)]
-    json: bool,
-    /// directory that holds all that the agent keeps (default: /var/lib/pureboot)
-    #[argh(option, default = "super::default_data_dir()")]
-    data_dir: PathBuf,
+asks! {
+    /// show one conflict with both sides and what each is based on
+    #[argh(subcommand, name = "show")]
+    struct Show {
+        /// its id as in `conflicts ls`; the beginning is enough where it fits only one
+        #[argh(positional)]
+        id: String,
+    }
 }
 
-/// end one conflict at the controller, for both sides; the same decision again has no effect and the same answer. It takes the line:
-/// while the controller is away nothing is decided, and the node boots its disk
-#[derive(FromArgs, Debug)]
-#[argh(subcommand, name = "resolve")]
-struct Resolve {
-    /// its id as in `conflicts ls`; the beginning is enough where it fits only one
-    #[argh(positional)]
-    id: String,
-    /// what this site wished for stands
-    #[argh(switch)]
-    keep_local: bool,
-    /// what the controller has stands
-    #[argh(switch)]
-    keep_central: bool,
-    /// whose side stands field by field, such as state=local, state=central or state=base (what both started from); fields that are not
-    /// named stay as the controller has them
-    #[argh(option)]
-    merge: Vec<Choice>,
-    /// the version of the node that you have looked at, where it has changed since the conflict began
-    #[argh(option)]
-    node_version: Option<u64>,
-    /// why, for the node's history
-    #[argh(option)]
-    comment: Option<String>,
-    /// print JSON for programs
-    #[argh(switch)]
-    json: bool,
-    /// directory that holds all that the agent keeps (default: /var/lib/pureboot)
-    #[argh(option, default = "super::default_data_dir()")]
-    data_dir: PathBuf,
+asks! {
+    /// end one conflict at the controller, for both sides; the same decision again has no effect and the same answer. It takes the line:
+    /// while the controller is away nothing is decided, and the node boots its disk
+    #[argh(subcommand, name = "resolve")]
+    struct Resolve {
+        /// its id as in `conflicts ls`; the beginning is enough where it fits only one
+        #[argh(positional)]
+        id: String,
+        /// what this site wished for stands
+        #[argh(switch)]
+        keep_local: bool,
+        /// what the controller has stands
+        #[argh(switch)]
+        keep_central: bool,
+        /// whose side stands field by field, such as state=local, state=central or state=base (what both started from); fields that are not
+        /// named stay as the controller has them
+        #[argh(option)]
+        merge: Vec<Choice>,
+        /// the version of the node that you have looked at, where it has changed since the conflict began
+        #[argh(option)]
+        node_version: Option<u64>,
+        /// why, for the node's history
+        #[argh(option)]
+        comment: Option<String>,
+    }
 }
 
 /// Whose side stands.

@@ -1,28 +1,24 @@
 //! `pureboot-agent dhcp-snippet`
 
 use std::net::Ipv4Addr;
-use std::path::PathBuf;
 use std::process::ExitCode;
 
-use argh::FromArgs;
-
+use crate::cli::arguments::placed;
 use crate::config::Config;
 use crate::data_dir::DataDir;
 use crate::dhcp::snippet::{Agent, DhcpServer, render};
 
-/// print settings with which the site's own DHCP server sends machines to this agent
-#[derive(FromArgs, Debug)]
-#[argh(subcommand, name = "dhcp-snippet")]
-pub(super) struct DhcpSnippet {
-    /// the DHCP server: dnsmasq, odhcpd, isc or kea (default: dnsmasq)
-    #[argh(option, default = "DhcpServer::Dnsmasq", long = "for")]
-    server: DhcpServer,
-    /// the agent's IPv4 address as machines see it
-    #[argh(option, from_str_fn(host_address))]
-    address: Ipv4Addr,
-    /// directory that holds all that the agent keeps (default: /var/lib/pureboot)
-    #[argh(option, default = "super::default_data_dir()")]
-    data_dir: PathBuf,
+placed! {
+    /// print settings with which the site's own DHCP server sends machines to this agent
+    #[argh(subcommand, name = "dhcp-snippet")]
+    pub(super) struct DhcpSnippet {
+        /// the DHCP server: dnsmasq, odhcpd, isc or kea (default: dnsmasq)
+        #[argh(option, default = "DhcpServer::Dnsmasq", long = "for")]
+        server: DhcpServer,
+        /// the agent's IPv4 address as machines see it
+        #[argh(option, from_str_fn(host_address))]
+        address: Ipv4Addr,
+    }
 }
 
 impl DhcpSnippet {

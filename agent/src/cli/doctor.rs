@@ -1,28 +1,21 @@
 //! `pureboot-agent doctor`
 
-use std::path::PathBuf;
 use std::process::ExitCode;
-
-use argh::FromArgs;
 
 use super::json;
 use crate::cage::rights::{Kept, become_owner};
+use crate::cli::arguments::asks;
 use crate::doctor::probe::{Visit, examine};
 
-/// say what is wrong with this host, its network and recent boots, and the cure; takes 10 s at the most; exit code 0: nothing
-/// worse than a warning, 1: something does not work
-#[derive(FromArgs, Debug)]
-#[argh(subcommand, name = "doctor")]
-pub(super) struct Doctor {
-    /// print JSON for programs
-    #[argh(switch)]
-    json: bool,
-    /// look for other DHCP servers on this interface too; may be given more than once (default: those that agent.toml has for dhcp)
-    #[argh(option, long = "interface")]
-    interfaces: Vec<String>,
-    /// directory that holds all that the agent keeps (default: /var/lib/pureboot)
-    #[argh(option, default = "super::default_data_dir()")]
-    data_dir: PathBuf,
+asks! {
+    /// say what is wrong with this host, its network and recent boots, and the cure; takes 10 s at the most; exit code 0: nothing
+    /// worse than a warning, 1: something does not work
+    #[argh(subcommand, name = "doctor")]
+    pub(super) struct Doctor {
+        /// look for other DHCP servers on this interface too; may be given more than once (default: those that agent.toml has for dhcp)
+        #[argh(option, long = "interface")]
+        interfaces: Vec<String>,
+    }
 }
 
 impl Doctor {

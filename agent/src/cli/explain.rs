@@ -1,37 +1,31 @@
 //! `pureboot-agent explain`
 
-use std::path::PathBuf;
 use std::process::ExitCode;
 
-use argh::FromArgs;
 use pureboot_protocol::{BootId, Mac, Success};
 
 use super::json;
+use crate::cli::arguments::asks;
 use crate::data_dir::DataDir;
 use crate::manage::client::ask;
 use crate::policy::explain::Explanation;
 
-/// show why a machine boots what it boots: facts, rules, each policy's answer, the decision, and the script's hash
-#[derive(FromArgs, Debug)]
-#[argh(
-    subcommand,
-    name = "explain",
-    note = "What it would boot now is asked of the controller as for a boot, and nothing is written down.",
-    note = "A session of the past is played again; the exit code is 1 if something differs."
-)]
-pub(super) struct Explain {
-    /// the machine, for what it would boot now
-    #[argh(option)]
-    mac: Option<Mac>,
-    /// a boot session of the past, as `pureboot-agent boots` names it
-    #[argh(option)]
-    session: Option<BootId>,
-    /// print JSON for programs
-    #[argh(switch)]
-    json: bool,
-    /// directory that holds all that the agent keeps (default: /var/lib/pureboot)
-    #[argh(option, default = "super::default_data_dir()")]
-    data_dir: PathBuf,
+asks! {
+    /// show why a machine boots what it boots: facts, rules, each policy's answer, the decision, and the script's hash
+    #[argh(
+        subcommand,
+        name = "explain",
+        note = "What it would boot now is asked of the controller as for a boot, and nothing is written down.",
+        note = "A session of the past is played again; the exit code is 1 if something differs."
+    )]
+    pub(super) struct Explain {
+        /// the machine, for what it would boot now
+        #[argh(option)]
+        mac: Option<Mac>,
+        /// a boot session of the past, as `pureboot-agent boots` names it
+        #[argh(option)]
+        session: Option<BootId>,
+    }
 }
 
 impl Explain {

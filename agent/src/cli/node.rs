@@ -1,6 +1,5 @@
 //! `pureboot-agent node`
 
-use std::path::PathBuf;
 use std::process::ExitCode;
 use std::time::Duration;
 
@@ -14,6 +13,7 @@ use pureboot_protocol::{BootId, Lifecycle, Mac, Success};
 use serde_json::Value;
 
 use super::json;
+use crate::cli::arguments::asks;
 use crate::data_dir::DataDir;
 use crate::manage::client::send;
 use crate::nodes::mover::{Stage, Wish, Wished};
@@ -35,26 +35,21 @@ enum Command {
     SetState(SetState),
 }
 
-/// move a node to another state; it is written down for the controller, and where the site's autonomy says so the site goes by it at
-/// once, with the controller or without it
-#[derive(FromArgs, Debug)]
-#[argh(subcommand, name = "set-state")]
-struct SetState {
-    /// its address, as in 52:54:00:12:34:56
-    #[argh(positional)]
-    mac: Mac,
-    /// the state, such as reprovision, pending or retired
-    #[argh(positional)]
-    state: Lifecycle,
-    /// a UUID by which the same wish is known when it is said again (default: drawn)
-    #[argh(option)]
-    wish: Option<BootId>,
-    /// print JSON for programs
-    #[argh(switch)]
-    json: bool,
-    /// directory that holds all that the agent keeps (default: /var/lib/pureboot)
-    #[argh(option, default = "super::default_data_dir()")]
-    data_dir: PathBuf,
+asks! {
+    /// move a node to another state; it is written down for the controller, and where the site's autonomy says so the site goes by it at
+    /// once, with the controller or without it
+    #[argh(subcommand, name = "set-state")]
+    struct SetState {
+        /// its address, as in 52:54:00:12:34:56
+        #[argh(positional)]
+        mac: Mac,
+        /// the state, such as reprovision, pending or retired
+        #[argh(positional)]
+        state: Lifecycle,
+        /// a UUID by which the same wish is known when it is said again (default: drawn)
+        #[argh(option)]
+        wish: Option<BootId>,
+    }
 }
 
 impl Node {

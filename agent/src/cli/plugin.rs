@@ -17,6 +17,7 @@ use pureboot_plugin_host::seal::{KEY_LEN, SealedFiles};
 use pureboot_protocol::{PluginId, PoliciesReport, PolicyReport, Success};
 
 use super::json;
+use crate::cli::arguments::{asks, placed};
 use crate::data_dir::DataDir;
 use crate::manage::client::{ask, ask_within, send};
 use crate::policy::explain::AllReplayed;
@@ -53,60 +54,44 @@ enum Command {
     Inspect(author::Inspect),
 }
 
-/// list the policies that the controller has assigned, in the order in which they are asked
-#[derive(FromArgs, Debug)]
-#[argh(subcommand, name = "ls")]
-struct Ls {
-    /// print JSON for programs
-    #[argh(switch)]
-    json: bool,
-    /// directory that holds all that the agent keeps (default: /var/lib/pureboot)
-    #[argh(option, default = "super::default_data_dir()")]
-    data_dir: PathBuf,
+asks! {
+    /// list the policies that the controller has assigned, in the order in which they are asked
+    #[argh(subcommand, name = "ls")]
+    struct Ls {}
 }
 
-/// show what each policy has answered and what that cost, since its version came or the agent started
-#[derive(FromArgs, Debug)]
-#[argh(subcommand, name = "stats")]
-struct Stats {
-    /// print JSON for programs
-    #[argh(switch)]
-    json: bool,
-    /// directory that holds all that the agent keeps (default: /var/lib/pureboot)
-    #[argh(option, default = "super::default_data_dir()")]
-    data_dir: PathBuf,
+asks! {
+    /// show what each policy has answered and what that cost, since its version came or the agent started
+    #[argh(subcommand, name = "stats")]
+    struct Stats {}
 }
 
-/// play boots and calls about content that are written down again, with the policies that run now or another version, and show those that differ
-#[derive(FromArgs, Debug)]
-#[argh(
-    subcommand,
-    name = "replay",
-    note = "About 1 MiB of each is kept; the exit code is 1 if one of them differs.",
-    note = "Policies that were not asked then are not asked now, and a shadow of then is a shadow again."
-)]
-struct Replay {
-    /// a policy to be asked in place of the one of its name: a package that the controller has signed, or, with a program that compiles, a plugin's directory, a bundle or WebAssembly
-    #[argh(option)]
-    against: Option<PathBuf>,
-    /// print JSON for programs, with the boots that do not differ
-    #[argh(switch)]
-    json: bool,
-    /// directory that holds all that the agent keeps (default: /var/lib/pureboot)
-    #[argh(option, default = "super::default_data_dir()")]
-    data_dir: PathBuf,
+placed! {
+    /// play boots and calls about content that are written down again, with the policies that run now or another version, and show those that differ
+    #[argh(
+        subcommand,
+        name = "replay",
+        note = "About 1 MiB of each is kept; the exit code is 1 if one of them differs.",
+        note = "Policies that were not asked then are not asked now, and a shadow of then is a shadow again."
+    )]
+    struct Replay {
+        /// a policy to be asked in place of the one of its name: a package that the controller has signed, or, with a program that compiles, a plugin's directory, a bundle or WebAssembly
+        #[argh(option)]
+        against: Option<PathBuf>,
+        /// print JSON for programs, with the boots that do not differ
+        #[argh(switch)]
+        json: bool,
+    }
 }
 
-/// ask a policy again that is set aside or has gone back, in the version that is assigned
-#[derive(FromArgs, Debug)]
-#[argh(subcommand, name = "reset")]
-struct Reset {
-    /// the policy
-    #[argh(positional)]
-    policy: PluginId,
-    /// directory that holds all that the agent keeps (default: /var/lib/pureboot)
-    #[argh(option, default = "super::default_data_dir()")]
-    data_dir: PathBuf,
+placed! {
+    /// ask a policy again that is set aside or has gone back, in the version that is assigned
+    #[argh(subcommand, name = "reset")]
+    struct Reset {
+        /// the policy
+        #[argh(positional)]
+        policy: PluginId,
+    }
 }
 
 impl Plugin {

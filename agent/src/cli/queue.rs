@@ -1,7 +1,7 @@
 //! `pureboot-agent queue`
 
 use std::fmt::Write as _;
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::process::ExitCode;
 
 use anyhow::bail;
@@ -10,6 +10,7 @@ use pureboot_protocol::{Success, Timestamp};
 use serde_json::Value;
 
 use super::json;
+use crate::cli::arguments::asks;
 use crate::clock;
 use crate::data_dir::DataDir;
 use crate::manage::client::ask;
@@ -34,49 +35,33 @@ enum Command {
     Stats(Stats),
 }
 
-/// list the changes that wait, and those that the controller has parked or that met another change there; oldest first
-#[derive(FromArgs, Debug)]
-#[argh(subcommand, name = "ls")]
-struct Ls {
-    /// also those that took effect and are kept for a week, in case the controller is brought back from a backup
-    #[argh(switch)]
-    all: bool,
-    /// how many at most (default: 100)
-    #[argh(option, default = "100")]
-    limit: u64,
-    /// print JSON for programs
-    #[argh(switch)]
-    json: bool,
-    /// directory that holds all that the agent keeps (default: /var/lib/pureboot)
-    #[argh(option, default = "super::default_data_dir()")]
-    data_dir: PathBuf,
+asks! {
+    /// list the changes that wait, and those that the controller has parked or that met another change there; oldest first
+    #[argh(subcommand, name = "ls")]
+    struct Ls {
+        /// also those that took effect and are kept for a week, in case the controller is brought back from a backup
+        #[argh(switch)]
+        all: bool,
+        /// how many at most (default: 100)
+        #[argh(option, default = "100")]
+        limit: u64,
+    }
 }
 
-/// show one change in full
-#[derive(FromArgs, Debug)]
-#[argh(subcommand, name = "show")]
-struct Show {
-    /// its number as in `queue ls`, or its id as a machine was told it
-    #[argh(positional)]
-    id: String,
-    /// print JSON for programs
-    #[argh(switch)]
-    json: bool,
-    /// directory that holds all that the agent keeps (default: /var/lib/pureboot)
-    #[argh(option, default = "super::default_data_dir()")]
-    data_dir: PathBuf,
+asks! {
+    /// show one change in full
+    #[argh(subcommand, name = "show")]
+    struct Show {
+        /// its number as in `queue ls`, or its id as a machine was told it
+        #[argh(positional)]
+        id: String,
+    }
 }
 
-/// show how much waits, since when and why, and how much may
-#[derive(FromArgs, Debug)]
-#[argh(subcommand, name = "stats")]
-struct Stats {
-    /// print JSON for programs
-    #[argh(switch)]
-    json: bool,
-    /// directory that holds all that the agent keeps (default: /var/lib/pureboot)
-    #[argh(option, default = "super::default_data_dir()")]
-    data_dir: PathBuf,
+asks! {
+    /// show how much waits, since when and why, and how much may
+    #[argh(subcommand, name = "stats")]
+    struct Stats {}
 }
 
 impl Queue {

@@ -1,34 +1,30 @@
 //! `pureboot-agent start`
 
-use std::path::PathBuf;
 use std::process::ExitCode;
-
-use argh::FromArgs;
 
 use crate::agent::{self, End};
 use crate::cage::rights::{Kept, become_owner};
+use crate::cli::arguments::placed;
 use crate::config::Config;
 use crate::data_dir::DataDir;
 use crate::update::{launch, pin};
 use crate::{log, supervise};
 
-/// serve the site until SIGTERM or SIGINT
-#[derive(FromArgs, Debug)]
-#[argh(subcommand, name = "start")]
-pub(super) struct Start {
-    /// directory that holds all that the agent keeps (default: /var/lib/pureboot)
-    #[argh(option, default = "super::default_data_dir()")]
-    data_dir: PathBuf,
-    /// do not limit what the agent can do, to find out whether that is what stands in the way
-    #[argh(switch)]
-    no_cage: bool,
-    /// stay, and start the agent again whenever it ends, where nothing else does (systemd and procd do)
-    #[argh(switch)]
-    supervise: bool,
-    /// find out whether this program could serve with what is in the directory, which is to be a copy; bind no port of the settings,
-    /// serve nobody, and end
-    #[argh(switch)]
-    self_test: bool,
+placed! {
+    /// serve the site until SIGTERM or SIGINT
+    #[argh(subcommand, name = "start")]
+    pub(super) struct Start {
+        /// do not limit what the agent can do, to find out whether that is what stands in the way
+        #[argh(switch)]
+        no_cage: bool,
+        /// stay, and start the agent again whenever it ends, where nothing else does (systemd and procd do)
+        #[argh(switch)]
+        supervise: bool,
+        /// find out whether this program could serve with what is in the directory, which is to be a copy; bind no port of the settings,
+        /// serve nobody, and end
+        #[argh(switch)]
+        self_test: bool,
+    }
 }
 
 impl Start {

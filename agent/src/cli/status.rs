@@ -1,12 +1,11 @@
 //! `pureboot-agent status`
 
-use std::path::PathBuf;
 use std::process::ExitCode;
 
-use argh::FromArgs;
 use pureboot_protocol::Success;
 
 use super::json;
+use crate::cli::arguments::asks;
 use crate::clock;
 use crate::data_dir::DataDir;
 use crate::manage::client::{AskError, ask};
@@ -15,19 +14,14 @@ use crate::status::{Health, Report};
 /// The exit code for "not running", as init scripts expect it (LSB).
 const NOT_RUNNING: u8 = 3;
 
-/// tell how the running agent is; exit code 0: well, 1: degraded, 3: not running
-#[derive(FromArgs, Debug)]
-#[argh(subcommand, name = "status")]
-pub(super) struct Status {
-    /// print JSON for programs
-    #[argh(switch)]
-    json: bool,
-    /// exit with 0 also when it is degraded, for those who would start it again
-    #[argh(switch)]
-    running: bool,
-    /// directory that holds all that the agent keeps (default: /var/lib/pureboot)
-    #[argh(option, default = "super::default_data_dir()")]
-    data_dir: PathBuf,
+asks! {
+    /// tell how the running agent is; exit code 0: well, 1: degraded, 3: not running
+    #[argh(subcommand, name = "status")]
+    pub(super) struct Status {
+        /// exit with 0 also when it is degraded, for those who would start it again
+        #[argh(switch)]
+        running: bool,
+    }
 }
 
 impl Status {

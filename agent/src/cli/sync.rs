@@ -1,17 +1,16 @@
 //! `pureboot-agent sync`
 
 use std::io::{IsTerminal as _, Write as _};
-use std::path::PathBuf;
 use std::process::ExitCode;
 use std::time::Duration;
 
 use anyhow::Context as _;
-use argh::FromArgs;
 use http_body_util::Full;
 use hyper::Request;
 use pureboot_protocol::{Category, Success, Timestamp};
 
 use super::json;
+use crate::cli::arguments::asks;
 use crate::clock;
 use crate::data_dir::DataDir;
 use crate::manage::client::send_and_watch;
@@ -29,22 +28,17 @@ const LINE_REST_S: i64 = 10;
 /// The length of the bar, in characters.
 const BAR_LEN: usize = 20;
 
-/// bring the running agent's content up to date with the controller now; exit code 0: all is here, 1: something is missing
-#[derive(FromArgs, Debug)]
-#[argh(subcommand, name = "sync")]
-pub(super) struct Sync {
-    /// ask for the manifest even if it has not changed, and read again what is held
-    #[argh(switch)]
-    force: bool,
-    /// only this category (bootloaders, scripts, templates or images); may be given several times
-    #[argh(option)]
-    category: Vec<Category>,
-    /// print JSON for programs
-    #[argh(switch)]
-    json: bool,
-    /// directory that holds all that the agent keeps (default: /var/lib/pureboot)
-    #[argh(option, default = "super::default_data_dir()")]
-    data_dir: PathBuf,
+asks! {
+    /// bring the running agent's content up to date with the controller now; exit code 0: all is here, 1: something is missing
+    #[argh(subcommand, name = "sync")]
+    pub(super) struct Sync {
+        /// ask for the manifest even if it has not changed, and read again what is held
+        #[argh(switch)]
+        force: bool,
+        /// only this category (bootloaders, scripts, templates or images); may be given several times
+        #[argh(option)]
+        category: Vec<Category>,
+    }
 }
 
 impl Sync {

@@ -7,6 +7,8 @@ use anyhow::{Context as _, ensure};
 use argh::FromArgs;
 use pureboot_protocol::{ReleaseMark, UpdateState};
 
+use crate::cli::arguments::{asks, placed};
+use crate::cli::json;
 use crate::data_dir::DataDir;
 use crate::update::files::UpdateDir;
 use crate::update::local::{self, Staged};
@@ -49,16 +51,10 @@ impl Update {
     }
 }
 
-/// tell which version is installed, which came by an update, and how the last update ended
-#[derive(FromArgs, Debug)]
-#[argh(subcommand, name = "status")]
-struct Status {
-    /// print JSON for programs
-    #[argh(switch)]
-    json: bool,
-    /// directory that holds all that the agent keeps (default: /var/lib/pureboot)
-    #[argh(option, default = "super::default_data_dir()")]
-    data_dir: PathBuf,
+asks! {
+    /// tell which version is installed, which came by an update, and how the last update ended
+    #[argh(subcommand, name = "status")]
+    struct Status {}
 }
 
 impl Status {
@@ -68,7 +64,7 @@ impl Status {
         let runs = journal.trial().or(journal.settled());
         let report = journal.report(runs.map(|slot| slot.sha256), release::target());
         if self.json {
-            return super::print(&format!("{}\n", serde_json::to_string_pretty(&report)?));
+            return super::print(&json::pretty(&report)?);
         }
         let mut text = format!("installed  {} ({})\n", release::version(), release::target());
         let mut row = |name: &str, value: String| text.push_str(&format!("{name:<10} {value}\n"));
@@ -94,16 +90,14 @@ impl Status {
     }
 }
 
-/// find out whether a program could serve here; nothing is changed
-#[derive(FromArgs, Debug)]
-#[argh(subcommand, name = "check")]
-struct Check {
-    /// the program, such as pureboot-agent-x86_64
-    #[argh(positional)]
-    file: PathBuf,
-    /// directory that holds all that the agent keeps (default: /var/lib/pureboot)
-    #[argh(option, default = "super::default_data_dir()")]
-    data_dir: PathBuf,
+placed! {
+    /// find out whether a program could serve here; nothing is changed
+    #[argh(subcommand, name = "check")]
+    struct Check {
+        /// the program, such as pureboot-agent-x86_64
+        #[argh(positional)]
+        file: PathBuf,
+    }
 }
 
 impl Check {
@@ -154,19 +148,17 @@ fn verdict(mark: ReleaseMark, tested: Tested) -> String {
     format!("pureboot-agent {version} for {target}, {age} {here}, which is installed: {tested}")
 }
 
-/// put a program in the place of the installed one, which is kept as .prev; it is checked and tested first
-#[derive(FromArgs, Debug)]
-#[argh(subcommand, name = "install")]
-struct Install {
-    /// the program, such as pureboot-agent-x86_64
-    #[argh(positional)]
-    file: PathBuf,
-    /// take it although it is older than what is installed
-    #[argh(switch)]
-    allow_downgrade: bool,
-    /// directory that holds all that the agent keeps (default: /var/lib/pureboot)
-    #[argh(option, default = "super::default_data_dir()")]
-    data_dir: PathBuf,
+placed! {
+    /// put a program in the place of the installed one, which is kept as .prev; it is checked and tested first
+    #[argh(subcommand, name = "install")]
+    struct Install {
+        /// the program, such as pureboot-agent-x86_64
+        #[argh(positional)]
+        file: PathBuf,
+        /// take it although it is older than what is installed
+        #[argh(switch)]
+        allow_downgrade: bool,
+    }
 }
 
 impl Install {
@@ -209,16 +201,14 @@ impl Install {
     }
 }
 
-/// go back to the version before the one that came by an update
-#[derive(FromArgs, Debug)]
-#[argh(subcommand, name = "rollback")]
-struct Rollback {
-    /// put the program back that `update install` has kept as .prev, and keep the installed one in its stead
-    #[argh(switch)]
-    installed: bool,
-    /// directory that holds all that the agent keeps (default: /var/lib/pureboot)
-    #[argh(option, default = "super::default_data_dir()")]
-    data_dir: PathBuf,
+placed! {
+    /// go back to the version before the one that came by an update
+    #[argh(subcommand, name = "rollback")]
+    struct Rollback {
+        /// put the program back that `update install` has kept as .prev, and keep the installed one in its stead
+        #[argh(switch)]
+        installed: bool,
+    }
 }
 
 impl Rollback {
@@ -243,17 +233,15 @@ impl Rollback {
     }
 }
 
-/// pin the controller's key, which other versions of the agent are checked with, beside the data directory, where the running agent cannot
-/// change it; to be run as root, as the unit for systemd does at each start
-#[derive(FromArgs, Debug)]
-#[argh(subcommand, name = "pin")]
-struct PinKey {
-    /// forget the key that is pinned, because the site was given to another controller
-    #[argh(switch)]
-    renew: bool,
-    /// directory that holds all that the agent keeps (default: /var/lib/pureboot)
-    #[argh(option, default = "super::default_data_dir()")]
-    data_dir: PathBuf,
+placed! {
+    /// pin the controller's key, which other versions of the agent are checked with, beside the data directory, where the running agent cannot
+    /// change it; to be run as root, as the unit for systemd does at each start
+    #[argh(subcommand, name = "pin")]
+    struct PinKey {
+        /// forget the key that is pinned, because the site was given to another controller
+        #[argh(switch)]
+        renew: bool,
+    }
 }
 
 impl PinKey {

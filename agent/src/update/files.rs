@@ -59,7 +59,10 @@ impl UpdateDir {
         let path = self.journal();
         let read = || -> anyhow::Result<Journal> {
             let text = data_dir::read_private_up_to(&path, JOURNAL_LEN_MAX)?;
-            text.map_or_else(|| Ok(Journal::default()), |text| Ok(serde_json::from_str(&text)?))
+            text.map_or_else(
+                || Ok(Journal::default()),
+                |text| Ok(serde_json::from_slice(text.as_bytes())?),
+            )
         };
         read().unwrap_or_else(|error| {
             log::error!(
@@ -77,7 +80,7 @@ impl UpdateDir {
     /// It cannot be written; then what was remembered still is.
     pub fn save(&self, journal: &Journal) -> anyhow::Result<()> {
         self.make()?;
-        let text = serde_json::to_string_pretty(journal).context("cannot write the journal")?;
+        let text = serde_json::to_string(journal).context("cannot write the journal")?;
         data_dir::write_private(&self.journal(), &text)
     }
 

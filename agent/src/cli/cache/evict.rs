@@ -1,10 +1,9 @@
 //! `pureboot-agent cache evict`
 
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::process::ExitCode;
 
 use anyhow::{Context as _, ensure};
-use argh::FromArgs;
 use http_body_util::{Empty, Full};
 use hyper::Request;
 use hyper::body::Bytes;
@@ -12,36 +11,32 @@ use pureboot_protocol::{Category, ContentKey, Success};
 
 use super::{CACHE, PATIENCE, counted};
 use crate::cache::manage::Removed;
+use crate::cli::arguments::asks;
 use crate::cli::{json, print};
 use crate::data_dir::DataDir;
 use crate::manage::client::send;
 use crate::status::size;
 use crate::sync::report::{Evicted, Eviction, EvictionOrder};
 
-/// let content go: one name, or what a policy says; boot loaders, what is pinned, what was added by hand and what is being read
-/// stay then, and what the manifest names while the controller is away
-#[derive(FromArgs, Debug)]
-#[argh(subcommand, name = "evict")]
-pub(super) struct Evict {
-    /// category/path of the one name that goes, also one that was added by hand
-    #[argh(positional)]
-    name: Option<ContentKey>,
-    /// what goes, without a name: expired (no longer in the manifest and unused for the site's retention), lru (what is over the
-    /// limits), or all (what the manifest names comes back with the next sync); default: expired
-    #[argh(option, from_str_fn(parse_eviction))]
-    policy: Option<Eviction>,
-    /// only this category: scripts, templates or images
-    #[argh(option)]
-    category: Option<Category>,
-    /// at most so many objects
-    #[argh(option)]
-    max: Option<usize>,
-    /// print JSON for programs
-    #[argh(switch)]
-    json: bool,
-    /// directory that holds all that the agent keeps (default: /var/lib/pureboot)
-    #[argh(option, default = "super::super::default_data_dir()")]
-    data_dir: PathBuf,
+asks! {
+    /// let content go: one name, or what a policy says; boot loaders, what is pinned, what was added by hand and what is being read
+    /// stay then, and what the manifest names while the controller is away
+    #[argh(subcommand, name = "evict")]
+    pub(super) struct Evict {
+        /// category/path of the one name that goes, also one that was added by hand
+        #[argh(positional)]
+        name: Option<ContentKey>,
+        /// what goes, without a name: expired (no longer in the manifest and unused for the site's retention), lru (what is over the
+        /// limits), or all (what the manifest names comes back with the next sync); default: expired
+        #[argh(option, from_str_fn(parse_eviction))]
+        policy: Option<Eviction>,
+        /// only this category: scripts, templates or images
+        #[argh(option)]
+        category: Option<Category>,
+        /// at most so many objects
+        #[argh(option)]
+        max: Option<usize>,
+    }
 }
 
 fn parse_eviction(word: &str) -> Result<Eviction, String> {

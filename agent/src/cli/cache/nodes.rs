@@ -1,7 +1,7 @@
 //! `pureboot-agent cache nodes …`
 
 use std::fmt::Write as _;
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::process::ExitCode;
 use std::time::Duration;
 
@@ -13,6 +13,7 @@ use hyper::body::Bytes;
 use pureboot_protocol::{Lifecycle, Mac, Page, Success, Timestamp};
 
 use super::counted;
+use crate::cli::arguments::asks;
 use crate::cli::json;
 use crate::clock;
 use crate::data_dir::DataDir;
@@ -27,27 +28,22 @@ const NODES: &str = "/api/v1/agent/cache/nodes";
 /// How long a change of what is remembered may take.
 const PATIENCE: Duration = Duration::from_secs(30);
 
-/// list what the site remembers of its machines, or have the controller asked anew
-#[derive(FromArgs, Debug)]
-#[argh(subcommand, name = "nodes")]
-pub(super) struct Nodes {
-    /// only machines in this state, such as pending or active
-    #[argh(option)]
-    state: Option<Lifecycle>,
-    /// only machines of this group and those below it: its path such as /web/front, its name, or its id
-    #[argh(option)]
-    group: Option<String>,
-    /// only machines with this workflow: its name or its id
-    #[argh(option)]
-    workflow: Option<String>,
-    /// print JSON for programs
-    #[argh(switch)]
-    json: bool,
-    /// directory that holds all that the agent keeps (default: /var/lib/pureboot)
-    #[argh(option, default = "super::super::default_data_dir()")]
-    data_dir: PathBuf,
-    #[argh(subcommand)]
-    command: Option<Command>,
+asks! {
+    /// list what the site remembers of its machines, or have the controller asked anew
+    #[argh(subcommand, name = "nodes")]
+    pub(super) struct Nodes {
+        /// only machines in this state, such as pending or active
+        #[argh(option)]
+        state: Option<Lifecycle>,
+        /// only machines of this group and those below it: its path such as /web/front, its name, or its id
+        #[argh(option)]
+        group: Option<String>,
+        /// only machines with this workflow: its name or its id
+        #[argh(option)]
+        workflow: Option<String>,
+        #[argh(subcommand)]
+        command: Option<Command>,
+    }
 }
 
 #[derive(FromArgs, Debug)]
@@ -56,22 +52,17 @@ enum Command {
     Invalidate(Invalidate),
 }
 
-/// ask the controller anew about a machine, or about all; what is remembered stays, and is served, until the answer is there
-#[derive(FromArgs, Debug)]
-#[argh(subcommand, name = "invalidate")]
-struct Invalidate {
-    /// the machine's hardware address
-    #[argh(positional)]
-    mac: Option<Mac>,
-    /// every machine
-    #[argh(switch)]
-    all: bool,
-    /// print JSON for programs
-    #[argh(switch)]
-    json: bool,
-    /// directory that holds all that the agent keeps (default: /var/lib/pureboot)
-    #[argh(option, default = "super::super::default_data_dir()")]
-    data_dir: PathBuf,
+asks! {
+    /// ask the controller anew about a machine, or about all; what is remembered stays, and is served, until the answer is there
+    #[argh(subcommand, name = "invalidate")]
+    struct Invalidate {
+        /// the machine's hardware address
+        #[argh(positional)]
+        mac: Option<Mac>,
+        /// every machine
+        #[argh(switch)]
+        all: bool,
+    }
 }
 
 impl Nodes {
