@@ -1,19 +1,21 @@
 //! Two controllers on one PostgreSQL database: either answers, one does the jobs, and killing one loses and doubles nothing.
 
+use std::fs;
 use std::thread;
 use std::time::{Duration, Instant};
 
-use anyhow::{Context, Result, ensure};
+use anyhow::{Context, Result, anyhow, bail, ensure};
 use pureboot_tests::controller::Controller;
 use pureboot_tests::http::{self, Answer};
 use pureboot_tests::postgres::{INITDB, Postgres};
 use pureboot_tests::process;
 use pureboot_tests::site::{ARRIVAL_LIMIT, Agent, Ports, text};
-use pureboot_tests::{is_long, random, random_mac, sha256, wait};
+use pureboot_tests::{is_long, policy, random, random_mac, sha256, wait};
 use serde_json::{Value, json};
 use tempfile::TempDir;
 
 use crate::need::Need;
+use crate::policies::{REFUSE, operate_at};
 use crate::{Case, case};
 
 /// A server that can be started: its program is not on the PATH, `process::find` knows where Debian has it.
@@ -21,12 +23,15 @@ const SERVER: Need = Need::Program(INITDB, "postgresql");
 
 /// Changes of one batch: as many as there may be.
 const BATCH: u64 = 100;
+/// What the policies of two authors say who call them the same: each as long as [`REFUSE`] has it.
+const WORDS: (&str, &str) = ("rack b-17 is run by anna", "rack b-17 is run by bert");
 /// The lease of the job that is looked at most often, the pause until the next look, and a busy machine.
 const TAKE_OVER_LIMIT: Duration = Duration::from_secs(40);
 
 pub(crate) fn cases() -> Vec<Case> {
     vec![
         case!(what_is_ordered_at_one_controller_reaches_an_agent_at_the_other, SERVER),
+        case!(one_version_of_a_policy_is_one_component_at_both_controllers, SERVER),
         case!(k4_a_controller_that_is_killed_in_a_batch_loses_and_doubles_nothing, SERVER),
         case!(a_job_goes_on_at_the_other_controller_when_one_is_killed, SERVER),
         case!(controllers_that_start_at_once_make_one_schema, SERVER),
@@ -48,8 +53,8 @@ impl Pair {
         let server = Postgres::start()?;
         let dir = tempfile::Builder::new().prefix("pureboot-").tempdir()?;
         let (a, b) = (dir.path().join("a"), dir.path().join("b"));
-        std::fs::create_dir(&a)?;
-        std::fs::create_dir(&b)?;
+        fs::create_dir(&a)?;
+        fs::create_dir(&b)?;
         let one = Controller::start_on(&a, Some(server.url()))?;
         let other = one.start_beside(&b)?;
         Ok(Self { one, other, server, dir })
@@ -90,6 +95,47 @@ fn what_is_ordered_at_one_controller_reaches_an_agent_at_the_other() -> Result<(
     let command = format!("{commands}/{}", text(&command, "id")?);
     wait::until("the agent has done what the other controller was told", ARRIVAL_LIMIT, || {
         Ok((text(&other.get(&command)?, "status")? == "completed").then_some(()))
+    })
+}
+
+fn one_version_of_a_policy_is_one_component_at_both_controllers() -> Result<()> {
+    let Pair { one, other, server: _server, dir } = Pair::start()?;
+    let body = json!({ "name": "berlin", "autonomy_level": "limited", "heartbeat_interval": 5 });
+    let site = text(&one.post("/sites", &body)?, "id")?;
+    let joining = text(&one.post(&format!("/sites/{site}/agent-token"), &json!({}))?, "token")?;
+    let mut agent = Agent::new(dir.path(), "agent");
+    agent.init(&site, &other.url(), &joining, Ports::LOOPBACK)?;
+    agent.start()?;
+    wait::until("the agent has said what it runs policies by", ARRIVAL_LIMIT, || {
+        let status = one.get(&format!("/agents/{site}/status"))?;
+        Ok(status.pointer("/heartbeat/plugins").is_some_and(Value::is_object).then_some(()))
+    })?;
+    let (urls, token) = ([one.url(), other.url()], one.token());
+    let add = |url: &str, word: &str| {
+        let file = dir.path().join(format!("{}.wasm", sha256(word.as_bytes())));
+        fs::write(&file, policy::boot_policy(word, REFUSE)?)?;
+        let file = file.to_str().context("a path of the test's own")?;
+        let add = ["plugin", "add", file, "--name", "guard", "--version", "1.0.0"];
+        operate_at(url, token, &add)
+    };
+    let (first, second) = thread::scope(|scope| {
+        let first = scope.spawn(|| add(&urls[0], WORDS.0));
+        let second = add(&urls[1], WORDS.1);
+        (first.join(), second)
+    });
+    let first = first.map_err(|_| anyhow!("whoever adds the first has panicked"))?;
+    let (word, refused) = match (first, second) {
+        (Ok(_), Err(refused)) => (WORDS.0, refused),
+        (Err(refused), Ok(_)) => (WORDS.1, refused),
+        both => bail!("one of two components is version 1.0.0: {both:?}"),
+    };
+    ensure!(format!("{refused:#}").contains("which is another component"), "{refused:#}");
+    let known = one.get("/plugins/guard")?;
+    ensure!(known == other.get("/plugins/guard")?, "they differ from {known}");
+    operate_at(&urls[0], token, &["plugin", "assign", "guard", "--everywhere", "--mode", "on"])?;
+    let mac = random_mac();
+    wait::until("the agent at the other controller says what was taken", ARRIVAL_LIMIT, || {
+        Ok(agent.script(&mac)?.contains(word).then_some(()))
     })
 }
 
@@ -229,7 +275,7 @@ fn controllers_that_start_at_once_make_one_schema() -> Result<()> {
         let starting = ["a", "b", "c"].map(|name| {
             let (dir, url) = (dir.path().join(name), server.url());
             thread::spawn(move || -> Result<Controller> {
-                std::fs::create_dir(&dir)?;
+                fs::create_dir(&dir)?;
                 Controller::start_on(&dir, Some(url))
             })
         });

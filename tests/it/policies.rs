@@ -33,16 +33,20 @@ const REFUSAL: &str = "rack b-17 is being moved";
 /// What a machine reads of whom nobody has decided anything.
 const BUILT_IN: &str = "is listed as discovered";
 /// Answers `refuse` with the text at 4096.
-const REFUSE: &str = "(i32.store8 (i32.const 1028) (i32.const 8))
+pub(crate) const REFUSE: &str = "(i32.store8 (i32.const 1028) (i32.const 8))
     (i32.store (i32.const 1032) (i32.const 4096)) (i32.store (i32.const 1036) (i32.const 24))";
 /// Never answers.
 const LOOP: &str = "(loop (br 0))";
 
 /// Runs a command of the controller as an operator would; answers what it prints.
 fn operate(site: &Site, arguments: &[&str]) -> Result<String> {
+    operate_at(&site.controller.url(), site.controller.token(), arguments)
+}
+
+/// The same at any controller.
+pub(crate) fn operate_at(url: &str, token: &str, arguments: &[&str]) -> Result<String> {
     let mut command = Command::new(process::own("pureboot-controller")?);
-    command.args(arguments).env("PUREBOOT_URL", site.controller.url());
-    command.env("PUREBOOT_TOKEN", site.controller.token());
+    command.args(arguments).env("PUREBOOT_URL", url).env("PUREBOOT_TOKEN", token);
     let output = process::output(command, COMMAND_LIMIT)?;
     let said = String::from_utf8_lossy(&[output.stdout, output.stderr].concat()).into_owned();
     ensure!(output.status.success(), "{arguments:?} failed:\n{said}");
