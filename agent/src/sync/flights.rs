@@ -1,7 +1,7 @@
 //! Objects on their way from the controller: each is fetched once, whoever asks for it and whoever leaves meanwhile.
 
 use std::cell::{Cell, RefCell};
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, HashSet};
 use std::ops::Range;
 use std::rc::Rc;
 use std::time::Duration;
@@ -128,6 +128,16 @@ impl Flights {
         };
         self.executor.spawn(bringing).detach();
         Some(arrival)
+    }
+
+    /// Removes what has come of objects that are not in `wanted`; answers how much. While something is fetched ahead nothing is removed:
+    /// it may be what no manifest names, as another version of the agent is.
+    ///
+    /// # Errors
+    /// The disk's.
+    pub async fn sweep(&self, wanted: HashSet<ContentHash>) -> anyhow::Result<usize> {
+        let Some(_slot) = self.stock_slot.try_acquire() else { return Ok(0) };
+        self.cache.sweep_parts(wanted).await
     }
 
     /// Bytes that have come since the start.

@@ -476,7 +476,7 @@ impl Sync {
     /// Parts of objects that the manifest no longer names are of no use.
     async fn sweep(&self, catalog: &Catalog) {
         let wanted = catalog.entries().iter().map(|entry| entry.sha256).collect();
-        match self.cache.sweep_parts(wanted).await {
+        match self.flights.sweep(wanted).await {
             Ok(0) => {}
             Ok(swept) => log::info!(swept; "removed parts of content that is no longer wanted"),
             Err(error) => log::warn!("cannot remove parts of content: {error:#}"),

@@ -363,6 +363,7 @@ pub(super) struct Site {
     pub(super) keeper: Rc<Keeper>,
     pub(super) demand: Rc<Demand>,
     pub(super) sync: Rc<Sync>,
+    pub(super) flights: Rc<Flights>,
     pub(super) housekeeper: Rc<Housekeeper>,
     pub(super) pinned: Rc<Pinned>,
     pub(super) standing: Rc<Standing>,
@@ -439,7 +440,7 @@ impl Site {
         let sync = Sync::new(Parts {
             cache: cache.clone(),
             keeper: Rc::clone(&keeper),
-            flights,
+            flights: Rc::clone(&flights),
             housekeeper: Rc::clone(&housekeeper),
             pinned: Rc::clone(&pinned),
             wishes,
@@ -450,6 +451,7 @@ impl Site {
             keeper,
             demand: Rc::new(demand),
             sync: Rc::new(sync),
+            flights,
             housekeeper,
             pinned,
             standing,
@@ -465,7 +467,7 @@ impl Site {
         upstream: &Upstream,
     ) -> Self {
         let directory = self.directory.expect("this life made its directory");
-        drop((self.cache, self.keeper, self.demand, self.sync, self.housekeeper));
+        drop((self.cache, self.keeper, self.demand, self.sync, self.flights, self.housekeeper));
         let site = Self::at(executor, upstream, directory.path());
         Self { directory: Some(directory), ..site }
     }

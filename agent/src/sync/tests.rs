@@ -8,13 +8,14 @@ use std::time::Duration;
 
 use pureboot_protocol::{Category, ContentKey};
 
+use crate::cache::evict::Need;
 use crate::cache::{Cache, ChunkList, Expected};
 use crate::clock;
 use crate::data_dir;
 use crate::http::testing::run;
 
 use super::report::{Eviction, EvictionOrder, Order, Status};
-use super::testing::{Fault, Site, Upstream, chunk_list, hash_of};
+use super::testing::{Fault, Site, Upstream, chunk_list, entry, hash_of};
 
 const LOADER: &str = "bootloaders/a.efi";
 const KERNEL: &str = "images/debian/linux";
@@ -287,6 +288,28 @@ fn k11_parts_that_nobody_wants_any_more_are_swept() {
         fs::write(&part, "oth").expect("written");
         site.sync.sync(Order::default()).await;
         assert!(!part.exists());
+    });
+}
+
+#[test]
+fn k11_what_is_on_its_way_and_in_no_manifest_is_not_swept() {
+    const PAUSE: Duration = Duration::from_millis(700);
+    let program = noise(2 << 20);
+    let name = "agents/7.2.0/pureboot-agent-x86_64";
+    run(async |executor| {
+        let upstream = Upstream::start(&executor).await;
+        upstream.issue(1, &[(name, &program)]);
+        upstream.issue(2, &[]);
+        let site = Site::new(&executor, &upstream);
+        upstream.set_pause(PAUSE);
+        let arrival = site.flights.join(&entry(name, &program), Need::Stock).expect("room");
+        let part = site.data_dir.cache().join(format!("tmp/part-{}", hash_of(&program)));
+        while !part.exists() {
+            clock::Timer::after(Duration::from_millis(1)).await;
+        }
+        let outcome = site.sync.sync(Order::default()).await;
+        assert_eq!(outcome.status, Status::Completed);
+        assert!(arrival.whole().await.is_ok());
     });
 }
 
