@@ -151,9 +151,14 @@ pub(crate) async fn order(
     order: SiteOrder,
     operator: &Operator,
 ) -> Result<Enqueued, ApiError> {
+    let said = match &order {
+        // What is signed is told where it is made.
+        SiteOrder::Update { .. } => "another version of itself".to_owned(),
+        order => format!("{order:?}"),
+    };
     let enqueued = app.store.order_site(site, order, &operator.name, app.now()).await?;
-    if let Enqueued::New(Command { id, order, .. }) = &enqueued {
-        tracing::info!(%site, command = %id, "an operator orders of the agent of site {site}: {order:?}");
+    if let Enqueued::New(Command { id, .. }) = &enqueued {
+        tracing::info!(%site, command = %id, "an operator orders of the agent of site {site}: {said}");
     }
     Ok(enqueued)
 }

@@ -186,6 +186,7 @@ pub(crate) async fn order(
         serde_json::to_string(&update).map_err(|error| ApiError::Internal(error.into()))?;
     let order = SiteOrder::Update { update: app.content.signer.sign(payload) };
     let command = commands::order(&app, site, order, &operator).await?;
+    tracing::info!(%site, sha256 = %release.sha256, "version {} of the agent is ordered for site {site}", release.version);
     let note =
         Note::detail(value!({"version": release.version, "allow_downgrade": wish.allow_downgrade}));
     Ok(note.on(json(StatusCode::CREATED, &Success::new(Enqueued::command(command)))))
