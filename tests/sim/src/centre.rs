@@ -157,23 +157,24 @@ impl Centre {
         Ok(())
     }
 
-    /// How often the centre has made each of these nodes pending. It is asked for with every record that goes to a site, and so read
-    /// from where the history is read from.
+    /// When the centre has made each of these nodes pending last, in milliseconds: a wish is known by its time, because after a backup
+    /// another one has the same place in the history. It is asked for with every record that goes to a site, and so read from where
+    /// the history is read from.
     pub fn wishes(&self, nodes: impl Iterator<Item = NodeId>) -> Result<HashMap<NodeId, u64>> {
         let mut nodes = nodes.peekable();
         if nodes.peek().is_none() {
             return Ok(HashMap::new());
         }
         let db = self.database()?;
-        let mut count = db.prepare(
-            "SELECT count(*) FROM state_log WHERE node_id = $1 AND to_state = 'pending' AND triggered_by <> 'site'",
+        let mut last = db.prepare(
+            "SELECT coalesce(max(created_at), 0) FROM state_log WHERE node_id = $1 AND to_state = 'pending' AND triggered_by <> 'site'",
         )?;
         nodes
-            .map(|node| Ok((node, count.query_row([node.to_string()], |row| row.get(0))?)))
+            .map(|node| Ok((node, last.query_row([node.to_string()], |row| row.get(0))?)))
             .collect()
     }
 
-    /// The database, for who breaks something on purpose or counts.
+    /// The database, for who breaks something on purpose or reads much.
     pub fn database(&self) -> Result<rusqlite::Connection> {
         Ok(rusqlite::Connection::open(self.dir.join("controller.db"))?)
     }

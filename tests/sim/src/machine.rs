@@ -31,9 +31,9 @@ pub struct Machine {
     pub mac: Mac,
     /// How often its site has wished for an installation of it.
     pub own_wishes: u64,
-    /// How often the centre has, as far as its site knows.
+    /// When the centre has wished for one last, as far as its site knows.
     pub wishes_seen: u64,
-    /// How many wishes there had been when its disk was written last: of the centre as far as its site knew, and of the site.
+    /// The sum of both when its disk was written last: another wish makes it larger.
     pub installed_for: Option<u64>,
     /// Whether the controller has answered its site's question in this boot.
     pub was_asked: bool,
@@ -336,7 +336,7 @@ impl Scenario {
             let is_second = machine.installed_for.replace(wishes) >= Some(wishes);
             if is_second && !machine.was_asked {
                 let text = format!(
-                    "machine {number} is installed twice for wish {wishes}, and nobody asked the controller"
+                    "machine {number} is installed twice for one wish, and nobody asked the controller"
                 );
                 return Err(violated(Invariant::OneWish, text));
             }

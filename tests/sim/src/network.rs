@@ -56,7 +56,7 @@ pub struct News {
     machine: usize,
     /// Whether its site has asked about this very machine.
     was_asked: bool,
-    /// How often the centre has wished for an installation of it.
+    /// When the centre has wished for an installation of it last, in milliseconds.
     wishes: u64,
 }
 
