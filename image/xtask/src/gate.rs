@@ -1,7 +1,7 @@
 //! `cargo xtask test`: everything that must be green, as named steps.
 
 use std::io::{BufRead, BufReader};
-use std::process::{Command, ExitCode, Stdio};
+use std::process::{Command, ExitCode, ExitStatus, Stdio};
 use std::time::Instant;
 
 use anyhow::{Context, Result};
@@ -12,7 +12,8 @@ use pureboot_tests::process;
 use crate::dist::{self, Dist};
 use crate::guests::{self, Built};
 use crate::languages::Languages;
-use crate::{cargo, packages, sim};
+use crate::sim::Background;
+use crate::{cargo, packages};
 
 /// Prove the tree: format, lints, build, tests, documents, dependencies. Installs what it needs where it may.
 #[derive(FromArgs)]
@@ -60,6 +61,12 @@ impl Tally {
         self.skipped += other.skipped;
     }
 
+    /// What counts as one, by how it ended.
+    fn of_one(status: ExitStatus) -> Self {
+        let failed = u64::from(!status.success());
+        Self { passed: 1 - failed, failed, skipped: 0 }
+    }
+
     /// Reads a line such as `test result: ok. 3 passed; 0 failed; 1 ignored; 0 measured; 0 filtered out`.
     fn parse(line: &str) -> Option<Self> {
         let (_, counts) = line.strip_prefix("test result: ")?.split_once(". ")?;
@@ -105,11 +112,7 @@ impl Gate {
 
     /// A step that counts as one.
     fn command(&mut self, name: &str, command: Result<Command>) {
-        self.step(name, |_| {
-            let status = command?.stdin(Stdio::null()).status()?;
-            let failed = u64::from(!status.success());
-            Ok(Tally { passed: 1 - failed, failed, skipped: 0 })
-        });
+        self.step(name, |_| Ok(Tally::of_one(command?.stdin(Stdio::null()).status()?)));
     }
 
     fn tests(&mut self, command: Result<Command>) {
@@ -267,9 +270,9 @@ impl Test {
         gate.command("clippy", cargo::command(&clippy));
         gate.command("build", build);
         gate.dist(self.long);
+        let simulation = Background::begin(self.long);
         gate.tests(test_command(None, self.long));
         gate.tests_on_postgres(None);
-        gate.command("simulation", sim::gate(self.long));
         gate.plugins(self.long);
         let doc = ["doc", "--locked", "--workspace", "--no-deps", "--document-private-items"];
         gate.command(
@@ -279,11 +282,11 @@ impl Test {
                 doc
             }),
         );
+        gate.step("simulation", |_| Ok(Tally::of_one(simulation?.end()?)));
         gate.step("deny", |_| {
             let mut deny = packages::cargo_deny()?;
             deny.args(["--locked", "--workspace", "check", "bans", "licenses", "sources"]);
-            let failed = u64::from(!deny.stdin(Stdio::null()).status()?.success());
-            Ok(Tally { passed: 1 - failed, failed, skipped: 0 })
+            Ok(Tally::of_one(deny.stdin(Stdio::null()).status()?))
         });
         gate.notes.push(
             "NOT PART OF THE GATE: security advisories. They judge the world outside, not this tree, and need the \

@@ -1,19 +1,21 @@
 //! `cargo xtask sim`: runs of the simulation, for people and for the gate.
 
 use std::fmt::Display;
-use std::process::{Command, ExitCode};
+use std::io;
+use std::process::{Child, Command, ExitCode, ExitStatus, Stdio};
 
 use anyhow::{Result, ensure};
 use argh::FromArgs;
 use pureboot_tests::process;
+use tempfile::NamedTempFile;
 
 use crate::cargo;
 
 /// How many node-years are simulated in every gate.
-const NODE_YEARS: u32 = 100;
+const NODE_YEARS: u32 = 1_000;
 
 /// How many in its long form.
-const NODE_YEARS_LONG: u32 = 5_000;
+const NODE_YEARS_LONG: u32 = 50_000;
 
 /// Run agents, controller, network, clock and crashes in one process, by a seed. The same seed gives the same run; one that breaks a
 /// promise is made smaller, and the command is printed that shows it again.
@@ -88,13 +90,42 @@ impl Sim {
     }
 }
 
-/// The gate's runs, by the program that was built with the workspace.
-///
-/// # Errors
-/// It was not.
-pub(crate) fn gate(is_long: bool) -> Result<Command> {
-    let node_years = if is_long { NODE_YEARS_LONG } else { NODE_YEARS };
-    let mut command = Command::new(process::own("sim")?);
-    command.arg("--years").arg(node_years.to_string());
-    Ok(command)
+/// The gate's runs, by the program that was built with the workspace. They take what processor time the tests beside them leave, which often
+/// wait.
+pub(crate) struct Background {
+    child: Child,
+    told: NamedTempFile,
+}
+
+impl Background {
+    /// # Errors
+    /// The program was not built, or cannot be started.
+    pub(crate) fn begin(is_long: bool) -> Result<Self> {
+        let node_years = if is_long { NODE_YEARS_LONG } else { NODE_YEARS };
+        let told = NamedTempFile::new()?;
+        let mut command = process::system("nice")?;
+        command.args(["-n", "19"]).arg(process::own("sim")?);
+        command.arg("--years").arg(node_years.to_string()).stdin(Stdio::null());
+        let output = told.reopen()?;
+        command.stdout(output.try_clone()?).stderr(output);
+        Ok(Self { child: command.spawn()?, told })
+    }
+
+    /// Waits for its end, and prints what it has told.
+    ///
+    /// # Errors
+    /// Its output cannot be read.
+    pub(crate) fn end(mut self) -> Result<ExitStatus> {
+        let status = self.child.wait()?;
+        io::copy(&mut self.told.reopen()?, &mut io::stdout())?;
+        Ok(status)
+    }
+}
+
+impl Drop for Background {
+    fn drop(&mut self) {
+        // It has ended, or nobody waits for it any more.
+        _ = self.child.kill();
+        _ = self.child.wait();
+    }
 }
