@@ -272,13 +272,14 @@ fn confine(len: usize, engines: usize) -> io::Result<()> {
     // A system that forbids it to everybody has its own way of keeping processes apart.
     _ = unshare(CloneFlags::CLONE_NEWUSER | CloneFlags::CLONE_NEWNET);
     for (resource, most) in [
-        (Resource::RLIMIT_CPU, cpu),
         (Resource::RLIMIT_AS, memory),
         (Resource::RLIMIT_NOFILE, FILES_MAX),
         (Resource::RLIMIT_CORE, 0),
     ] {
         setrlimit(resource, most, most)?;
     }
+    // Where both limits are the same, Linux ends the process by the signal of a system that is short of memory.
+    setrlimit(Resource::RLIMIT_CPU, cpu, cpu.saturating_add(1))?;
     // Not caught, so it ends the process.
     alarm::set(u32::try_from(cpu.saturating_mul(PATIENCE)).unwrap_or(u32::MAX));
     Ok(())
@@ -326,9 +327,8 @@ pub fn in_child(mut command: Command, bundle: &[u8]) -> Result<Made, Fault> {
 fn exhausted(status: ExitStatus) -> &'static str {
     match status.signal().and_then(|signal| Signal::try_from(signal).ok()) {
         Some(Signal::SIGALRM) => "time",
-        // Where both limits of RLIMIT_CPU are the same, Linux sends the second signal at once.
-        Some(Signal::SIGXCPU | Signal::SIGKILL) => "processor time",
-        Some(Signal::SIGABRT | Signal::SIGSEGV | Signal::SIGBUS) => "memory",
+        Some(Signal::SIGXCPU) => "processor time",
+        Some(Signal::SIGABRT | Signal::SIGSEGV | Signal::SIGBUS | Signal::SIGKILL) => "memory",
         _ => "processor time or memory",
     }
 }
@@ -377,8 +377,10 @@ mod tests {
     fn p8_a_child_that_was_ended_is_told_by_what_ended_it() {
         let of = |signal: Signal| exhausted(ExitStatus::from_raw(signal as i32));
         assert_eq!(of(Signal::SIGALRM), "time");
-        assert_eq!(of(Signal::SIGKILL), "processor time");
+        assert_eq!(of(Signal::SIGXCPU), "processor time");
         assert_eq!(of(Signal::SIGABRT), "memory");
+        // So the kernel ends whatever takes the most of a system that is short of memory.
+        assert_eq!(of(Signal::SIGKILL), "memory");
         assert_eq!(exhausted(ExitStatus::from_raw(101 << 8)), "processor time or memory");
     }
 }
