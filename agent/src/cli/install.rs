@@ -34,7 +34,7 @@ pub(super) struct Uninstall {
     /// remove the data and the user too, also what the controller has not heard of yet
     #[argh(switch)]
     purge: bool,
-    /// what starts programs on the machine: systemd, procd (OpenWrt) or none (default: what is found)
+    /// what starts programs on the machine: systemd, procd (OpenWrt) or none (default: what it was installed for)
     #[argh(option)]
     system: Option<System>,
     /// the tree of another machine (default: /, this machine)
@@ -61,7 +61,8 @@ impl Install {
 impl Uninstall {
     pub(super) fn run(self) -> anyhow::Result<ExitCode> {
         let machine = Machine::at(&self.root)?;
-        let system = self.system.unwrap_or_else(|| machine.system());
+        let system =
+            self.system.or_else(|| machine.installed_for()).unwrap_or_else(|| machine.system());
         carry_out(&machine, &plan::uninstall(system, self.purge), self.yes)?;
         match (self.yes, self.purge) {
             (false, _) => super::print("Nothing was done yet: add --yes to do it.\n"),

@@ -60,6 +60,13 @@ impl Machine {
         }
     }
 
+    /// The system that the agent is installed for there, whatever runs now; none where there is no service of it.
+    pub fn installed_for(&self) -> Option<System> {
+        [System::Systemd, System::Procd].into_iter().find(|system| {
+            system.own_files().into_iter().any(|path| self.place(path).symlink_metadata().is_ok())
+        })
+    }
+
     /// Whether it is this machine.
     fn is_running(&self) -> bool {
         self.root == Path::new("/")
@@ -278,5 +285,23 @@ mod tests {
         let dir = tempfile::tempdir().expect("a directory");
         let other = Machine::at(dir.path()).expect("a tree");
         assert_eq!(other.run(&["false"]).expect("an outcome"), Outcome::NotHere);
+    }
+    #[test]
+    fn what_was_installed_is_known_by_its_files_where_nothing_of_the_system_runs() {
+        let dir = tempfile::tempdir().expect("a directory");
+        let machine = Machine::at(dir.path()).expect("a tree");
+        assert_eq!((machine.installed_for(), machine.system()), (None, System::Other));
+        for system in [System::Procd, System::Systemd] {
+            for path in system.own_files() {
+                let file = machine.place(path);
+                fs::create_dir_all(file.parent().expect("a directory")).expect("made");
+                fs::write(&file, "").expect("written");
+                assert_eq!(
+                    (machine.installed_for(), machine.system()),
+                    (Some(system), System::Other)
+                );
+                fs::remove_file(&file).expect("removed");
+            }
+        }
     }
 }

@@ -151,6 +151,15 @@ impl System {
         }
     }
 
+    /// The files of the agent that only such a system has, and no person's settings.
+    pub fn own_files(self) -> Vec<&'static str> {
+        let own = |step| match step {
+            Step::File { path, is_settings: false, .. } => Some(path),
+            _ => None,
+        };
+        self.layout().files.into_iter().filter_map(own).collect()
+    }
+
     /// Where its machines keep the agent's data.
     pub fn data_dir(self) -> &'static str {
         self.layout().data_dir
