@@ -125,11 +125,15 @@ fn heartbeats_and_metrics_tell_what_is_on_the_disk() -> Result<()> {
     fields.sort_unstable();
     let wanted = [
         "categories",
+        "manifest_coming",
+        "manifest_version",
         "max_size_bytes",
         "node_cache",
         "patterns",
         "policies",
         "policy",
+        "settings_heard_at",
+        "settings_version",
         "total_size_bytes",
         "usage_percent",
     ];
