@@ -100,7 +100,7 @@ impl DataDir {
         self.root.join("state").join("rotation.json")
     }
 
-    /// The last life of the agent that the controller has answered.
+    /// The life of the agent that the controller has answered last, or may have: the first one is noted before it is told.
     pub fn instance_file(&self) -> PathBuf {
         self.root.join("state").join("instance")
     }

@@ -210,7 +210,7 @@ impl Management {
             return not_joined("there is no content to sync", id);
         }
         self.follower.wish();
-        // What is fetched is by the latest settings; they come with a heartbeat.
+        // The latest settings come with a heartbeat, and may come after this sync.
         self.vitals.standing.hasten();
         let (sync, (done, outcome)) = (Rc::clone(&self.sync), bounded(1));
         let syncing = async move {

@@ -33,7 +33,8 @@ impl Candidate {
             Lifetime::Usual => retention_s(self.category),
             Lifetime::Seconds(seconds) => i64::from(seconds),
             Lifetime::Endless => return None,
-            Lifetime::Over => 0,
+            // Also where the clock has gone back since it was used.
+            Lifetime::Over => return (!self.is_wanted).then_some(Timestamp::from_unix_ms(0)),
         };
         (!self.is_wanted).then(|| self.used_at.plus_seconds(lifetime_s))
     }

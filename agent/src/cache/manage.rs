@@ -175,6 +175,7 @@ pub struct StatsView {
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Word {
     /// The version of the site's settings. Others come with the next heartbeat.
+    #[serde(default)]
     pub settings_version: u64,
     /// When a heartbeat was last answered, so that these were the settings; none since the start.
     pub settings_heard_at: Option<Timestamp>,

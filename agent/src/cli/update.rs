@@ -181,24 +181,24 @@ impl Install {
             "it was not installed, because it has not passed its test"
         );
         staged.swap()?;
-        self.forget_others()?;
+        forget_others(&self.data_dir)?;
         super::print(&format!(
             "{}Installed as {installed}; the one before is kept as {installed}.prev.\nNext: start the agent again\n",
             String::from_utf8_lossy(&tested.stdout),
             installed = installed.display(),
         ))
     }
+}
 
-    /// Whoever installs a program means that one, and none that came before from the controller.
-    fn forget_others(&self) -> anyhow::Result<()> {
-        if !self.data_dir.join("update").exists() {
-            return Ok(());
-        }
-        let dir = UpdateDir::of(&DataDir::open(&self.data_dir)?);
-        let mut journal = dir.load();
-        journal.clear();
-        dir.save(&journal)
+/// Whoever installs a program means that one, and none that came before from the controller.
+fn forget_others(data_dir: &Path) -> anyhow::Result<()> {
+    if !data_dir.join("update").exists() {
+        return Ok(());
     }
+    let dir = UpdateDir::of(&DataDir::open(data_dir)?);
+    let mut journal = dir.load();
+    journal.clear();
+    dir.save(&journal)
 }
 
 placed! {
@@ -216,6 +216,7 @@ impl Rollback {
         if self.installed {
             let installed = program::path()?;
             ensure!(local::put_back(&installed)?, "there is no {}.prev", installed.display());
+            forget_others(&self.data_dir)?;
             return super::print(
                 "The program before is installed again.\nNext: start the agent again\n",
             );

@@ -286,6 +286,7 @@ mod tests {
         let other = Machine::at(dir.path()).expect("a tree");
         assert_eq!(other.run(&["false"]).expect("an outcome"), Outcome::NotHere);
     }
+
     #[test]
     fn what_was_installed_is_known_by_its_files_where_nothing_of_the_system_runs() {
         let dir = tempfile::tempdir().expect("a directory");

@@ -4,7 +4,7 @@ use std::cell::RefCell;
 use std::collections::BTreeMap;
 
 use pureboot_plugin_host::answer::Ground;
-use pureboot_protocol::{Assignment, Category, ContentKey, Lifecycle, Workflow};
+use pureboot_protocol::{Assignment, ContentKey, Lifecycle, Workflow};
 use pureboot_templates::{BaseUrl, check_script};
 use serde::{Deserialize, Serialize};
 
@@ -93,8 +93,7 @@ impl Ground for SiteGround<'_> {
     }
 
     fn holds(&self, key: &ContentKey) -> bool {
-        let is_hidden = matches!(key.category(), Category::Plugins | Category::Agents);
-        let is_here = !is_hidden && self.holdings.has(key);
+        let is_here = key.category().is_for_machines() && self.holdings.has(key);
         self.heard.borrow_mut().content.insert(key.clone(), is_here);
         is_here
     }

@@ -3,7 +3,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 
 use pureboot_plugin_host::facts::CacheItem;
-use pureboot_protocol::{Category, ContentHash, ContentKey, ManifestEntry, Timestamp};
+use pureboot_protocol::{ContentHash, ContentKey, ManifestEntry, Timestamp};
 
 use crate::cache::{Entry, Used};
 
@@ -37,7 +37,7 @@ pub fn stock(
         let name = names.entry(entry.key.clone()).or_insert((None, entry.size_bytes, true));
         name.2 = true;
     }
-    names.retain(|key, _| key.category() != Category::Plugins);
+    names.retain(|key, _| key.category().is_for_machines());
     let stock = |(key, known): (ContentKey, (Option<ContentHash>, u64, bool))| {
         let (hash, size_bytes, is_in_manifest) = known;
         let Used { hits, at } = hash.map(&used).unwrap_or_default();

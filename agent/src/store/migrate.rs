@@ -46,14 +46,21 @@ fn go_back(db: &mut Connection, known: usize) -> Result<(), OpenError> {
         if found <= known {
             return Ok(());
         }
-        let newer = OpenError::Newer { found, known };
+        if !db.table_exists(None, "ways_back")? {
+            return Err(OpenError::Newer { found, known });
+        }
         let step_undone = db.transaction_with_behavior(TransactionBehavior::Immediate)?;
         let back: rusqlite::Result<String> = step_undone.query_row(
             "DELETE FROM ways_back WHERE version = ?1 RETURNING statements",
             [found],
             |row| row.get(0),
         );
-        let Ok(back) = back else { return Err(newer) };
+        let back = match back {
+            Err(rusqlite::Error::QueryReturnedNoRows) => {
+                return Err(OpenError::Newer { found, known });
+            }
+            back => back?,
+        };
         step_undone.execute_batch(&back)?;
         step_undone.pragma_update(None, "user_version", found - 1)?;
         step_undone.commit()?;
@@ -65,11 +72,12 @@ fn go_back(db: &mut Connection, known: usize) -> Result<(), OpenError> {
 }
 
 /// Whether a program that knows the schema of the database as it is now could use it again after this one has brought it up; the
-/// database is the same afterwards.
+/// database is the same afterwards. One of a newer program is brought back to what this one knows, and that program can use it again.
 ///
 /// # Errors
 /// It cannot be brought up, or there is no way back.
 pub(super) fn check_way_back(db: &mut Connection) -> Result<(), OpenError> {
+    go_back(db, STEPS.len())?;
     let found = version(db)?;
     let before = schema(db)?;
     migrate(db)?;
@@ -176,6 +184,9 @@ ALTER TABLE nodes DROP COLUMN colour; DROP TABLE news;"],
         for _ in 0..2 {
             run_steps(&mut db, &newer).unwrap();
             let brought_up = schema(&db).unwrap();
+            check_way_back(&mut db).expect("an older program can be tested on it");
+            assert_eq!(schema(&db).unwrap(), known);
+            run_steps(&mut db, &newer).unwrap();
             assert_eq!(version(&db), Ok(newer.len()));
             migrate(&mut db).unwrap();
             assert_eq!(version(&db), Ok(STEPS.len()));

@@ -77,7 +77,7 @@ impl Demand {
 
     /// What a machine gets that asks by HTTP. It may wait for it, and may leave: what was begun goes on.
     pub async fn find(&self, key: &ContentKey) -> Found {
-        if !is_for_machines(key) {
+        if !key.category().is_for_machines() {
             return Found::Unknown;
         }
         let (held, entry) = self.look(key).await;
@@ -116,7 +116,7 @@ impl Demand {
     /// # Errors
     /// As [`Cache::try_find`].
     pub async fn find_briefly(&self, key: &ContentKey) -> std::io::Result<Found> {
-        if !is_for_machines(key) {
+        if !key.category().is_for_machines() {
             return Ok(Found::Unknown);
         }
         let entry = self.entry(key);
@@ -182,11 +182,6 @@ impl Demand {
         self.wishes.wish_for(entry.sha256);
         self.flights.join(entry, Need::Machine).ok_or(Found::Later)
     }
-}
-
-/// Whether machines may have it. A site's policies, and other versions of the agent, are nobody's business but the agent's.
-fn is_for_machines(key: &ContentKey) -> bool {
-    !matches!(key.category(), Category::Plugins | Category::Agents)
 }
 
 /// What `work` returns, unless it takes longer than `patience`.

@@ -309,6 +309,7 @@ fn k11_what_is_on_its_way_and_in_no_manifest_is_not_swept() {
         }
         let outcome = site.sync.sync(Order::default()).await;
         assert_eq!(outcome.status, Status::Completed);
+        assert!(part.exists(), "the sync came while it was on its way, and left it there");
         assert!(arrival.whole().await.is_ok());
     });
 }

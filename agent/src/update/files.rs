@@ -1,5 +1,6 @@
 //! Where programs that came by an update lie: `update/` in the data directory, each under its hash, beside the journal.
 
+use std::fmt;
 use std::fs::{self, DirBuilder, File, OpenOptions};
 use std::io::{self, Read as _, Write as _};
 use std::os::unix::fs::{DirBuilderExt as _, MetadataExt as _, OpenOptionsExt as _};
@@ -54,24 +55,25 @@ impl UpdateDir {
         self.root.join(sha256.to_string())
     }
 
-    /// What is remembered. What cannot be read is set aside: then the installed program runs.
+    /// What is remembered. What is no journal is set aside: then the installed program runs.
     pub fn load(&self) -> Journal {
         let path = self.journal();
-        let read = || -> anyhow::Result<Journal> {
-            let text = data_dir::read_private_up_to(&path, JOURNAL_LEN_MAX)?;
-            text.map_or_else(
-                || Ok(Journal::default()),
-                |text| Ok(serde_json::from_slice(text.as_bytes())?),
-            )
-        };
-        read().unwrap_or_else(|error| {
+        let unused = |error: &dyn fmt::Display| {
             log::error!(
                 "{} is not used, and the installed program runs: {error:#}",
                 path.display()
             );
-            _ = fs::rename(&path, path.with_added_extension("corrupt"));
             Journal::default()
-        })
+        };
+        match data_dir::read_private_up_to(&path, JOURNAL_LEN_MAX) {
+            Ok(None) => Journal::default(),
+            Ok(Some(text)) => serde_json::from_slice(text.as_bytes()).unwrap_or_else(|error| {
+                _ = fs::rename(&path, path.with_added_extension("corrupt"));
+                unused(&error)
+            }),
+            // It may be read at the next start.
+            Err(error) => unused(&error),
+        }
     }
 
     /// Remembers `journal` for good, whole or not at all.

@@ -161,8 +161,8 @@ impl Pin {
                 Found::Key { key, .. } => Ok(State::Pinned { key, place }),
                 Found::NoKey => {
                     let mut options = OpenOptions::new();
-                    let options = options.write(true).truncate(true);
-                    let file = options.custom_flags(OFlag::O_NOFOLLOW.bits()).open(&place);
+                    let file =
+                        options.write(true).custom_flags(OFlag::O_NOFOLLOW.bits()).open(&place);
                     let file = file.with_context(|| format!("cannot write {}", place.display()))?;
                     Ok(State::Waits { file, place })
                 }
@@ -239,6 +239,7 @@ impl Pin {
 }
 
 fn write_once(mut file: File, key: PublicKey) -> io::Result<()> {
+    file.set_len(0)?;
     file.write_all(key.to_string().as_bytes())?;
     file.sync_all()
 }

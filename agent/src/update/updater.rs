@@ -160,6 +160,12 @@ impl Updater {
             }
         }
         if !self.is_on_trial() {
+            // A start that cannot count the try does not try, and so would the next.
+            let journal = self.journal.borrow().clone();
+            if let Err(error) = self.keep(journal).await {
+                log::warn!("version {} is not tried now: {error:#}", update.version);
+                return None;
+            }
             progress(format!(
                 "version {} is here and waits until no machine is being served",
                 update.version
@@ -276,7 +282,11 @@ impl Updater {
     /// Where this program is on trial: proves it once it has served for as long as a trial takes, the controller has been heard and
     /// `check` finds that machines are answered; or gives it up, and has the agent end.
     pub async fn prove(&self, check: impl AsyncFn() -> Result<(), String>) {
-        let Some(sha256) = self.launched.filter(|_| self.is_on_trial()) else { return };
+        let Some(sha256) = self.launched.filter(|_| self.is_on_trial()) else {
+            // The start may have set one that nobody waits for any more.
+            alarm::cancel();
+            return;
+        };
         let limit = self.trial * UNHEARD_MAX;
         // A program that hangs from now on is ended by the kernel.
         let grace = u32::try_from(limit.as_secs()).unwrap_or(u32::MAX).saturating_add(60);

@@ -26,6 +26,13 @@ words! {
     }
 }
 
+impl Category {
+    /// Whether machines may have what is in it. A site's policies, and other versions of the agent, are nobody's business but the agent's.
+    pub fn is_for_machines(self) -> bool {
+        !matches!(self, Self::Plugins | Self::Agents)
+    }
+}
+
 hex_bytes! {
     /// The SHA-256 of content: the name of an object, written as 64 lower-case hexadecimal digits.
     ContentHash[32] = "the name of an object (SHA-256)"
