@@ -2,7 +2,7 @@
 
 use pureboot_protocol::{
     AgentId, BootId, ChainHash, Change, ChangeHead, ChangeId, ChangePayload, ChangeResult,
-    ClockQuality, Epoch, NodeId, Outcome, Timestamp,
+    ClockQuality, Epoch, Lifecycle, NodeId, Outcome, Timestamp,
 };
 use rusqlite::{Connection, OptionalExtension, Row, named_params};
 use serde_json::Value;
@@ -168,7 +168,7 @@ impl Store {
             for result in results {
                 note_result(&transaction, &result, at)?;
                 raised.extend(match result.node_version {
-                    Some(version) => raise_version(&transaction, result.id, version, at)?,
+                    Some(version) => raise_version(&transaction, &result, version, at)?,
                     None => doubt(&transaction, &result)?,
                 });
             }
@@ -485,19 +485,56 @@ fn doubt(db: &Connection, result: &ChangeResult) -> rusqlite::Result<Option<Cach
     Ok(Some(node))
 }
 
+/// The place of a wish that the controller has followed, and the state that was wished for.
+fn wish_followed(
+    db: &Connection,
+    result: &ChangeResult,
+) -> rusqlite::Result<Option<(u64, Lifecycle)>> {
+    let is_followed = match result.outcome {
+        Outcome::Applied => true,
+        Outcome::Duplicate => result.conflict_id.is_none(),
+        Outcome::Conflict | Outcome::Parked => false,
+    };
+    let mut statement = db.prepare_cached("SELECT seq, payload FROM outbox WHERE id = ?1")?;
+    let found: Option<(u64, String)> =
+        statement.query_row([Word(result.id)], |row| Ok((row.get(0)?, row.get(1)?))).optional()?;
+    let Some((seq, payload)) = found.filter(|_| is_followed) else { return Ok(None) };
+    // A kind of a newer program is no wish that this one knows.
+    Ok(match serde_json::from_slice(payload.as_bytes()) {
+        Ok(ChangePayload::StateChange { state, .. }) => Some((seq, state)),
+        _ => None,
+    })
+}
+
 /// What later changes of the node are based on, now that the controller has applied this one. A version that is not the next
 /// one has changes in it that the site has not seen: it keeps its base, so that the controller sees the conflict.
+///
+/// A state that the site was not to go by before the controller did comes with the version: a node that is retired there must not be
+/// pending here under its new version.
 fn raise_version(
     db: &Connection,
-    id: ChangeId,
+    result: &ChangeResult,
     version: u64,
     at: Timestamp,
 ) -> rusqlite::Result<Option<CachedNode>> {
-    let Some(mut node) = node_of(db, id)? else { return Ok(None) };
+    let Some(mut node) = node_of(db, result.id)? else { return Ok(None) };
+    let wish = wish_followed(db, result)?;
     let Some(known) = node.known.as_mut().filter(|known| known.record.version + 1 == version)
     else {
         return Ok(None);
     };
+    // What the site has moved by itself since then is later than the wish.
+    let is_last = |seq| node.state_seq.is_none_or(|moved| moved <= seq);
+    match wish.filter(|(seq, to)| *to != known.record.state && is_last(*seq)) {
+        Some((_, Lifecycle::Pending)) => {
+            // Which wish to install it is, only the controller's record says.
+            node.is_due = true;
+            save(db, &node)?;
+            return Ok(Some(node));
+        }
+        Some((_, to)) => known.record.state = to,
+        None => {}
+    }
     // Where the controller does not number wishes, it is the same one under a new number; without this an offline site would wipe the
     // disk for it once more.
     if known.record.wish_version.is_none()

@@ -1,6 +1,6 @@
 //! The table: exactly once, in order, within its quota.
 
-use pureboot_protocol::{ConflictId, Lifecycle, Outcome};
+use pureboot_protocol::{Autonomy, ConflictId, Outcome};
 use smol::future::block_on;
 
 use super::*;
@@ -156,6 +156,46 @@ fn i5_a_version_is_taken_over_only_if_nobody_else_has_changed_the_node() {
     assert_eq!(version(&store), 7, "version 8 is another's work");
     close(store);
     assert_eq!(version(&open(dir.path())), 7);
+}
+
+#[test]
+fn a_wish_that_the_controller_followed_moves_the_state_with_the_version() {
+    let dir = tempfile::tempdir().unwrap();
+    let store = open(dir.path());
+    let wish = |n, state| {
+        let autonomy = Autonomy::Limited;
+        let payload = ChangePayload::StateChange { state, autonomy };
+        let change = NewChange { base_version: Some(5), payload, ..event(n, 1, 1) };
+        block_on(store.record(change, |_| {})).unwrap().id
+    };
+    let mut results = Vec::new();
+    for (n, from, to) in [
+        (1, Lifecycle::Pending, Lifecycle::Retired),
+        (2, Lifecycle::Active, Lifecycle::Pending),
+        (3, Lifecycle::Pending, Lifecycle::Retired),
+    ] {
+        block_on(store.save_record(record(n, from, 5), at(0))).unwrap();
+        let is_parked = n == 3;
+        results.push(ChangeResult {
+            id: wish(n, to),
+            outcome: if is_parked { Outcome::Parked } else { Outcome::Applied },
+            node_version: (!is_parked).then_some(6),
+            conflict_id: None,
+            reason: None,
+        });
+    }
+    let epoch = block_on(store.pending(1, 1)).unwrap().epoch;
+    block_on(store.acknowledge(epoch, 3, results, at(7))).unwrap();
+    close(store);
+    let store = open(dir.path());
+    let known = |n| {
+        let node = store.node(mac(n)).unwrap();
+        let record = node.known.unwrap().record;
+        (record.state, record.version, node.is_due)
+    };
+    assert_eq!(known(1), (Lifecycle::Retired, 6, false));
+    assert_eq!(known(2), (Lifecycle::Active, 5, true), "only its record says which wish it is");
+    assert_eq!(known(3), (Lifecycle::Pending, 5, true), "the controller has not followed");
 }
 
 #[test]
